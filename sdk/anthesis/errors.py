@@ -1,0 +1,67 @@
+"""What calls raise: the server's message, under the exception of its canonical gRPC code."""
+
+import grpc
+
+
+class AnthesisError(Exception):
+    """A call failed. `code` is the canonical gRPC status; the message names the value and the remedy."""
+
+    code = grpc.StatusCode.UNKNOWN
+
+
+class InvalidArgumentError(AnthesisError):
+    code = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class NotFoundError(AnthesisError):
+    code = grpc.StatusCode.NOT_FOUND
+
+
+class AlreadyExistsError(AnthesisError):
+    code = grpc.StatusCode.ALREADY_EXISTS
+
+
+class FailedPreconditionError(AnthesisError):
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class AbortedError(AnthesisError):
+    code = grpc.StatusCode.ABORTED
+
+
+class ResourceExhaustedError(AnthesisError):
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class UnavailableError(AnthesisError):
+    code = grpc.StatusCode.UNAVAILABLE
+
+
+class DeadlineExceededError(AnthesisError):
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class DataLossError(AnthesisError):
+    code = grpc.StatusCode.DATA_LOSS
+
+
+class UnauthenticatedError(AnthesisError):
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDeniedError(AnthesisError):
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class CancelledError(AnthesisError):
+    code = grpc.StatusCode.CANCELLED
+
+
+_BY_CODE = {error.code: error for error in AnthesisError.__subclasses__()}
+
+
+def from_rpc(error: grpc.RpcError) -> AnthesisError:
+    """The exception that stands for a failed gRPC call, sync or async."""
+    code: grpc.StatusCode = error.code()
+    kind = _BY_CODE.get(code, AnthesisError)
+    return kind(error.details() or code.name)
