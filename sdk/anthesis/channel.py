@@ -26,7 +26,7 @@ def open_channel(address: str, api_key: str, *, root_certificates: bytes | None 
 
 
 def open_aio_channel(address: str, api_key: str, *, root_certificates: bytes | None = None) -> grpc.aio.Channel:
-    """`open_channel` for asyncio."""
+    """`open_channel` for asyncio. Keep the channel as long as its stubs: one that is collected closes."""
     interceptors = [kind(api_key) for kind in (_UnaryUnary, _UnaryStream, _StreamUnary)]
     if root_certificates is None:
         return grpc.aio.insecure_channel(address, options=OPTIONS, interceptors=interceptors)
@@ -46,16 +46,14 @@ class _Details(grpc.ClientCallDetails):
         self.compression = getattr(details, "compression", None)
 
 
-class _SendKey(
-    grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor, grpc.StreamUnaryClientInterceptor
-):  # type: ignore[misc, type-arg, unused-ignore]
+class _SendKey(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor, grpc.StreamUnaryClientInterceptor):  # type: ignore[misc, type-arg, unused-ignore]
     def __init__(self, api_key: str) -> None:
         self._api_key = api_key
 
     def _intercept(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
         return continuation(_Details(details, self._api_key), request)
 
-    intercept_unary_unary = intercept_unary_stream = intercept_stream_unary = _intercept
+    intercept_unary_unary = intercept_unary_stream = intercept_stream_unary = _intercept  # type: ignore[assignment]
 
 
 class _AioSendKey:
@@ -74,12 +72,12 @@ class _AioSendKey:
 
 
 class _UnaryUnary(_AioSendKey, grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc, type-arg, unused-ignore]
-    intercept_unary_unary = _AioSendKey._intercept
+    intercept_unary_unary = _AioSendKey._intercept  # type: ignore[assignment]
 
 
 class _UnaryStream(_AioSendKey, grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[misc, type-arg, unused-ignore]
-    intercept_unary_stream = _AioSendKey._intercept
+    intercept_unary_stream = _AioSendKey._intercept  # type: ignore[assignment]
 
 
 class _StreamUnary(_AioSendKey, grpc.aio.StreamUnaryClientInterceptor):  # type: ignore[misc, type-arg, unused-ignore]
-    intercept_stream_unary = _AioSendKey._intercept
+    intercept_stream_unary = _AioSendKey._intercept  # type: ignore[assignment]

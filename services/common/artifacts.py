@@ -77,8 +77,9 @@ class ArtifactStore:
                 if self._is_local:
                     file.flush()
                     os.fsync(file.fileno())
-            if f"sha256:{sha256.hexdigest()}" != digest:
-                raise DataLoss(f"sha256 of the {size} bytes received is sha256:{sha256.hexdigest()}, not {digest}; send again")
+            found = f"sha256:{sha256.hexdigest()}"
+            if found != digest:
+                raise DataLoss(f"the {size} bytes received have {found}, not {digest}; send them again")
             self._fs.makedirs(os.path.dirname(path), exist_ok=True)
             self._fs.mv(temporary, path)
         finally:

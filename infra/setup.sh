@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Installs the project into $VENV, every version pinned by constraints.txt.
+#   PYTHON       the interpreter (3.11 or newer)
+#   VENV         the environment's folder
+#   TORCH_INDEX  index with torch's CPU builds, used where there is no NVIDIA GPU
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venv=${VENV:-.venv}
+[ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
+pip=("$venv/bin/python" -m pip --quiet --disable-pip-version-check install -c constraints.txt)
+torch=$(grep -E '^torch==' constraints.txt)
+
+echo "Installing torch ..."
+if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then
+  "${pip[@]}" "$torch"
+elif ! "${pip[@]}" "$torch" --extra-index-url "$TORCH_INDEX" --retries 1 2>/dev/null; then
+  echo "No CPU build of torch at $TORCH_INDEX (set TORCH_INDEX to name another index); taking the default build."
+  "${pip[@]}" "$torch"
+fi
+# DeepSpeed's build reads the torch that is already there.
+echo "Installing the platform ..."
+"${pip[@]}" setuptools wheel ninja
+"${pip[@]}" --no-build-isolation-package deepspeed -e sdk -e '.[all]'
+"$venv/bin/python" -m services.trainer.warm

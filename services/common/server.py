@@ -1,0 +1,181 @@
+"""A gRPC server as every service runs it: health, reflection, keys, error mapping, draining."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import grpc
+from anthesis.channel import OPTIONS
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.common.auth import Authenticate, bearer_key, set_principal
+from services.common.errors import DomainError, PermissionDenied
+
+_OPEN = "/grpc.health.v1.Health/"
+_REFLECTION = "/grpc.reflection."
+_Context = grpc.aio.ServicerContext[Any, Any]
+log = logging.getLogger(__name__)
+
+
+class GrpcServer:
+    """grpc.aio server with health, reflection, authentication and error mapping.
+
+    `roles` names, per full method ("/anthesis.v1.RegistryService/CreateApiKey"), who may call it where that differs
+    from `default_roles`. Health alone needs no key.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        *,
+        authenticate: Authenticate,
+        default_roles: frozenset[str],
+        roles: Mapping[str, frozenset[str]] | None = None,
+    ) -> None:
+        self._name = name
+        self._address = address
+        self._interceptor = _Edge(authenticate, default_roles, roles or {})
+        self._adders: list[tuple[Callable[[Any, grpc.aio.Server], None], Any, str]] = []
+        self._server: grpc.aio.Server | None = None
+        self._health = health.aio.HealthServicer()
+
+    def add(self, add_servicer: Callable[[Any, grpc.aio.Server], None], servicer: Any, full_name: str) -> None:
+        """Serve `servicer`, registered by the generated `add_servicer`, as `full_name` ("anthesis.v1.X")."""
+        self._adders.append((add_servicer, servicer, full_name))
+
+    async def start(self) -> int:
+        """Listen; return the bound port. Raises OSError when the port is taken."""
+        # so_reuseport off: a second server on the same port must fail, not share its calls.
+        server = grpc.aio.server(interceptors=[self._interceptor], options=[*OPTIONS, ("grpc.so_reuseport", 0)])
+        for add_servicer, servicer, _ in self._adders:
+            add_servicer(servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = [full_name for _, _, full_name in self._adders]
+        reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        try:
+            port = server.add_insecure_port(self._address)
+        except RuntimeError as error:
+            raise OSError(f"{self._name} cannot listen on {self._address}: is the port taken?") from error
+        await server.start()
+        self._server = server
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        log.info("%s listens on %s", self._name, self._address)
+        return port
+
+    async def set_serving(self, serving: bool) -> None:
+        """Say SERVING or NOT_SERVING to who asks for health."""
+        status = health_pb2.HealthCheckResponse
+        await self._set_health(status.SERVING if serving else status.NOT_SERVING)
+
+    async def _set_health(self, status: Any) -> None:
+        for name in ("", *(full_name for _, _, full_name in self._adders)):
+            await self._health.set(name, status)
+
+    async def stop(self, grace_s: float = 10.0) -> None:
+        """Say NOT_SERVING, refuse new calls, give those under way `grace_s` seconds."""
+        if self._server is None:
+            return
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._server.stop(grace_s)
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain."""
+        await self.start()
+        await wait_for_signal()
+        await self.stop()
+
+
+async def wait_for_signal() -> None:
+    """Return at the first SIGTERM or SIGINT."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    await stopping.wait()
+
+
+class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
+    """Authenticates each call and turns what it raises into a status."""
+
+    def __init__(
+        self, authenticate: Authenticate, default_roles: frozenset[str], roles: Mapping[str, frozenset[str]]
+    ) -> None:
+        self._authenticate = authenticate
+        self._default_roles = default_roles
+        self._roles = roles
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(details)
+        if handler is None or details.method.startswith(_OPEN):
+            return handler
+        return self._wrap(handler, details.method)
+
+    def _wrap(self, handler: Any, method: str) -> Any:
+        """The same handler, of the same one of gRPC's four kinds, with admission before and error mapping around it."""
+        names = {False: "unary", True: "stream"}
+        kind = f"{names[handler.request_streaming]}_{names[handler.response_streaming]}"
+        inner = getattr(handler, kind)
+        respond: Callable[..., Any]
+        if handler.response_streaming:
+
+            async def respond(request: Any, context: _Context) -> AsyncIterator[Any]:
+                async for response in self._respond_stream(inner, method, request, context):
+                    yield response
+        else:
+
+            async def respond(request: Any, context: _Context) -> Any:
+                return await self._respond_unary(inner, method, request, context)
+
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        return make(respond, handler.request_deserializer, handler.response_serializer)
+
+    async def _respond_unary(self, inner: Callable[..., Any], method: str, request: Any, context: _Context) -> Any:
+        try:
+            await self._admit(method, context)
+            return await inner(request, context)
+        except Exception as error:
+            await _abort(context, method, error)
+
+    async def _respond_stream(
+        self, inner: Callable[..., Any], method: str, request: Any, context: _Context
+    ) -> AsyncIterator[Any]:
+        try:
+            await self._admit(method, context)
+            async for response in inner(request, context):
+                yield response
+        except Exception as error:
+            await _abort(context, method, error)
+
+    async def _admit(self, method: str, context: _Context) -> None:
+        metadata = dict(context.invocation_metadata() or ())
+        header = metadata.get("authorization")
+        principal = await self._authenticate(bearer_key(header if isinstance(header, str) else None))
+        roles = (
+            frozenset({principal.role})
+            if method.startswith(_REFLECTION)
+            else self._roles.get(method, self._default_roles)
+        )
+        if principal.role not in roles:
+            raise PermissionDenied(
+                f"{principal.name!r} has role {principal.role!r}; {method} needs {' or '.join(sorted(roles))}"
+            )
+        set_principal(principal)
+
+
+async def _abort(context: _Context, method: str, error: Exception) -> None:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if isinstance(error, DomainError):
+        await context.abort(error.status, str(error))
+    if isinstance(error, grpc.aio.AioRpcError):  # a call to another service failed: its status is the answer
+        await context.abort(error.code(), error.details() or "")
+    log.error("%s failed", method, exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, f"internal error in {method}; the service's log has the traceback")
