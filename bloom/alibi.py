@@ -5,7 +5,7 @@ Source: Press et al. 2022, Train Short, Test Long; github.com/ofirpress/attentio
 
 
 def slopes(n_head: int) -> tuple[float, ...]:
-    """The slope of each head, for any head count; a tensor-parallel rank takes its share of the whole, `slopes(n)[a:b]`.
+    """The slope of each head, for any head count; a tensor-parallel rank slices its share out of the whole.
 
     A power of two n has 2^(-8k/n), k = 1..n. Otherwise, with c the power of two below: the c slopes of c heads, then
     every second of 2c heads' slopes.

@@ -37,9 +37,7 @@ class BloomConfig:
     def __post_init__(self) -> None:
         for key in ("vocab_size", "hidden_size", "n_layer", "n_head", "seq_length"):
             _require(_is_int(getattr(self, key)) and getattr(self, key) > 0, self, key, "use a positive integer")
-        _require(
-            self.hidden_size % self.n_head == 0, self, "hidden_size", f"use a multiple of n_head={self.n_head}"
-        )
+        _require(self.hidden_size % self.n_head == 0, self, "hidden_size", f"use a multiple of n_head={self.n_head}")
         for key in ("hidden_dropout", "attention_dropout"):
             _require(_is_number(getattr(self, key)) and 0 <= getattr(self, key) < 1, self, key, "use 0 <= p < 1")
         for key in ("layer_norm_epsilon", "initializer_range"):

@@ -1,0 +1,166 @@
+"""What a BLOOM checkpoint holds, and whether a safetensors header agrees. Torch-free.
+
+Source of the format: huggingface/safetensors, README: 8 bytes little-endian header length, JSON header, data.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .config import BloomConfig
+
+DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+HEAD = "lm_head.weight"
+EMBEDDING = "word_embeddings.weight"
+_MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredTensor:
+    """One tensor as it lies in a file: bytes [start, end) from the file's beginning."""
+
+    file: str
+    name: str  # as stored, perhaps with `transformer.`
+    dtype: str  # safetensors' name: F32, F16, BF16
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def expected_tensors(config: BloomConfig) -> dict[str, tuple[int, ...]]:
+    """Canonical name -> shape of every tensor, in the model's order; rows of qkv are [n_head, 3, head_dim]."""
+    h, ffn = config.hidden_size, config.ffn_size
+    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, h)}
+    shapes |= _layer_norm("word_embeddings_layernorm", h)
+    for i in range(config.n_layer):
+        shapes |= _layer_norm(f"h.{i}.input_layernorm", h)
+        shapes |= _linear(f"h.{i}.self_attention.query_key_value", 3 * h, h)
+        shapes |= _linear(f"h.{i}.self_attention.dense", h, h)
+        shapes |= _layer_norm(f"h.{i}.post_attention_layernorm", h)
+        shapes |= _linear(f"h.{i}.mlp.dense_h_to_4h", ffn, h)
+        shapes |= _linear(f"h.{i}.mlp.dense_4h_to_h", h, ffn)
+    return shapes | _layer_norm("ln_f", h)
+
+
+def canonical_name(name: str) -> str:
+    """The name in our model: BloomForCausalLM's prefix `transformer.` is stripped."""
+    return name.removeprefix("transformer.")
+
+
+def header_end(prefix: bytes, *, file: str, size: int) -> int:
+    """Offset of the first data byte of a safetensors file of `size` bytes, from its first 8 bytes.
+
+    Raises ValueError, naming the file, when it is cut off or no safetensors file.
+    """
+    if len(prefix) < 8:
+        raise ValueError(f"{file} is truncated: {size} bytes, less than a safetensors header; copy it again")
+    length = int.from_bytes(prefix[:8], "little")
+    if not 2 <= length <= _MAX_HEADER_BYTES:
+        raise ValueError(f"{file} is no safetensors file: it announces a header of {length} bytes; convert or copy it")
+    if 8 + length > size:
+        raise ValueError(f"{file} is truncated: its header ends at byte {8 + length} of {size}; copy it again")
+    return 8 + length
+
+
+def parse_header(data: bytes, *, file: str, size: int) -> dict[str, StoredTensor]:
+    """Stored name -> tensor, from the file's bytes up to `header_end`.
+
+    Raises ValueError, naming file or tensor, when the header is malformed or disagrees with the file's size.
+    """
+    end = header_end(data[:8], file=file, size=size)
+    try:
+        header = json.loads(data[8:end])
+    except ValueError as error:
+        raise ValueError(f"{file} has a damaged safetensors header ({error}); copy it again") from error
+    if not isinstance(header, dict):
+        raise ValueError(f"{file} has a damaged safetensors header (no JSON object); copy it again")
+    header.pop("__metadata__", None)
+    tensors = {name: _stored_tensor(file, name, entry, end) for name, entry in header.items()}
+    _check_layout(tensors, file=file, data_start=end, size=size)
+    return tensors
+
+
+def check_tensors(config: BloomConfig, stored: list[StoredTensor]) -> dict[str, StoredTensor]:
+    """Canonical name -> tensor of a whole checkpoint, in the model's order; a saved head stays under `lm_head.weight`.
+
+    Raises ValueError naming every missing, extra, doubled or misshapen tensor.
+    """
+    found: dict[str, StoredTensor] = {}
+    for tensor in stored:
+        name = canonical_name(tensor.name)
+        if name in found:
+            other = found[name]
+            raise ValueError(f"{name} is saved twice, in {other.file} and {tensor.file}; export the checkpoint anew")
+        found[name] = tensor
+    expected = expected_tensors(config)
+    if missing := [name for name in expected if name not in found]:
+        raise ValueError(f"missing {_listed(missing)}; the checkpoint is incomplete, copy or export it anew")
+    if extra := [found[name].name for name in found if name not in expected and name != HEAD]:
+        raise ValueError(
+            f"unexpected {_listed(extra)}; no BLOOM of this config.json has it, export the checkpoint anew"
+        )
+    tied = {HEAD: expected[EMBEDDING]} if HEAD in found else {}
+    for name, shape in (expected | tied).items():
+        _check_tensor(found[name], shape)
+    return {name: found[name] for name in expected | tied}
+
+
+def _layer_norm(name: str, size: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (size,), f"{name}.bias": (size,)}
+
+
+def _linear(name: str, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
+
+
+def _stored_tensor(file: str, name: str, entry: Any, data_start: int) -> StoredTensor:
+    damaged = ValueError(f"{file} has a damaged header entry for tensor {name}; copy or export it anew")
+    if not isinstance(entry, Mapping):
+        raise damaged
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not (isinstance(dtype, str) and _are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2):
+        raise damaged
+    start, end = offsets
+    return StoredTensor(
+        file=file, name=name, dtype=dtype, shape=tuple(shape), start=data_start + start, end=data_start + end
+    )
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def _check_layout(tensors: Mapping[str, StoredTensor], *, file: str, data_start: int, size: int) -> None:
+    """Tensors must fill the data part without hole or overlap, to the file's last byte."""
+    position = data_start
+    for tensor in sorted(tensors.values(), key=lambda t: (t.start, t.end)):
+        if tensor.start != position or tensor.end < tensor.start:
+            raise ValueError(
+                f"{file} has a damaged header: tensor {tensor.name} overlaps or leaves a hole; copy it again"
+            )
+        position = tensor.end
+    if position > size:
+        raise ValueError(f"{file} is truncated: {size} bytes, its header promises {position}; copy it again")
+    if position < size:
+        raise ValueError(f"{file} has {size - position} bytes after its last tensor; copy or export it anew")
+
+
+def _check_tensor(tensor: StoredTensor, shape: tuple[int, ...]) -> None:
+    if tensor.shape != shape:
+        raise ValueError(
+            f"tensor {tensor.name} in {tensor.file} has shape {list(tensor.shape)}, config.json asks for {list(shape)};"
+            " the two belong to different models, copy the matching config.json or export the checkpoint anew"
+        )
+    if tensor.dtype not in DTYPE_BYTES:
+        raise ValueError(
+            f"tensor {tensor.name} in {tensor.file} is {tensor.dtype}; save the checkpoint as {', '.join(DTYPE_BYTES)}"
+        )
+    if tensor.end - tensor.start != math.prod(shape) * DTYPE_BYTES[tensor.dtype]:
+        raise ValueError(f"tensor {tensor.name} in {tensor.file} has offsets that do not fit its shape; copy it again")
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"tensor{'s' if len(names) > 1 else ''} {shown}"
