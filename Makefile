@@ -42,7 +42,7 @@ stubs: ## generate sdk/anthesis/v1 from protos/
 	.ci/stubs.sh
 
 lock: setup ## write constraints.txt from what .venv holds
-	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+cpu$$//' > constraints.txt
+	$(BIN)/pip freeze --all --exclude pip --exclude-editable | sed -E 's/\+cpu$$//' > constraints.txt
 
 clean: ## remove the environments and caches (not the data folder)
 	rm -rf .venv .venv-stubs .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

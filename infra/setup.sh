@@ -17,8 +17,7 @@ elif ! "${pip[@]}" "$torch" --extra-index-url "$TORCH_INDEX" --retries 1 2>/dev/
   echo "No CPU build of torch at $TORCH_INDEX (set TORCH_INDEX to name another index); taking the default build."
   "${pip[@]}" "$torch"
 fi
-# DeepSpeed's build reads the torch that is already there.
 echo "Installing the platform ..."
-"${pip[@]}" setuptools wheel ninja
-"${pip[@]}" --no-build-isolation-package deepspeed -e sdk -e '.[all]'
+"${pip[@]}" setuptools
+"${pip[@]}" -e sdk -e '.[all]'
 "$venv/bin/python" -m services.trainer.warm

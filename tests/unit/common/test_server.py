@@ -9,10 +9,10 @@ from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
 from anthesis.channel import open_aio_channel, open_channel
 from anthesis.v1 import registry_pb2, registry_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from services.common.auth import ANYONE, Principal, current_principal
 from services.common.errors import NotFound, Unauthenticated
 from services.common.server import GrpcServer
