@@ -1,1 +1,32 @@
-"""Client of the Anthesis platform."""
+"""Client of the Anthesis platform.
+
+    from anthesis import Client, SamplingParams
+
+    with Client() as client:
+        for part in client.generate("seedling", "Tous les êtres humains", SamplingParams(max_tokens=40)):
+            print(part.text, end="", flush=True)
+
+Messages are those of `protos/anthesis/v1`; errors are in `anthesis.errors`.
+"""
+
+from anthesis.aio import AsyncClient, Completion
+from anthesis.client import Client
+from anthesis.errors import AnthesisError
+from anthesis.settings import Settings
+from anthesis.v1.generation_pb2 import ScoreItem
+from anthesis.v1.inference_pb2 import SamplingParams
+from anthesis.v1.job_pb2 import FineTuneSpec, LoraOptions, PretrainSpec, TrainOptions
+
+__all__ = [
+    "AnthesisError",
+    "AsyncClient",
+    "Client",
+    "Completion",
+    "FineTuneSpec",
+    "LoraOptions",
+    "PretrainSpec",
+    "SamplingParams",
+    "ScoreItem",
+    "Settings",
+    "TrainOptions",
+]

@@ -11,6 +11,7 @@ OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),  # servers: or they end a quiet stream after 3 pings
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
@@ -25,13 +26,19 @@ def open_channel(address: str, api_key: str, *, root_certificates: bytes | None 
     return grpc.intercept_channel(channel, _SendKey(api_key))
 
 
-def open_aio_channel(address: str, api_key: str, *, root_certificates: bytes | None = None) -> grpc.aio.Channel:
-    """`open_channel` for asyncio. Keep the channel as long as its stubs: one that is collected closes."""
+def open_aio_channel(
+    address: str, api_key: str, *, root_certificates: bytes | None = None, service_config: str | None = None
+) -> grpc.aio.Channel:
+    """`open_channel` for asyncio. Keep the channel as long as its stubs: one that is collected closes.
+
+    `service_config` is gRPC's JSON of deadlines and retries per method.
+    """
+    options = OPTIONS if service_config is None else (*OPTIONS, ("grpc.service_config", service_config))
     interceptors = [kind(api_key) for kind in (_UnaryUnary, _UnaryStream, _StreamUnary)]
     if root_certificates is None:
-        return grpc.aio.insecure_channel(address, options=OPTIONS, interceptors=interceptors)
+        return grpc.aio.insecure_channel(address, options=options, interceptors=interceptors)
     credentials = grpc.ssl_channel_credentials(root_certificates)
-    return grpc.aio.secure_channel(address, credentials, options=OPTIONS, interceptors=interceptors)
+    return grpc.aio.secure_channel(address, credentials, options=options, interceptors=interceptors)
 
 
 class _Details(grpc.ClientCallDetails):

@@ -1,0 +1,171 @@
+"""The client for code without an event loop: `anthesis.aio`, run on one background thread.
+
+Every method has the signature and the documentation of its asynchronous twin; iterators are plain ones.
+"""
+
+import asyncio
+import functools
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from types import TracebackType
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+
+from anthesis import aio
+from anthesis.artifacts import Artifacts as AioArtifacts
+from anthesis.datasets import Datasets as AioDatasets
+from anthesis.deployments import Deployments as AioDeployments
+from anthesis.jobs import Jobs as AioJobs
+from anthesis.keys import Keys as AioKeys
+from anthesis.models import Models as AioModels
+from anthesis.settings import Settings
+from anthesis.tokenizers import Tokenizers as AioTokenizers
+
+Twin = TypeVar("Twin")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """One loop for all clients of the process, on a thread that ends with it."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="anthesis-client", daemon=True).start()
+    return loop
+
+
+def _run(coroutine: Coroutine[Any, Any, R]) -> R:
+    """Wait for a coroutine; Ctrl-C cancels it."""
+    future = asyncio.run_coroutine_threadsafe(coroutine, _loop())
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+class _Blocking(Generic[Twin]):
+    """Holds the asynchronous object whose methods a class below offers."""
+
+    def __init__(self, twin: Twin) -> None:
+        self._twin = twin
+
+
+def _call(
+    method: Callable[Concatenate[Twin, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[_Blocking[Twin], P], R]:
+    def call(self: _Blocking[Twin], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return _run(method(self._twin, *args, **kwargs))
+
+    functools.update_wrapper(call, method)
+    return call
+
+
+def _iterate(
+    method: Callable[Concatenate[Twin, P], AsyncGenerator[R, None]],
+) -> Callable[Concatenate[_Blocking[Twin], P], Generator[R, None, None]]:
+    def iterate(self: _Blocking[Twin], /, *args: P.args, **kwargs: P.kwargs) -> Generator[R, None, None]:
+        items: Any = method(self._twin, *args, **kwargs)
+        end: Any = object()
+        try:
+            while (item := _run(anext(items, end))) is not end:
+                yield item
+        except (
+            GeneratorExit
+        ):  # left early: cancel the call. Not waited for: the garbage collector may do this on the loop
+            asyncio.run_coroutine_threadsafe(items.aclose(), _loop())
+            raise
+
+    functools.update_wrapper(iterate, method)
+    return iterate
+
+
+class Models(_Blocking[AioModels]):
+    list = _call(AioModels.list)
+    get = _call(AioModels.get)
+    create = _call(AioModels.create)
+    resolve = _call(AioModels.resolve)
+    create_version = _call(AioModels.create_version)
+    get_version = _call(AioModels.get_version)
+    list_versions = _call(AioModels.list_versions)
+    lineage = _call(AioModels.lineage)
+    set_alias = _call(AioModels.set_alias)
+    list_aliases = _call(AioModels.list_aliases)
+
+
+class Artifacts(_Blocking[AioArtifacts]):
+    get = _call(AioArtifacts.get)
+    upload = _call(AioArtifacts.upload)
+    upload_bytes = _call(AioArtifacts.upload_bytes)
+    download = _call(AioArtifacts.download)
+
+
+class Datasets(_Blocking[AioDatasets]):
+    upload = _call(AioDatasets.upload)
+    create = _call(AioDatasets.create)
+    get = _call(AioDatasets.get)
+    list = _call(AioDatasets.list)
+
+
+class Jobs(_Blocking[AioJobs]):
+    create = _call(AioJobs.create)
+    get = _call(AioJobs.get)
+    list = _call(AioJobs.list)
+    cancel = _call(AioJobs.cancel)
+    watch = _iterate(AioJobs.watch)
+    wait = _call(AioJobs.wait)
+
+
+class Deployments(_Blocking[AioDeployments]):
+    create = _call(AioDeployments.create)
+    list = _call(AioDeployments.list)
+    delete = _call(AioDeployments.delete)
+    wait = _call(AioDeployments.wait)
+
+
+class Keys(_Blocking[AioKeys]):
+    create = _call(AioKeys.create)
+    list = _call(AioKeys.list)
+    revoke = _call(AioKeys.revoke)
+
+
+class Tokenizers(_Blocking[AioTokenizers]):
+    train = _call(AioTokenizers.train)
+
+
+class Client(_Blocking[aio.AsyncClient]):
+    """Every service of the platform. Usable from many threads; close it, or use `with`.
+
+    Calls raise `anthesis.errors.AnthesisError`'s children.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings.from_env()
+        super().__init__(_run(_open(self.settings)))
+        self.models = Models(self._twin.models)
+        self.artifacts = Artifacts(self._twin.artifacts)
+        self.datasets = Datasets(self._twin.datasets)
+        self.jobs = Jobs(self._twin.jobs)
+        self.deployments = Deployments(self._twin.deployments)
+        self.keys = Keys(self._twin.keys)
+        self.tokenizers = Tokenizers(self._twin.tokenizers)
+
+    generate = _iterate(aio.AsyncClient.generate)
+    complete = _call(aio.AsyncClient.complete)
+    tokenize = _call(aio.AsyncClient.tokenize)
+    count = _call(aio.AsyncClient.count)
+    score = _call(aio.AsyncClient.score)
+    worker_status = _call(aio.AsyncClient.worker_status)
+    health = _call(aio.AsyncClient.health)
+    close = _call(aio.AsyncClient.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+async def _open(settings: Settings) -> aio.AsyncClient:
+    return aio.AsyncClient(settings)  # a channel belongs to the loop it is made in

@@ -1,0 +1,79 @@
+"""Training jobs."""
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+
+import grpc
+
+from anthesis.errors import CancelledError, UnavailableError
+from anthesis.rpc import PAGE_SIZE, pages, stream, unary
+from anthesis.v1 import job_pb2 as pb
+from anthesis.v1.job_pb2_grpc import JobServiceStub
+
+ENDED = frozenset({pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED})
+
+
+class Jobs:
+    """Submits, watches and cancels jobs."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = JobServiceStub(channel)
+
+    async def create(
+        self, spec: pb.PretrainSpec | pb.FineTuneSpec, *, deploy_alias: str = "", idempotency_key: str | None = None
+    ) -> pb.Job:
+        """Submit a job; the same `idempotency_key` gives the same job. With `deploy_alias` its version is deployed.
+
+        Raises InvalidArgumentError, naming the parameter and its range.
+        """
+        request = pb.CreateJobRequest(deploy_alias=deploy_alias, idempotency_key=idempotency_key or uuid.uuid4().hex)
+        if isinstance(spec, pb.PretrainSpec):
+            request.pretrain.CopyFrom(spec)
+        else:
+            request.fine_tune.CopyFrom(spec)
+        return (await unary(self._stub.CreateJob(request))).job
+
+    async def get(self, job_id: str) -> pb.Job:
+        """Raises NotFoundError."""
+        return (await unary(self._stub.GetJob(pb.GetJobRequest(id=job_id)))).job
+
+    async def list(self, state: "pb.JobState.ValueType" = pb.JOB_STATE_UNSPECIFIED) -> Sequence[pb.Job]:
+        """Jobs, newest first; of one state if it is given."""
+        request = pb.ListJobsRequest(page_size=PAGE_SIZE, state=state)
+        return [job async for page in pages(self._stub.ListJobs, request) for job in page.jobs]
+
+    async def cancel(self, job_id: str) -> pb.Job:
+        """Ask a job to end. Raises FailedPreconditionError when it has ended."""
+        return (await unary(self._stub.CancelJob(pb.CancelJobRequest(id=job_id)))).job
+
+    async def watch(
+        self, job_id: str, *, after_sequence: int = 0, patience_s: float = 300.0
+    ) -> AsyncGenerator[pb.JobEvent, None]:
+        """Yield the events after a cursor, then new ones as they come, until the job ends.
+
+        A watch outlives the registry: it goes on from its cursor, and gives up with UnavailableError only when the
+        registry has been away for `patience_s` seconds.
+        """
+        last_seen, wait_s = time.monotonic(), 0.1
+        while True:
+            request = pb.WatchJobRequest(id=job_id, after_sequence=after_sequence)
+            try:
+                async for response in stream(self._stub.WatchJob(request)):
+                    after_sequence = response.event.sequence
+                    yield response.event
+                    last_seen, wait_s = time.monotonic(), 0.1
+                return
+            except (UnavailableError, CancelledError):  # a draining server cancels what it streams
+                if time.monotonic() - last_seen > patience_s:
+                    raise
+            await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
+            wait_s = min(2 * wait_s, 2.0)
+
+    async def wait(self, job_id: str, *, patience_s: float = 300.0) -> pb.Job:
+        """The job, once it has ended: SUCCEEDED, FAILED (see its `error`) or CANCELLED."""
+        async for _ in self.watch(job_id, patience_s=patience_s):
+            pass
+        return await self.get(job_id)

@@ -1,0 +1,59 @@
+"""Models, their versions, aliases and lineage."""
+
+from collections.abc import Sequence
+
+import grpc
+
+from anthesis.rpc import PAGE_SIZE, pages, unary
+from anthesis.v1 import registry_pb2 as pb
+from anthesis.v1.registry_pb2_grpc import RegistryServiceStub
+
+
+class Models:
+    """What the registry knows of models. A version's `name` may be all that `resolve` takes."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = RegistryServiceStub(channel)
+
+    async def list(self) -> Sequence[pb.Model]:
+        """Every model, the catalogue's included."""
+        request = pb.ListModelsRequest(page_size=PAGE_SIZE)
+        return [model async for page in pages(self._stub.ListModels, request) for model in page.models]
+
+    async def get(self, name: str) -> pb.Model:
+        """Raises NotFoundError."""
+        return (await unary(self._stub.GetModel(pb.GetModelRequest(name=name)))).model
+
+    async def create(self, model: pb.Model) -> pb.Model:
+        """Raises AlreadyExistsError, InvalidArgumentError."""
+        return (await unary(self._stub.CreateModel(pb.CreateModelRequest(model=model)))).model
+
+    async def resolve(self, name: str) -> pb.ResolveModelResponse:
+        """The version that an alias, "<model>@<number>" or a model's name stands for, and who has it ready."""
+        return await unary(self._stub.ResolveModel(pb.ResolveModelRequest(name=name)))
+
+    async def create_version(self, version: pb.ModelVersion) -> pb.ModelVersion:
+        """Register uploaded files. Raises InvalidArgumentError: a tensor is missing, extra or misshapen."""
+        return (await unary(self._stub.CreateModelVersion(pb.CreateModelVersionRequest(version=version)))).version
+
+    async def get_version(self, name: str) -> pb.ModelVersion:
+        """Raises NotFoundError."""
+        return (await unary(self._stub.GetModelVersion(pb.GetModelVersionRequest(name=name)))).version
+
+    async def list_versions(self, model: str = "") -> Sequence[pb.ModelVersion]:
+        """A model's versions, or those of all models; newest first."""
+        request = pb.ListModelVersionsRequest(model=model, page_size=PAGE_SIZE)
+        return [version async for page in pages(self._stub.ListModelVersions, request) for version in page.versions]
+
+    async def lineage(self, version: str) -> Sequence[pb.ModelVersion]:
+        """The versions it was tuned from, nearest first."""
+        return (await unary(self._stub.GetLineage(pb.GetLineageRequest(version=version)))).ancestors
+
+    async def set_alias(self, name: str, version: str) -> pb.Alias:
+        """Point an alias at a version; its deployments follow."""
+        return (await unary(self._stub.SetAlias(pb.SetAliasRequest(name=name, version=version)))).alias
+
+    async def list_aliases(self) -> Sequence[pb.Alias]:
+        """Every alias and the version it names now."""
+        request = pb.ListAliasesRequest(page_size=PAGE_SIZE)
+        return [alias async for page in pages(self._stub.ListAliases, request) for alias in page.aliases]

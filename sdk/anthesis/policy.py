@@ -1,0 +1,58 @@
+"""Deadlines and retries of every method, as a gRPC service config: the channel itself applies them, sync and async.
+
+A method is retried, on UNAVAILABLE alone, only when doing it twice is doing it once.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_READ_S, _WRITE_S, _COMPUTE_S = 30, 60, 600
+_ALL = {"name": [{}], "timeout": f"{_WRITE_S}s"}
+_RETRY = {
+    "maxAttempts": 5,  # gRPC's own ceiling
+    "initialBackoff": "0.2s",  # with jitter of a fifth either way
+    "maxBackoff": "2s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+
+_READS = "ListModels GetModel GetModelVersion ListModelVersions GetLineage ListAliases ResolveModel GetArtifact"
+_IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {
+    _READ_S: {
+        "RegistryService": [*_READS.split(), "GetDataset", "ListDatasets", "ListDeployments", "ListApiKeys"],
+        "JobService": ["GetJob", "ListJobs"],
+        "InferenceService": ["GetWorkerStatus"],
+    },
+    _WRITE_S: {
+        "RegistryService": ["SetAlias", "CreateDeployment"],
+        "JobService": ["CreateJob"],  # the client always sends an idempotency key
+        "GenerationService": ["Tokenize", "Count"],
+    },
+    _COMPUTE_S: {"GenerationService": ["Score"]},
+}
+# CreateDataset reads every row and CreateModelVersion every tensor's header.
+_SLOW = {"RegistryService": ("CreateDataset", "CreateModelVersion"), "GenerationService": ("Generate",)}
+_ENDLESS = {
+    "RegistryService": ("UploadArtifact", "DownloadArtifact"),
+    "JobService": ("WatchJob",),
+    "TokenizerService": ("TrainTokenizer",),
+}
+
+
+def _names(methods: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
+    return [{"service": f"anthesis.v1.{service}", "method": name} for service in methods for name in methods[service]]
+
+
+def service_config() -> str:
+    """The JSON for gRPC's channel option "grpc.service_config"."""
+    methods: list[dict[str, Any]] = [
+        _ALL,
+        {"name": _names(_SLOW), "timeout": f"{_COMPUTE_S}s"},
+        {"name": _names(_ENDLESS)},
+        *(
+            {"name": _names(methods), "timeout": f"{seconds}s", "retryPolicy": _RETRY}
+            for seconds, methods in _IDEMPOTENT.items()
+        ),
+    ]
+    return json.dumps({"methodConfig": methods})

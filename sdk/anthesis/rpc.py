@@ -1,0 +1,53 @@
+"""gRPC calls that raise anthesis.errors."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol, TypeVar
+
+import grpc
+
+from anthesis.errors import from_rpc
+
+PAGE_SIZE = 200
+
+T = TypeVar("T")
+
+
+class _PageRequest(Protocol):
+    page_token: str
+
+
+class _Page(Protocol):
+    next_page_token: str
+
+
+Request = TypeVar("Request", bound=_PageRequest)
+Page = TypeVar("Page", bound=_Page)
+
+
+async def unary(call: Awaitable[T]) -> T:
+    """Await a call that has one response."""
+    try:
+        return await call
+    except grpc.RpcError as error:
+        raise from_rpc(error) from None
+
+
+async def stream(call: "grpc.aio.UnaryStreamCall[Any, T]") -> AsyncIterator[T]:
+    """Yield a call's responses; leaving the loop early cancels the call."""
+    try:
+        async for response in call:
+            yield response
+    except grpc.RpcError as error:
+        raise from_rpc(error) from None
+    finally:
+        call.cancel()
+
+
+async def pages(method: Callable[[Request], Awaitable[Page]], request: Request) -> AsyncIterator[Page]:
+    """Yield every page of a listing that begins with `request`."""
+    while True:
+        page = await unary(method(request))
+        yield page
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
