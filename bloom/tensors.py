@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from .config import BloomConfig
 
@@ -82,6 +82,19 @@ def parse_header(data: bytes, *, file: str, size: int) -> dict[str, StoredTensor
     return tensors
 
 
+def header(entries: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
+    """What a safetensors file begins with, for tensors name -> (dtype, shape) whose data follow in this order."""
+    content: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it
+    position = 0
+    for name, (dtype, shape) in entries.items():
+        end = position + math.prod(shape) * DTYPE_BYTES[dtype]
+        content[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
+        position = end
+    data = json.dumps(content, separators=(",", ":")).encode()
+    data += b" " * (-len(data) % 8)  # keeps the data aligned
+    return len(data).to_bytes(8, "little") + data
+
+
 def check_tensors(config: BloomConfig, stored: list[StoredTensor]) -> dict[str, StoredTensor]:
     """Canonical name -> tensor of a whole checkpoint, in the model's order; a saved head stays under `lm_head.weight`.
 
@@ -99,7 +112,7 @@ def check_tensors(config: BloomConfig, stored: list[StoredTensor]) -> dict[str, 
         raise ValueError(f"missing {_listed(missing)}; the checkpoint is incomplete, copy or export it anew")
     if extra := [found[name].name for name in found if name not in expected and name != HEAD]:
         raise ValueError(
-            f"unexpected {_listed(extra)}; no BLOOM of this config.json has it, export the checkpoint anew"
+            f"unexpected {_listed(extra)}; config.json describes no such tensor, export the checkpoint anew"
         )
     tied = {HEAD: expected[EMBEDDING]} if HEAD in found else {}
     for name, shape in (expected | tied).items():
@@ -128,7 +141,7 @@ def _stored_tensor(file: str, name: str, entry: Any, data_start: int) -> StoredT
     )
 
 
-def _are_sizes(value: Any) -> bool:
+def _are_sizes(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
 
 
@@ -137,9 +150,7 @@ def _check_layout(tensors: Mapping[str, StoredTensor], *, file: str, data_start:
     position = data_start
     for tensor in sorted(tensors.values(), key=lambda t: (t.start, t.end)):
         if tensor.start != position or tensor.end < tensor.start:
-            raise ValueError(
-                f"{file} has a damaged header: tensor {tensor.name} overlaps or leaves a hole; copy it again"
-            )
+            raise ValueError(f"{file} has a damaged header: tensor {tensor.name} is out of line; copy it again")
         position = tensor.end
     if position > size:
         raise ValueError(f"{file} is truncated: {size} bytes, its header promises {position}; copy it again")

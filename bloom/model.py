@@ -1,0 +1,114 @@
+"""BLOOM: embedding, its LayerNorm, pre-LN blocks, final LayerNorm, tied head. Parameter names are Hugging Face's.
+
+T = packed tokens, H = hidden size, N = heads (of this rank), D = head dim, V = rows of the embedding.
+Source: Workshop et al. 2022, BLOOM; transformers' modeling_bloom.py; Megatron-DeepSpeed's transformer.py.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import BloomConfig
+
+# attend(layer, q, k, v) -> (T, N, D), from q, k, v each (T, N, D); q is not scaled yet. Training passes dense causal
+# attention over whole sequences, the engine attention over its paged cache: the model knows neither.
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, config: BloomConfig, layer: int, *, device: torch.device | None, dtype: torch.dtype | None):
+        super().__init__()
+        h = config.hidden_size
+        self.layer = layer
+        self.head_dim = config.head_dim
+        self.query_key_value = nn.Linear(h, 3 * h, device=device, dtype=dtype)
+        self.dense = nn.Linear(h, h, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        # Rows are [N, 3, D]: the heads of a tensor-parallel share lie together, so N is whatever rows there are.
+        qkv = self.query_key_value(x).view(x.shape[0], -1, 3, self.head_dim)
+        q, k, v = qkv.unbind(dim=2)  # each (T, N, D)
+        out: Tensor = self.dense(attend(self.layer, q, k, v).reshape(x.shape[0], -1))
+        return out
+
+
+class MLP(nn.Module):
+    def __init__(self, config: BloomConfig, *, device: torch.device | None, dtype: torch.dtype | None):
+        super().__init__()
+        self.dense_h_to_4h = nn.Linear(config.hidden_size, config.ffn_size, device=device, dtype=dtype)
+        self.dense_4h_to_h = nn.Linear(config.ffn_size, config.hidden_size, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.dense_4h_to_h(F.gelu(self.dense_h_to_4h(x), approximate="tanh"))
+        return out
+
+
+class Block(nn.Module):
+    """One layer. Both residuals start before their LayerNorm."""
+
+    def __init__(self, config: BloomConfig, layer: int, *, device: torch.device | None, dtype: torch.dtype | None):
+        super().__init__()
+        h, eps = config.hidden_size, config.layer_norm_epsilon
+        self.input_layernorm = nn.LayerNorm(h, eps=eps, device=device, dtype=dtype)
+        self.self_attention = SelfAttention(config, layer, device=device, dtype=dtype)
+        self.post_attention_layernorm = nn.LayerNorm(h, eps=eps, device=device, dtype=dtype)
+        self.mlp = MLP(config, device=device, dtype=dtype)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        x = x + self.dropout(self.self_attention(self.input_layernorm(x), attend))
+        x = x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+        return x
+
+
+class BloomModel(nn.Module):
+    """Computes on packed tokens; whose sequences they are only `attend` knows. Dropout acts in training mode alone."""
+
+    def __init__(
+        self,
+        config: BloomConfig,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        device = None if device is None else torch.device(device)
+        h, eps = config.hidden_size, config.layer_norm_epsilon
+        self.config = config
+        self.word_embeddings = nn.Embedding(config.vocab_size, h, device=device, dtype=dtype)
+        self.word_embeddings_layernorm = nn.LayerNorm(h, eps=eps, device=device, dtype=dtype)
+        self.h = nn.ModuleList(Block(config, i, device=device, dtype=dtype) for i in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(h, eps=eps, device=device, dtype=dtype)
+
+    def forward(self, input_ids: Tensor, attend: Attend) -> Tensor:
+        """Final hidden states (T, H), after ln_f, of input_ids (T,)."""
+        x: Tensor = self.word_embeddings_layernorm(self.word_embeddings(input_ids))  # (T, H)
+        for block in self.h:
+            x = block(x, attend)
+        x = self.ln_f(x)
+        return x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(M, V) from hidden (M, H); the head is the embedding, without a bias."""
+        return F.linear(hidden, self.word_embeddings.weight)
+
+    @torch.no_grad()
+    def initialize(self, seed: int, *, std: float | None = None) -> None:
+        """Draw the weights as BLOOM's were: N(0, std), the two layers that write to the residual N(0, std/sqrt(2L)).
+
+        std defaults to the configuration's initializer_range; BLOOM passed 0.0048 = sqrt(1/(3H)) of the 176B model for
+        all sizes. Drawn in fp32 on the CPU, so that the same seed gives the same model on every device.
+        """
+        std = self.config.initializer_range if std is None else std
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            if name.endswith(".bias"):
+                parameter.zero_()
+            elif parameter.dim() == 1:  # a LayerNorm's weight
+                parameter.fill_(1.0)
+            else:
+                writes_residual = name.endswith(("self_attention.dense.weight", "mlp.dense_4h_to_h.weight"))
+                scale = std / (2 * self.config.n_layer) ** 0.5 if writes_residual else std
+                parameter.copy_(torch.randn(parameter.shape, generator=generator).mul_(scale))
