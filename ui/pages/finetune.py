@@ -1,0 +1,172 @@
+"""Fine-tune: data, base and settings of a new job."""
+
+import tempfile
+from pathlib import Path
+
+import streamlit as st
+from anthesis import FineTuneSpec, LoraOptions, TrainOptions
+from anthesis.v1.registry_pb2 import DATASET_FORMAT_MULTITASK, DATASET_FORMAT_TEXT, Dataset, DatasetFormat
+from streamlit.runtime.uploaded_file_manager import UploadedFile
+
+from ui.chrome import PAGES, page
+from ui.platform import connect
+
+FORMATS: dict[str, DatasetFormat] = {
+    "Tasks": DATASET_FORMAT_MULTITASK,
+    "Text": DATASET_FORMAT_TEXT,
+}
+ROWS = {
+    "Tasks": '{"inputs": "Translate to French: Good morning.", "targets": "Bonjour.", "language": "fr"}',
+    "Text": '{"text": "Il était une fois…", "language": "fr"}',
+}
+
+
+def main() -> None:
+    with page("Fine-tune", "Teach a model something new; the result becomes a new version, with its lineage."):
+        client = connect().client
+        names = [alias.name for alias in client.models.list_aliases()]
+        bases = names + [version.name for version in client.models.list_versions()]
+        if not bases:
+            st.info("**There is no model to tune yet.** `make demo` trains one; or import one (see Models).", icon="🌱")
+            return
+        datasets = choose_data([dataset for dataset in client.datasets.list()])
+        with st.container(border=True):
+            st.markdown("##### 2 · Model")
+            first, second = st.columns(2)
+            base = first.selectbox("Base", bases, key="base", help="Training starts from this model's weights.")
+            output = second.text_input(
+                "Name of the new model",
+                f"{base.split('@')[0].split('/')[-1]}-tuned",
+                key=f"output-{base}",
+                help="Lower-case letters, digits, '.', '_' and '-'. If it exists, it gets a new version.",
+            )
+            deploy = st.text_input(
+                "Deploy as (optional)",
+                key="deploy_as",
+                placeholder="an alias, for example my-model",
+                help="When the job succeeds, this alias points to the new version and a worker loads it.",
+            )
+        spec = choose_options(base, output, datasets)
+        ready = bool(datasets and output)
+        if st.button("Start training", type="primary", icon=":material/play_arrow:", disabled=not ready):
+            job = client.jobs.create(spec, deploy_alias=deploy.strip())
+            st.switch_page(PAGES / "jobs.py", query_params={"job": job.id})
+        if not ready:
+            st.caption("Choose at least one dataset and a name first.")
+
+
+def choose_data(known: list[Dataset]) -> list[str]:
+    with st.container(border=True):
+        st.markdown("##### 1 · Data")
+        by_name = {dataset.name: dataset for dataset in known}
+        chosen = st.multiselect(
+            "Datasets",
+            list(by_name),
+            key="datasets",
+            format_func=lambda name: describe(by_name[name]),
+            placeholder="Choose datasets" if by_name else "There is none yet: upload one below",
+        )
+        with st.expander("Upload a JSONL file", icon=":material/upload_file:", expanded=not by_name):
+            upload_data()
+    return chosen
+
+
+def describe(dataset: Dataset) -> str:
+    kind = next(label for label, value in FORMATS.items() if value == dataset.format)
+    return f"{dataset.name} · {kind.lower()}, {dataset.num_rows:,} rows"
+
+
+def upload_data() -> None:
+    kind = st.segmented_control(
+        "What is in it",
+        list(FORMATS),
+        default="Tasks",
+        required=True,
+        key="format",
+        help="Tasks: an input and the target to learn. Text: plain text to learn as it is.",
+    )
+    assert kind is not None
+    st.code(ROWS[kind], language="json", wrap_lines=True)
+    file = st.file_uploader("One JSON object a line", type=["jsonl", "json"], key="file")
+    name = st.text_input(
+        "Name of the dataset", Path(file.name).stem.lower() if file else "", key=f"dataset-{file.name if file else ''}"
+    )
+    if st.button("Upload", disabled=not (file and name), icon=":material/upload:") and file:
+        store(name, file, FORMATS[kind])
+
+
+def store(name: str, file: UploadedFile, format: DatasetFormat) -> None:
+    with tempfile.NamedTemporaryFile(suffix=".jsonl") as copy, st.spinner("Checking every row…"):
+        copy.write(file.getbuffer())
+        copy.flush()
+        dataset = connect().client.datasets.upload(name, copy.name, format)
+    st.session_state["new_dataset"] = dataset.name
+    st.rerun()
+
+
+def choose_options(base: str, output: str, datasets: list[str]) -> FineTuneSpec:
+    with st.container(border=True):
+        st.markdown("##### 3 · Training")
+        first, second, third = st.columns(3)
+        method = first.segmented_control(
+            "What is trained",
+            ["All parameters", "LoRA"],
+            default="All parameters",
+            required=True,
+            key="method",
+            help="LoRA trains small matrices beside the weights and merges them at the end: less memory, a gentler change.",
+        )
+        steps = second.number_input(
+            "Steps", 1, 1_000_000, 200, key="steps", help="Updates of the weights, each over one batch."
+        )
+        rate = third.number_input(
+            "Learning rate",
+            0.0,
+            1.0,
+            2e-5 if method == "All parameters" else 2e-4,
+            format="%.1e",
+            step=1e-5,
+            key=f"rate-{method}",
+            help="Peak of the schedule: warm-up over the first steps, then a cosine down to a tenth.",
+        )
+        lora = LoraOptions(rank=8, alpha=16) if method == "LoRA" else None
+        with st.expander("More settings", icon=":material/tune:"):
+            options = more_options(int(steps), float(rate))
+            if lora:
+                one, two, three = st.columns(3)
+                lora.rank = int(one.number_input("LoRA rank", 1, 1024, 8, key="rank"))
+                lora.alpha = float(two.number_input("LoRA alpha", 0.1, 4096.0, 16.0, key="alpha"))
+                lora.dropout = float(three.number_input("LoRA dropout", 0.0, 0.95, 0.0, 0.05, key="lora_dropout"))
+    return FineTuneSpec(output_model=output, base=base, datasets=datasets, options=options, lora=lora)
+
+
+def more_options(steps: int, rate: float) -> TrainOptions:
+    first, second, third = st.columns(3)
+    return TrainOptions(
+        steps=steps,
+        learning_rate=rate,
+        micro_batch=int(
+            first.number_input("Batch (sequences)", 1, 4096, 8, key="micro_batch", help="Per process and forward pass.")
+        ),
+        gradient_accumulation=int(
+            second.number_input("Gradient accumulation", 1, 4096, 1, key="accumulate", help="Batches per update.")
+        ),
+        sequence_length=int(
+            third.number_input("Sequence length (tokens)", 16, 65_536, 512, key="length", help="Longer rows are cut.")
+        ),
+        warmup_steps=int(first.number_input("Warm-up steps", 0, 100_000, max(1, steps // 20), key=f"warmup-{steps}")),
+        weight_decay=float(second.number_input("Weight decay", 0.0, 1.0, 0.1, 0.01, key="decay")),
+        clip_grad_norm=float(
+            third.number_input("Clip gradient norm at", 0.0, 100.0, 1.0, 0.1, key="clip", help="0: off.")
+        ),
+        dropout=float(first.number_input("Dropout", 0.0, 0.95, 0.0, 0.05, key="dropout")),
+        precision=second.selectbox("Precision", ["bf16", "fp32"], key="precision"),
+        optimizer=third.selectbox(
+            "Optimizer", ["adamw", "muon"], key="optimizer", help="Muon on the matrices goes with AdamW on the rest."
+        ),
+        checkpoint_every_steps=int(first.number_input("Checkpoint every (steps)", 1, 100_000, 100, key="checkpoint")),
+        seed=int(second.number_input("Seed", 0, 2**53, 42, key="train_seed")),
+    )
+
+
+main()

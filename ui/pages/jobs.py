@@ -1,0 +1,143 @@
+"""Jobs: all of them, or one with its loss curve as it grows."""
+
+import time
+
+import streamlit as st
+from anthesis.v1 import job_pb2 as pb
+
+from ui import history, markup
+from ui.chrome import PAGES, page
+from ui.platform import connect
+
+LIVE_S = 1.0  # how often a running job's page looks for news
+state = st.session_state
+
+
+def main() -> None:
+    job_id = st.query_params.get("job", "")
+    with page("Jobs", "Training, as it happens."):
+        if job_id:
+            st.page_link(PAGES / "jobs.py", label="All jobs", icon=":material/arrow_back:")
+            one_job(job_id)
+        else:
+            all_jobs()
+
+
+def all_jobs() -> None:
+    jobs = connect().client.jobs.list()
+    if not jobs:
+        st.info("**No job yet.** Start one on the Fine-tune page.", icon="🌱")
+        st.page_link(PAGES / "finetune.py", label="Fine-tune a model", icon=":material/tune:")
+    for job in jobs:
+        with st.container(border=True):
+            left, middle, right = st.columns([3, 4, 1.1], vertical_alignment="center")
+            left.html(markup.job_title(history.title(job), history.state_name(job.state), job.id))
+            progress = job.progress
+            if progress.total_steps:
+                share = min(1.0, progress.step / progress.total_steps)
+                middle.progress(share, f"Step {progress.step:,} of {progress.total_steps:,} · loss {progress.loss:.3f}")
+            else:
+                middle.caption(job.error.message or history.when(job))
+            right.page_link(
+                PAGES / "jobs.py", label="Open", icon=":material/arrow_forward:", query_params={"job": job.id}
+            )
+
+
+def one_job(job_id: str) -> None:
+    job = connect().client.jobs.get(job_id)
+    past = state.setdefault("histories", {}).setdefault(job_id, history.History())
+    running = job.state not in history.ENDED
+
+    @st.fragment(run_every=LIVE_S if running else None)
+    def live() -> None:
+        past.catch_up(connect().streaming, job_id)
+        now = connect().client.jobs.get(job_id)
+        overview(now, past)
+        if running and now.state in history.ENDED:
+            st.rerun()  # stops looking, and shows what to do next
+
+    live()
+    if job.state == pb.JOB_STATE_SUCCEEDED:
+        made(job)
+    elif running:
+        cancel(job)
+
+
+def overview(job: pb.Job, past: history.History) -> None:
+    with st.container(border=True):
+        st.html(markup.job_title(history.title(job), history.state_name(job.state), job.id))
+        progress = job.progress
+        share = min(1.0, progress.step / progress.total_steps) if progress.total_steps else 0.0
+        st.progress(
+            share, f"Step {progress.step:,} of {progress.total_steps:,}" if progress.total_steps else history.when(job)
+        )
+        left = history.duration(progress.seconds_left) if job.state == pb.JOB_STATE_RUNNING and progress.step else "–"
+        st.html(
+            markup.facts(
+                [
+                    ("Loss", f"{progress.loss:.4f}" if progress.step else "–"),
+                    ("Tokens/s", f"{progress.tokens_per_second:,.0f}" if progress.step else "–"),
+                    ("Learning rate", f"{progress.learning_rate:.2e}" if progress.step else "–"),
+                    ("Gradient norm", f"{progress.grad_norm:.3f}" if progress.step else "–"),
+                    ("Tokens seen", f"{progress.tokens_seen:,}"),
+                    ("Time left", left),
+                    ("Running for", history.duration(history.seconds_running(job, time.time()))),
+                    ("Attempts", str(job.attempts)),
+                ]
+            )
+        )
+        if job.state == pb.JOB_STATE_FAILED:
+            where = f" ({job.error.parameter})" if job.error.parameter else ""
+            st.error(f"**{job.error.code}{where}**", icon="⚠️")
+            st.code(job.error.message, language=None, wrap_lines=True)
+    if past.points:
+        with st.container(border=True):
+            st.altair_chart(history.loss_chart(past.points), width="stretch")
+        with st.expander("Learning rate, gradient norm, speed"):
+            for column, (field, title) in zip(st.columns(3), history.OTHER_CURVES, strict=True):
+                column.altair_chart(history.curve(past.points, field, title, height=150), width="stretch")
+    with st.expander("Events", expanded=not past.points):
+        st.html(markup.log(past.messages))
+
+
+def cancel(job: pb.Job) -> None:
+    if job.cancel_requested:
+        st.caption("Asked to stop; it ends at its next step.")
+    elif st.button("Cancel this job", icon=":material/cancel:"):
+        connect().client.jobs.cancel(job.id)
+        st.rerun()
+
+
+def made(job: pb.Job) -> None:
+    client = connect().client
+    version = client.models.get_version(job.model_version)
+    deployed = [d for d in client.deployments.list() if d.version == version.name]
+    with st.container(border=True):
+        st.html(
+            markup.card_title(f"New version: {version.name}", f"{version.parameters:,} parameters, {version.licence}")
+        )
+        with st.container(horizontal=True, vertical_alignment="center"):
+            if any(d.ready_replicas for d in deployed):
+                st.page_link(
+                    PAGES / "playground.py",
+                    label="Try it",
+                    icon=":material/local_florist:",
+                    query_params={"model": version.name},
+                )
+            elif deployed:
+                st.caption("A worker is loading it.")
+                st.button("Look again", icon=":material/refresh:")
+            elif st.button("Deploy", type="primary", icon=":material/rocket_launch:"):
+                client.deployments.create(version.name)
+                st.rerun()
+            st.page_link(
+                PAGES / "models.py",
+                label="Version, lineage, files",
+                icon=":material/account_tree:",
+                query_params={"model": version.model},
+            )
+        for error in (error for deployment in deployed for error in deployment.errors):
+            st.error(error)
+
+
+main()

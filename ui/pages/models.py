@@ -1,0 +1,147 @@
+"""Models: what the registry knows, what has weights, where each version came from."""
+
+from collections.abc import Sequence
+
+import streamlit as st
+from anthesis.v1.registry_pb2 import Model, ModelVersion
+
+from ui import lineage, markup
+from ui.chrome import PAGES, page
+from ui.languages import BY_CODE
+from ui.platform import connect
+
+
+def main() -> None:
+    with page("Models", "Everything that can be served or tuned here, with its licence and lineage."):
+        name = st.query_params.get("model", "")
+        if name:
+            one_model(name)
+        else:
+            all_models()
+
+
+def all_models() -> None:
+    models = connect().client.models.list()
+    aliases: dict[str, list[str]] = {}
+    for alias in connect().client.models.list_aliases():
+        aliases.setdefault(alias.version.split("@")[0], []).append(alias.name)
+    ours = [model for model in models if model.latest_version]
+    rest = [model for model in models if not model.latest_version]
+    st.markdown(f"##### With weights ({len(ours)})")
+    if not ours:
+        st.info("**None yet.** `make demo` trains two small ones; or import one of those below.", icon="🌱")
+    grid(ours, aliases)
+    if rest:
+        st.markdown(f"##### Published by BigScience, not imported ({len(rest)})")
+        st.caption("Known here with configuration, languages and licence. Import the weights that you have:")
+        st.code(f"anthesis models import {rest[0].name} --from DIR", language="bash")
+        grid(rest, aliases)
+
+
+def grid(models: Sequence[Model], aliases: dict[str, list[str]]) -> None:
+    for start in range(0, len(models), 3):
+        for column, model in zip(st.columns(3), models[start : start + 3], strict=False):
+            with column.container(border=True):
+                card(model, aliases.get(model.name, []))
+
+
+def card(model: Model, aliases: Sequence[str]) -> None:
+    st.html(markup.card_title(model.name, f"{size(model.parameters)} parameters"))
+    st.html(markup.description(model.description))
+    marks = [*(f"alias {alias}" for alias in aliases), model.licence, f"{len(model.languages)} languages"]
+    st.html(markup.chips([mark for mark in marks if mark]))
+    label = f"Version {model.latest_version}" if model.latest_version else "Details"
+    st.page_link(PAGES / "models.py", label=label, icon=":material/arrow_forward:", query_params={"model": model.name})
+
+
+def size(parameters: int) -> str:
+    """ "559 M" """
+    for unit, name in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if parameters >= unit:
+            return f"{parameters / unit:.3g} {name}"
+    return str(parameters or "?")
+
+
+def one_model(name: str) -> None:
+    client = connect().client
+    st.page_link(PAGES / "models.py", label="All models", icon=":material/arrow_back:")
+    model = client.models.get(name)
+    with st.container(border=True):
+        st.html(markup.card_title(model.name, f"{model.parameters:,} parameters"))
+        st.html(markup.description(model.description))
+        pairs = [("Licence", model.licence or "–"), ("Languages", str(len(model.languages)))]
+        if model.base_model:
+            pairs.append(("Tuned from", model.base_model))
+        st.html(markup.facts(pairs))
+        if model.languages:
+            with st.expander("Languages"):
+                st.html(markup.chips([BY_CODE[c].label if c in BY_CODE else c for c in model.languages]))
+        if model.config_json:
+            with st.expander("Configuration"):
+                st.json(model.config_json)
+    versions = client.models.list_versions(name)
+    if not versions:
+        st.info(
+            "**Its weights are not here.** Import them from a folder that holds the published checkpoint:", icon="📦"
+        )
+        st.code(f"anthesis models import {name} --from DIR", language="bash")
+    for version in versions:
+        one_version(version)
+
+
+def one_version(version: ModelVersion) -> None:
+    client = connect().client
+    names = [alias.name for alias in client.models.list_aliases() if alias.version == version.name]
+    deployed = [d for d in client.deployments.list() if d.version == version.name]
+    ready = any(d.ready_replicas for d in deployed)
+    with st.container(border=True):
+        condition = "ready to generate" if ready else "being loaded" if deployed else "not deployed"
+        st.html(markup.card_title(version.name, condition))
+        if names:
+            st.html(markup.chips([f"alias {name}" for name in names]))
+        facts = [
+            ("Made", version.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M UTC")),
+            ("By", f"job {version.job_id}" if version.job_id else version.source),
+            ("Licence", version.licence),
+            ("Size", f"{version.size_bytes / 1e6:,.1f} MB"),
+            ("Trained on", ", ".join(version.datasets) or "–"),
+        ]
+        st.html(markup.facts(facts))
+        for error in (error for deployment in deployed for error in deployment.errors):
+            st.error(error)
+        buttons(version, ready=ready)
+        ancestors = client.models.lineage(version.name)
+        st.graphviz_chart(lineage.dot(version, ancestors), alt=f"Lineage of {version.name}")
+        with st.expander(f"Files ({len(version.files)})"):
+            st.dataframe(
+                [
+                    {"file": f.path, "bytes": f.size_bytes, "sha256": f.digest.removeprefix("sha256:")}
+                    for f in version.files
+                ],
+                hide_index=True,
+            )
+            st.caption(f"Tokenizer {version.tokenizer_digest}")
+
+
+def buttons(version: ModelVersion, *, ready: bool) -> None:
+    client = connect().client
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        if ready:
+            st.page_link(
+                PAGES / "playground.py",
+                label="Try it",
+                icon=":material/local_florist:",
+                query_params={"model": version.name},
+            )
+        elif st.button("Deploy", key=f"deploy-{version.name}", icon=":material/rocket_launch:", type="primary"):
+            client.deployments.create(version.name)
+            st.rerun()
+        with st.popover("Set alias", icon=":material/label:"):
+            alias = st.text_input("Alias", version.model.split("/")[-1], key=f"alias-{version.name}")
+            st.caption("Callers of the alias get this version from now on; its deployment follows.")
+            if st.button("Point it here", key=f"point-{version.name}", disabled=not alias):
+                client.models.set_alias(alias, version.name)
+                st.rerun()
+
+
+main()
