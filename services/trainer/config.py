@@ -1,0 +1,134 @@
+"""What a run is: its hyper-parameters, its data and its model, as the worker hands them to the processes it starts."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from services.trainer.failure import JobFailure
+
+Precision = Literal["bf16", "fp32"]
+DatasetFormat = Literal["text", "multitask"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """How many ways tensors, layers and data are split over processes."""
+
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> "Layout":
+        """Read "TPxPPxDP". Raises JobFailure (BAD_LAYOUT)."""
+        try:
+            tp, pp, dp = (int(part) for part in text.split("x"))
+        except ValueError:
+            raise JobFailure(
+                "BAD_LAYOUT", f"layout {text!r} is not 'TPxPPxDP', for example '1x1x2'", "layout"
+            ) from None
+        if tp != 1 or pp != 1:
+            raise JobFailure(
+                "BAD_LAYOUT", f"layout {text!r}: TP and PP above 1 are not built yet; use '1x1x{dp}'", "layout"
+            )
+        if dp < 1:
+            raise JobFailure("BAD_LAYOUT", f"layout {text!r}: DP must be at least 1", "layout")
+        return cls(tp=tp, pp=pp, dp=dp)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoraConfig:
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """Hyper-parameters of a run; exactly one of `steps` and `epochs` is set."""
+
+    steps: int | None = None
+    epochs: float | None = None
+    learning_rate: float = 1e-3  # AdamW's, at its peak
+    min_learning_rate: float = 1e-4
+    warmup_steps: int | None = None  # None: 5 % of the steps
+    sequence_length: int = 512  # tokens
+    micro_batch: int = 8  # sequences per rank and forward
+    gradient_accumulation: int = 1
+    precision: Precision = "bf16"
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    muon_learning_rate: float = 0.02
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip_grad_norm: float = 1.0  # 0: off
+    dropout: float = 0.0  # hidden and attention
+    bpe_dropout: float = 0.0  # when encoding training text
+    seed: int = 42
+    checkpoint_every_steps: int = 100
+    layout: Layout = Layout()
+    lora: LoraConfig | None = None  # None: all parameters are trained
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"steps={self.steps} and epochs={self.epochs}: set one of the two")
+
+    @property
+    def global_batch(self) -> int:
+        """Sequences per optimizer step."""
+        return self.micro_batch * self.gradient_accumulation * self.layout.dp
+
+    def warmup(self, total_steps: int) -> int:
+        """Steps of linear warm-up."""
+        return self.warmup_steps if self.warmup_steps is not None else max(1, round(0.05 * total_steps))
+
+    def deepspeed(self) -> dict[str, Any]:
+        """DeepSpeed's configuration: ZeRO-1, fp32 gradients and master weights."""
+        return {
+            "train_micro_batch_size_per_gpu": self.micro_batch,
+            "gradient_accumulation_steps": self.gradient_accumulation,
+            "gradient_clipping": self.clip_grad_norm,
+            "zero_optimization": {"stage": 1},
+            "zero_allow_untested_optimizer": True,  # ours works on flat partitions: optimizer.py
+            "bf16": {"enabled": self.precision == "bf16"},
+            "data_types": {"grad_accum_dtype": "fp32"},
+            "steps_per_print": 1 << 40,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetSpec:
+    name: str
+    format: DatasetFormat
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSpec:
+    """All that the processes of one attempt need; kept as `run.json` in the job's folder."""
+
+    job_id: str
+    attempt: int  # 1 for the first
+    fencing_token: int
+    config: TrainConfig
+    datasets: tuple[DatasetSpec, ...]
+    tokenizer_digest: str
+    model_config: str = ""  # pre-training: a preset's name or a config.json's text
+    base_files: tuple[tuple[str, str], ...] = ()  # fine-tuning: (path, digest) of the base version
+    data_dir: str
+    artifacts_url: str
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def load(cls, path: Path) -> "RunSpec":
+        fields = json.loads(path.read_text())
+        config = fields["config"]
+        config["layout"] = Layout(**config["layout"])
+        config["lora"] = config["lora"] and LoraConfig(**config["lora"])
+        fields["config"] = TrainConfig(**config)
+        fields["datasets"] = tuple(DatasetSpec(**dataset) for dataset in fields["datasets"])
+        fields["base_files"] = tuple((name, digest) for name, digest in fields["base_files"])
+        return cls(**fields)

@@ -1,0 +1,60 @@
+"""The files of one job on this machine: `<data>/jobs/<job id>/`."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class JobFolder:
+    path: Path
+
+    @property
+    def run(self) -> Path:
+        """The newest attempt's RunSpec."""
+        return self.path / "run.json"
+
+    @property
+    def tokens(self) -> Path:
+        """Where the token files lie and how many steps they make: prepare.Prepared."""
+        return self.path / "tokens.json"
+
+    @property
+    def base(self) -> Path:
+        """Fine-tuning: the base version's files."""
+        return self.path / "base"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        """The finished model as a Hugging Face folder."""
+        return self.path / "export"
+
+    @property
+    def log(self) -> Path:
+        """What the processes print."""
+        return self.path / "train.log"
+
+    @property
+    def lease(self) -> Path:
+        """CLOCK_BOOTTIME until which the worker holds the lease: past it the ranks end themselves."""
+        return self.path / "lease"
+
+    def progress(self, fencing_token: int) -> Path:
+        """JSON lines that rank 0 of one attempt writes."""
+        return self.path / f"progress-{fencing_token}.jsonl"
+
+    def failure(self, fencing_token: int) -> Path:
+        return self.path / f"failure-{fencing_token}.json"
+
+    def result(self, fencing_token: int) -> Path:
+        """Paths and digests of the exported, uploaded files."""
+        return self.path / f"result-{fencing_token}.json"
+
+    def drop_weights(self) -> None:
+        """Remove what only an unfinished job needs; logs and progress stay."""
+        for folder in (self.checkpoints, self.export, self.base):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,48 @@
+"""The commands of an attempt's two stages, and the environment they run in."""
+
+import base64
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+
+from services.common.settings import ROOT
+from services.trainer.config import Layout
+from services.trainer.processes import JOB_VARIABLE, TOKEN_VARIABLE
+
+
+def prepare_command(folder: Path) -> list[str]:
+    return [sys.executable, "-m", "services.trainer.prepare", str(folder)]
+
+
+def deepspeed_command(folder: Path, layout: Layout) -> list[str]:
+    """DeepSpeed's launcher for this machine, as the `deepspeed` command would start it: one process per rank.
+
+    Started directly, so that it leads the process group and nothing stands between it and the worker.
+    """
+    world = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(layout.dp))}).encode()).decode()
+    launcher = [sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={world}", "--log_level=warning"]
+    address = ["--master_addr=127.0.0.1", f"--master_port={_free_port()}", "--no_local_rank"]
+    return [*launcher, *address, "--module", "services.trainer.train", str(folder)]
+
+
+def environment(job_id: str, fencing_token: int, layout: Layout) -> dict[str, str]:
+    """The worker's environment, marked with the job, and the cores shared among the ranks."""
+    cores = len(os.sched_getaffinity(0))
+    env = dict(os.environ)
+    env.update({
+        JOB_VARIABLE: job_id,
+        TOKEN_VARIABLE: str(fencing_token),
+        "OMP_NUM_THREADS": str(max(1, cores // layout.dp)),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    })  # fmt: skip
+    if not Path("/dev/nvidiactl").exists():
+        env["DS_ACCELERATOR"] = "cpu"
+    return env
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

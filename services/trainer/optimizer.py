@@ -1,0 +1,133 @@
+"""AdamW, or Muon on the matrices with AdamW on the rest, under ZeRO-1.
+
+DeepSpeed's ZeRO-1 hands an optimizer one flat fp32 tensor per parameter group: this rank's 1/N of the group's
+parameters, laid end to end and padded. AdamW works element by element and does not care. Muon needs whole matrices:
+momentum stays with the partition, the updates of all partitions are gathered, and each rank orthogonalises the matrices
+that its partition touches. See docs/adr/0003-optimizer.md for why DeepSpeed's own Muon is not used.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from services.trainer.config import TrainConfig
+
+MUON_MOMENTUM = 0.95
+NEWTON_SCHULZ_STEPS = 5
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """AdamW; Muon in groups with "matrices", the shapes (rows, columns) that lie end to end in the group.
+
+    Every group has lr, weight_decay, and betas or matrices. compute_dtype: of the Newton-Schulz iteration.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], *, compute_dtype: torch.dtype, eps: float = 1e-8) -> None:
+        super().__init__(groups, {"eps": eps})
+        self._compute_dtype = compute_dtype
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                state = self.state[parameter]
+                if "matrices" in group:
+                    update = self._muon(parameter.grad, state, group["matrices"])
+                else:
+                    update = self._adam(parameter.grad, state, group)
+                parameter.add_(update.view_as(parameter), alpha=-group["lr"])
+
+    @staticmethod
+    def _adam(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
+        if not state:
+            state.update(step=0, exp_avg=torch.zeros_like(gradient), exp_avg_sq=torch.zeros_like(gradient))
+        state["step"] += 1
+        beta1, beta2 = group["betas"]
+        state["exp_avg"].lerp_(gradient, 1 - beta1)
+        state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        unbias1, unbias2 = 1 - beta1 ** state["step"], 1 - beta2 ** state["step"]
+        denominator = (state["exp_avg_sq"] / unbias2).sqrt_().add_(group["eps"])
+        update: Tensor = (state["exp_avg"] / unbias1).div_(denominator)
+        return update
+
+    def _muon(self, gradient: Tensor, state: dict[str, Any], matrices: list[tuple[int, int]]) -> Tensor:
+        if not state:
+            state["momentum"] = torch.zeros_like(gradient)
+        state["momentum"].lerp_(gradient, 1 - MUON_MOMENTUM)
+        update = gradient.lerp(state["momentum"], MUON_MOMENTUM).view(-1)  # Nesterov
+        size = update.numel()
+        start = size * (dist.get_rank() if dist.is_initialized() else 0)
+        whole = _gather(update)
+        for offset, (rows, columns) in _offsets(matrices):
+            if offset < start + size and start < offset + rows * columns:
+                matrix = whole[offset : offset + rows * columns].view(rows, columns)
+                matrix.copy_(orthogonalised(matrix, self._compute_dtype).mul_(max(1, rows / columns) ** 0.5))
+        return whole[start : start + size]
+
+
+def _gather(partition: Tensor) -> Tensor:
+    """All ranks' partitions, in order."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return partition
+    whole = partition.new_empty(partition.numel() * dist.get_world_size())
+    dist.all_gather_into_tensor(whole, partition)
+    return whole
+
+
+def _offsets(matrices: list[tuple[int, int]]) -> Iterator[tuple[int, tuple[int, int]]]:
+    offset = 0
+    for rows, columns in matrices:
+        yield offset, (rows, columns)
+        offset += rows * columns
+
+
+def orthogonalised(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """U V^T, about, of matrix = U S V^T: singular values between 0.7 and 1.2.
+
+    A quintic Newton-Schulz iteration in `dtype`. Source: Jordan et al. 2024, Muon.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
+    x = (x / (x.norm() + 1e-7)).to(dtype)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> MuonAdamW:
+    """The optimizer over model's trainable parameters; biases and LayerNorms are not decayed, as in Megatron.
+
+    Each group's "peak" is the learning rate that the schedule scales.
+    """
+    matrices, decayed, kept = [], [], []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if parameter.dim() < 2:
+            kept.append(parameter)
+        elif config.optimizer == "muon" and "word_embeddings" not in name:
+            matrices.append(parameter)
+        else:
+            decayed.append(parameter)
+    betas = (config.beta1, config.beta2)
+    adam = {"peak": config.learning_rate, "betas": betas, "lr": 0.0}
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay, **adam},
+        {"params": kept, "weight_decay": 0.0, **adam},
+        {
+            "params": matrices,
+            "weight_decay": config.weight_decay,
+            "peak": config.muon_learning_rate,
+            "lr": 0.0,
+            "matrices": [tuple(parameter.shape) for parameter in matrices],
+        },
+    ]
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    return MuonAdamW((group for group in groups if group["params"]), compute_dtype=dtype)

@@ -1,0 +1,264 @@
+"""Before the ranks start: fetch what the job refers to and write its tokens, once.
+
+Tokens are kept under a name made of all that they depend on, so a repeated or resumed job reads the same ones. This is
+what makes BPE-dropout reproducible: the tokenizers library draws it from a generator that cannot be seeded.
+
+Run as `python -m services.trainer.prepare JOB_FOLDER`.
+"""
+
+import hashlib
+import json
+import math
+import mmap
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from services.common.artifacts import ArtifactStore
+from services.common.errors import DataLoss, InvalidArgument, NotFound
+from services.trainer.config import DatasetSpec, RunSpec, TrainConfig
+from services.trainer.dataset import WindowsMeta, write_meta
+from services.trainer.failure import JobFailure, recorded
+from services.trainer.folder import JobFolder
+from services.trainer.packing import Window, WindowWriter, cut_stream, pack
+
+LAYOUT_VERSION = 1  # of the token files; part of their name
+ROWS_PER_BATCH = 512  # encoded together, in parallel
+MAX_VARIANTS = 1000  # differently encoded passes that are stored at most
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """What prepare hands to the ranks, as `tokens.json`."""
+
+    windows_folder: str
+    fingerprint: str  # of the tokens: a checkpoint of others is not resumed
+    total_steps: int
+    vocab_size: int  # of the tokenizer, as trained: rows of the embedding it can reach
+    num_truncated: int
+
+    @classmethod
+    def load(cls, path: Path) -> "Prepared":
+        return cls(**json.loads(path.read_text()))
+
+
+class Rows:
+    """A JSONL file, by row number, without holding it in memory."""
+
+    def __init__(self, path: Path, dataset: DatasetSpec) -> None:
+        self._dataset = dataset
+        with path.open("rb") as file:
+            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+        ends = np.flatnonzero(np.frombuffer(self._bytes, np.uint8) == ord("\n")) + 1
+        self._starts = np.unique(np.concatenate(([0], ends, [len(self._bytes)])))
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, row: int) -> dict[str, Any] | None:
+        """The row's object; None for a blank line."""
+        line = self._bytes[int(self._starts[row]) : int(self._starts[row + 1])]
+        if not line.strip():
+            return None
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise self.bad(row, f"is no JSON: {error}") from None
+        return value if isinstance(value, dict) else self._raise(row)
+
+    def _raise(self, row: int) -> dict[str, Any]:
+        raise self.bad(row, "is no JSON object")
+
+    def bad(self, row: int, reason: str) -> JobFailure:
+        return JobFailure("BAD_DATA", f"dataset {self._dataset.name!r}, row {row + 1} {reason}", "datasets")
+
+    def texts(self, row: int, *keys: str) -> list[str] | None:
+        """The row's strings under `keys`; a key after "?" may be absent."""
+        value = self[row]
+        if value is None:
+            return None
+        found = [value.get(key.lstrip("?"), "" if key.startswith("?") else None) for key in keys]
+        for key, text in zip(keys, found, strict=True):
+            if not isinstance(text, str):
+                raise self.bad(row, f"has no string {key.lstrip('?')!r}")
+        return [str(text) for text in found]
+
+
+class Encoder:
+    """Texts to ids, in batches: BPE-dropout where asked, special tokens only as written by us."""
+
+    def __init__(self, path: Path, bpe_dropout: float) -> None:
+        self._tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer.encode_special_tokens = True
+        if bpe_dropout:
+            self._tokenizer.model.dropout = bpe_dropout
+        self.vocab_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        self.eos: int | None = self._tokenizer.token_to_id("</s>")
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+class TokenWriter:
+    """Writes one pass after another ("variants") of a job's datasets as windows."""
+
+    def __init__(
+        self, config: TrainConfig, sources: list[tuple[DatasetSpec, Rows]], encoder: Encoder, folder: Path
+    ) -> None:
+        self._config = config
+        self._sources = sources
+        self._encoder = encoder
+        self._num_truncated = 0
+        if encoder.eos is None:
+            raise JobFailure("BAD_TOKENIZER", "the tokenizer has no token '</s>'; documents end with it")
+        self._eos = encoder.eos
+        packed = any(dataset.format == "multitask" for dataset, _ in sources)
+        self._writer = WindowWriter(folder, config.sequence_length, packed=packed)
+        self._packed = packed
+        self._variants: list[int] = []
+
+    def write_variant(self) -> None:
+        before = self._writer.num_windows
+        rng = np.random.default_rng([self._config.seed, len(self._variants)])
+        for dataset, rows in self._sources:
+            order = rng.permutation(len(rows))
+            first_length = int(rng.integers(1, self._config.sequence_length + 1))
+            windows = (
+                self._text(rows, order, first_length) if dataset.format == "text" else self._multitask(rows, order)
+            )
+            for window in windows:
+                self._writer.write(window)
+        self._variants.append(self._writer.num_windows - before)
+
+    @property
+    def num_windows(self) -> int:
+        return self._writer.num_windows
+
+    def close(self) -> WindowsMeta:
+        self._writer.close()
+        if not self._writer.num_targets:
+            raise JobFailure("BAD_DATA", "the datasets hold no token to learn; add rows with text", "datasets")
+        return WindowsMeta(
+            sequence_length=self._config.sequence_length,
+            variants=tuple(self._variants),
+            packed=self._packed,
+            num_targets=self._writer.num_targets,
+            num_truncated=self._num_truncated,
+            fingerprint=uuid.uuid4().hex,
+        )
+
+    def _text(self, rows: Rows, order: np.ndarray[Any, Any], first_length: int) -> Iterator[Window]:
+        documents = (
+            context + text + [self._eos] for context, text in self._encoded(rows, order, "?context", "text")
+        )  # fmt: skip
+        return cut_stream(documents, self._config.sequence_length, first_length)
+
+    def _multitask(self, rows: Rows, order: np.ndarray[Any, Any]) -> Iterator[Window]:
+        examples = (
+            (inputs, [*targets, self._eos]) for inputs, targets in self._encoded(rows, order, "inputs", "targets")
+        )
+        return pack(self._counting_long(examples), self._config.sequence_length)
+
+    def _counting_long(self, examples: Iterator[tuple[list[int], list[int]]]) -> Iterator[tuple[list[int], list[int]]]:
+        for inputs, targets in examples:
+            self._num_truncated += len(inputs) + len(targets) > self._config.sequence_length + 1
+            yield inputs, targets
+
+    def _encoded(self, rows: Rows, order: np.ndarray[Any, Any], *keys: str) -> Iterator[tuple[list[int], list[int]]]:
+        for start in range(0, len(order), ROWS_PER_BATCH):
+            batch = [texts for row in order[start : start + ROWS_PER_BATCH] if (texts := rows.texts(int(row), *keys))]
+            ids = self._encoder.encode([text for texts in batch for text in texts])
+            yield from zip(ids[::2], ids[1::2], strict=True)
+
+
+def windows_key(spec: RunSpec) -> str:
+    """Name of the token files: a hash of all that they depend on."""
+    config = spec.config
+    parts: dict[str, Any] = {
+        "version": LAYOUT_VERSION,
+        "datasets": [(dataset.format, dataset.digest) for dataset in spec.datasets],
+        "tokenizer": spec.tokenizer_digest,
+        "sequence_length": config.sequence_length,
+        "seed": config.seed,
+        "bpe_dropout": config.bpe_dropout,
+    }
+    if config.bpe_dropout:  # each epoch is encoded anew
+        parts["passes"] = [config.epochs, config.steps and config.steps * config.global_batch]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def write_windows(spec: RunSpec, store: ArtifactStore, encoder: Encoder, folder: Path) -> None:
+    """Write the job's windows into `folder`, which appears complete or not at all."""
+    sources = [(dataset, Rows(store.local_path(dataset.digest), dataset)) for dataset in spec.datasets]
+    building = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
+    building.mkdir(parents=True)
+    try:
+        writer = TokenWriter(spec.config, sources, encoder, building)
+        writer.write_variant()
+        if spec.config.bpe_dropout:
+            for _ in range(min(_num_passes(spec.config, writer.num_windows), MAX_VARIANTS) - 1):
+                writer.write_variant()
+        write_meta(building, writer.close())
+        os.replace(building, folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _num_passes(config: TrainConfig, windows_per_pass: int) -> int:
+    if config.epochs is not None:
+        return math.ceil(config.epochs)
+    # A pass's size varies a little with the dropout: one more never hurts.
+    return math.ceil(config.steps * config.global_batch / max(1, windows_per_pass)) + 1 if config.steps else 1
+
+
+def num_steps(config: TrainConfig, variants: tuple[int, ...]) -> int:
+    """Optimizer steps of the run."""
+    if config.steps is not None:
+        return config.steps
+    epochs = config.epochs or 0.0
+    whole = int(epochs)
+    samples = sum(variants[epoch % len(variants)] for epoch in range(whole))
+    samples += round((epochs - whole) * variants[whole % len(variants)])
+    return max(1, round(samples / config.global_batch))
+
+
+def prepare(spec: RunSpec, folder: JobFolder) -> Prepared:
+    """Fetch the job's artifacts, write its tokens unless they are there. Raises JobFailure."""
+    data_dir = Path(spec.data_dir)
+    store = ArtifactStore(spec.artifacts_url, data_dir / "cache" / "artifacts")
+    try:
+        encoder = Encoder(store.local_path(spec.tokenizer_digest), spec.config.bpe_dropout)
+        windows = data_dir / "cache" / "tokens" / windows_key(spec)
+        if not (windows / "meta.json").exists():
+            write_windows(spec, store, encoder, windows)
+        if spec.base_files:
+            store.materialize(spec.base_files, folder.base)
+    except (NotFound, DataLoss, InvalidArgument) as error:
+        raise JobFailure("BAD_ARTIFACT", str(error)) from error
+    meta = json.loads((windows / "meta.json").read_text())
+    return Prepared(
+        windows_folder=str(windows),
+        fingerprint=meta["fingerprint"],
+        total_steps=num_steps(spec.config, tuple(meta["variants"])),
+        vocab_size=encoder.vocab_size,
+        num_truncated=meta["num_truncated"],
+    )
+
+
+def main(job_folder: str) -> None:
+    folder = JobFolder(Path(job_folder))
+    spec = RunSpec.load(folder.run)
+    with recorded(folder.failure(spec.fencing_token)):
+        folder.tokens.write_text(json.dumps(asdict(prepare(spec, folder))))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
