@@ -21,8 +21,12 @@ class Deployments:
         self._stub = RegistryServiceStub(channel)
 
     async def create(self, target: str, *, name: str = "", replicas: int = 0) -> pb.Deployment:
-        """Ask workers (0: all of them) to hold an alias or a version. The name defaults to the target."""
-        deployment = pb.Deployment(name=name or target, target=target, replicas=replicas)
+        """Ask workers (0: all of them) to hold an alias or a version. Raises NotFoundError, AlreadyExistsError.
+
+        The name defaults to the target, with "-" for "/" and "@".
+        """
+        name = name or target.replace("/", "-").replace("@", "-")
+        deployment = pb.Deployment(name=name, target=target, replicas=replicas)
         request = pb.CreateDeploymentRequest(deployment=deployment)
         return (await unary(self._stub.CreateDeployment(request))).deployment
 

@@ -1,5 +1,7 @@
 """What calls raise: the server's message, under the exception of its canonical gRPC code."""
 
+import re
+
 import grpc
 
 
@@ -60,8 +62,17 @@ class CancelledError(AnthesisError):
 _BY_CODE = {error.code: error for error in AnthesisError.__subclasses__()}
 
 
+# gRPC's own words when nothing listens; they go on with the address of the last attempt.
+_UNREACHABLE = re.compile(r"failed to connect to all addresses.*?(?:ipv[46]|dns):(?:///)?(\S+:\d+)")
+
+
 def from_rpc(error: grpc.RpcError) -> AnthesisError:
     """The exception that stands for a failed gRPC call, sync or async."""
     code: grpc.StatusCode = error.code()
-    kind = _BY_CODE.get(code, AnthesisError)
-    return kind(error.details() or code.name)
+    details: str = error.details() or code.name
+    if unreachable := _UNREACHABLE.search(details):
+        details = (
+            f"nothing answers at {unreachable[1]}; start the platform (`make up`) or say where it is "
+            "(ANTHESIS_GATEWAY_ADDRESS, ANTHESIS_REGISTRY_ADDRESS)"
+        )
+    return _BY_CODE.get(code, AnthesisError)(details)

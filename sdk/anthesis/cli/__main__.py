@@ -1,0 +1,5 @@
+"""`python -m anthesis.cli`."""
+
+from anthesis.cli import main
+
+main()

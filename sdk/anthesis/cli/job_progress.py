@@ -1,0 +1,71 @@
+"""A job as it runs: a bar on a terminal, lines elsewhere."""
+
+import json
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from anthesis import Client
+from anthesis.cli.output import enum_name, plain, stderr
+from anthesis.v1.job_pb2 import JOB_STATE_SUCCEEDED, Job, JobEvent, JobState, TrainingProgress
+
+
+def follow(client: Client, job_id: str, as_json: bool) -> None:
+    """Show a job's events until it ends. Raises typer.Exit(1) unless it succeeds."""
+    if as_json:
+        for event in client.jobs.watch(job_id):
+            print(json.dumps(plain(event), ensure_ascii=False), flush=True)
+    elif stderr.is_terminal:
+        _show_bar(client, job_id)
+    else:
+        for event in client.jobs.watch(job_id):
+            print(_line(event), flush=True)
+    job = client.jobs.get(job_id)
+    if not as_json:
+        print(_outcome(job))
+    if job.state != JOB_STATE_SUCCEEDED:
+        raise typer.Exit(1)
+
+
+def _show_bar(client: Client, job_id: str) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with Progress(*columns, TimeElapsedColumn(), console=stderr) as progress:
+        task = progress.add_task("PENDING", total=None, figures="")
+        for event in client.jobs.watch(job_id):
+            if event.WhichOneof("event") == "progress":
+                now = event.progress
+                progress.update(task, completed=now.step, total=now.total_steps, figures=_figures(now))
+            elif event.WhichOneof("event") == "state":
+                progress.update(task, description=enum_name(JobState, event.state))
+            else:
+                progress.console.print(event.message, markup=False)
+
+
+def _line(event: JobEvent) -> str:
+    match event.WhichOneof("event"):
+        case "progress":
+            return f"step {event.progress.step}/{event.progress.total_steps}  {_figures(event.progress)}"
+        case "state":
+            return enum_name(JobState, event.state)
+        case _:
+            return event.message
+
+
+def _figures(now: TrainingProgress) -> str:
+    minutes, seconds = divmod(round(now.seconds_left), 60)
+    speed = f"{now.tokens_per_second:,.0f} tokens/s"
+    return f"loss {now.loss:.4f}  lr {now.learning_rate:.2e}  {speed}  {minutes}:{seconds:02} left"
+
+
+def _outcome(job: Job) -> str:
+    if job.model_version:
+        return f"{job.id} made {job.model_version}"
+    if job.HasField("error"):
+        parameter = f" ({job.error.parameter})" if job.error.parameter else ""
+        return f"{job.id} failed: {job.error.code}{parameter}: {job.error.message}"
+    return f"{job.id}: {enum_name(JobState, job.state)}"

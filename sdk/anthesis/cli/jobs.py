@@ -1,0 +1,87 @@
+"""`anthesis pretrain`, `finetune`, `jobs`: submit, look, watch, cancel."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from anthesis import Client
+from anthesis.cli import submit
+from anthesis.cli.job_progress import follow
+from anthesis.cli.output import Json, enum_name, print_json, print_table, show_time
+from anthesis.v1.job_pb2 import Job, JobState
+
+group = typer.Typer(help="Training jobs.", no_args_is_help=True)
+JobId = Annotated[str, typer.Argument(help="The job's id, as `jobs list` shows it.")]
+
+
+class State(StrEnum):
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(group, name="jobs")
+    submit.register(app)
+
+
+@group.command("list")
+def list_jobs(
+    state: Annotated[State | None, typer.Option(help="Only jobs in this state.")] = None, as_json: Json = False
+) -> None:
+    """Jobs, newest first."""
+    number = JobState.Value(f"JOB_STATE_{state.name}") if state else JobState.JOB_STATE_UNSPECIFIED
+    with Client() as client:
+        jobs = client.jobs.list(number)
+    if as_json:
+        print_json(jobs)
+    else:
+        columns = ("ID", "KIND", "OUTPUT", "STATE", "STEP", "LOSS", "ATTEMPTS", "CREATED")
+        print_table(columns, map(_row, jobs))
+
+
+@group.command()
+def show(job_id: JobId, as_json: Json = False) -> None:
+    """One job: its specification, state, progress and result."""
+    with Client() as client:
+        job = client.jobs.get(job_id)
+    if as_json:
+        print_json(job)
+    else:
+        print(str(job).rstrip())
+
+
+@group.command()
+def watch(job_id: JobId, as_json: Json = False) -> None:
+    """Follow a job to its end, also over restarts of the registry. Exit code 1 unless it succeeds.
+
+    With --json each event is one line.
+    """
+    with Client() as client:
+        follow(client, job_id, as_json)
+
+
+@group.command()
+def cancel(job_id: JobId, as_json: Json = False) -> None:
+    """Ask a job to end."""
+    with Client() as client:
+        job = client.jobs.cancel(job_id)
+    if as_json:
+        print_json(job)
+    else:
+        print(f"{job.id}: {enum_name(JobState, job.state)}, cancel requested")
+
+
+def _row(job: Job) -> tuple[object, ...]:
+    spec = job.pretrain if job.HasField("pretrain") else job.fine_tune
+    step, loss = "-", "-"
+    if job.HasField("progress"):
+        step, loss = f"{job.progress.step}/{job.progress.total_steps}", f"{job.progress.loss:.4f}"
+    state = enum_name(JobState, job.state) + (
+        " (cancel requested)" if job.cancel_requested and not job.end_time.seconds else ""
+    )
+    kind = str(job.WhichOneof("spec"))
+    return job.id, kind, spec.output_model, state, step, loss, job.attempts, show_time(job.create_time)

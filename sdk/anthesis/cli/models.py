@@ -1,0 +1,71 @@
+"""`anthesis models`."""
+
+from typing import Annotated
+
+import typer
+
+from anthesis import Client
+from anthesis.cli import models_import
+from anthesis.cli.output import Json, print_json, print_table, show_bytes, show_count, show_time
+from anthesis.errors import NotFoundError
+from anthesis.v1.registry_pb2 import Model, ModelVersion
+
+group = typer.Typer(help="Models, their versions, lineage and licences.", no_args_is_help=True)
+group.command("import")(models_import.import_model)
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(group, name="models")
+
+
+@group.command("list")
+def list_models(
+    ready: Annotated[bool, typer.Option("--ready", help="Only those that have weights here.")] = False,
+    as_json: Json = False,
+) -> None:
+    """All models, the catalogue of published BLOOM models included."""
+    with Client() as client:
+        models = [model for model in client.models.list() if model.latest_version or not ready]
+    if as_json:
+        print_json(models)
+    else:
+        print_table(("NAME", "PARAMETERS", "LICENCE", "LATEST", "LANGUAGES"), map(_row, models))
+
+
+@group.command()
+def show(name: Annotated[str, typer.Argument(help="A model, a version or an alias.")], as_json: Json = False) -> None:
+    """A model, its versions, and what its newest (or the named) version was tuned from."""
+    with Client() as client:
+        model, version = _find(client, name)
+        versions = client.models.list_versions(model.name)
+        lineage = client.models.lineage(version) if version else []
+    if as_json:
+        print_json({"model": model, "versions": versions, "lineage": lineage})
+        return
+    print_table(("NAME", "PARAMETERS", "LICENCE", "LATEST", "LANGUAGES"), [_row(model)])
+    print_table(("VERSION", "SIZE", "LICENCE", "PARENT", "DATASETS", "SOURCE", "CREATED"), map(_version_row, versions))
+    if lineage:
+        print(" <- ".join([version, *(ancestor.name for ancestor in lineage)]))
+
+
+def _find(client: Client, name: str) -> tuple[Model, str]:
+    """The model and the name of the version that `name` means ("" where it has none)."""
+    try:
+        model = client.models.get(name)
+    except NotFoundError:
+        version = client.models.get_version(name)
+        return client.models.get(version.model), version.name
+    return model, f"{model.name}@{model.latest_version}" if model.latest_version else ""
+
+
+def _row(model: Model) -> tuple[object, ...]:
+    parameters = show_count(model.parameters) if model.parameters else "-"
+    latest = f"@{model.latest_version}" if model.latest_version else "-"
+    return model.name, parameters, model.licence, latest, len(model.languages) or "-"
+
+
+def _version_row(version: ModelVersion) -> tuple[object, ...]:
+    source = version.job_id or version.source
+    datasets = ",".join(version.datasets) or "-"
+    size = show_bytes(version.size_bytes)
+    return version.name, size, version.licence, version.parent or "-", datasets, source, show_time(version.create_time)

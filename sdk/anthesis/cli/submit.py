@@ -1,0 +1,119 @@
+"""`anthesis pretrain submit`, `anthesis finetune submit`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from google.protobuf.descriptor import FieldDescriptor
+
+from anthesis import Client, FineTuneSpec, LoraOptions, PretrainSpec, TrainOptions
+from anthesis.cli.job_progress import follow
+from anthesis.cli.output import Json, enum_name, print_json
+from anthesis.v1.job_pb2 import JobState
+
+pretrain = typer.Typer(help="Train a model from scratch.", no_args_is_help=True)
+finetune = typer.Typer(help="Tune a version further.", no_args_is_help=True)
+
+Output = Annotated[str, typer.Option("--output", help="Model that receives the version; made when missing.")]
+Datasets = Annotated[list[str], typer.Option("--dataset", help="By name; may be repeated.")]
+Steps = Annotated[int | None, typer.Option(help="Optimizer steps; or give --epochs.")]
+Epochs = Annotated[float | None, typer.Option(help="Passes over the data; or give --steps.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", "-o", metavar="NAME=VALUE", help="Any of TrainOptions: -o learning_rate=1e-4."),
+]
+_KINDS: dict[int, type[int] | type[float] | type[str]] = {
+    FieldDescriptor.CPPTYPE_UINT32: int,
+    FieldDescriptor.CPPTYPE_UINT64: int,
+    FieldDescriptor.CPPTYPE_FLOAT: float,
+    FieldDescriptor.CPPTYPE_STRING: str,
+}
+DeployAlias = Annotated[str, typer.Option(help="Set this alias to the version when it is made, and deploy it.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(pretrain, name="pretrain")
+    app.add_typer(finetune, name="finetune")
+
+
+@pretrain.command("submit")
+def submit_pretrain(
+    output: Output,
+    dataset: Datasets,
+    tokenizer: Annotated[str, typer.Option(help="A tokenizer.json or its digest.")],
+    config: Annotated[str, typer.Option(help="A preset (560m) or a config.json; vocab_size 0: the tokenizer's.")],
+    licence: Annotated[str, typer.Option()] = "",
+    steps: Steps = None,
+    epochs: Epochs = None,
+    option: Options = None,
+    deploy_alias: DeployAlias = "",
+    watch: Watch = False,
+    as_json: Json = False,
+) -> None:
+    """Submit a pre-training job."""
+    with Client() as client:
+        digest = tokenizer if tokenizer.startswith("sha256:") else client.artifacts.upload(tokenizer).digest
+        spec = PretrainSpec(
+            output_model=output,
+            datasets=dataset,
+            tokenizer_digest=digest,
+            config=Path(config).read_text() if Path(config).is_file() else config,
+            licence=licence,
+            options=parse_options(option or [], steps, epochs),
+        )
+        _submit(client, spec, deploy_alias, watch, as_json)
+
+
+@finetune.command("submit")
+def submit_finetune(
+    output: Output,
+    base: Annotated[str, typer.Option(help="An alias, a version or a model.")],
+    dataset: Datasets,
+    steps: Steps = None,
+    epochs: Epochs = None,
+    option: Options = None,
+    lora_rank: Annotated[
+        int | None, typer.Option(min=1, help="Train LoRA adapters of this rank, merged at the end.")
+    ] = None,
+    lora_alpha: Annotated[float | None, typer.Option(help="With --lora-rank; default 16.")] = None,
+    lora_dropout: Annotated[float | None, typer.Option(help="With --lora-rank.")] = None,
+    deploy_alias: DeployAlias = "",
+    watch: Watch = False,
+    as_json: Json = False,
+) -> None:
+    """Submit a fine-tuning job."""
+    spec = FineTuneSpec(
+        output_model=output,
+        base=base,
+        datasets=dataset,
+        options=parse_options(option or [], steps, epochs),
+        lora=LoraOptions(rank=lora_rank, alpha=lora_alpha, dropout=lora_dropout) if lora_rank else None,
+    )
+    with Client() as client:
+        _submit(client, spec, deploy_alias, watch, as_json)
+
+
+def parse_options(pairs: list[str], steps: int | None = None, epochs: float | None = None) -> TrainOptions:
+    """TrainOptions from NAME=VALUE pairs. Raises ValueError naming the pair; ranges are the registry's to check."""
+    options = TrainOptions(steps=steps, epochs=epochs)
+    kinds = {field.name: _KINDS[field.cpp_type] for field in TrainOptions.DESCRIPTOR.fields}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or name not in kinds:
+            raise ValueError(f"--option {pair!r} is not NAME=VALUE with a NAME of {', '.join(kinds)}")
+        try:
+            setattr(options, name, kinds[name](value))
+        except ValueError:
+            raise ValueError(f"--option {pair!r}: {value!r} is not {kinds[name].__name__}") from None
+    return options
+
+
+def _submit(client: Client, spec: PretrainSpec | FineTuneSpec, deploy_alias: str, watch: bool, as_json: bool) -> None:
+    job = client.jobs.create(spec, deploy_alias=deploy_alias)
+    if watch:
+        follow(client, job.id, as_json)
+    elif as_json:
+        print_json(job)
+    else:
+        print(f"{job.id}: {enum_name(JobState, job.state)}; `anthesis jobs watch {job.id}` follows it")
