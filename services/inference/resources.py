@@ -1,0 +1,56 @@
+"""What the machine gives an engine: device, number format, and room for the cache."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from services.inference.config import EngineConfig
+
+GIB = 1 << 30
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(config: EngineConfig) -> torch.device:
+    """Raises ValueError when CUDA is asked for and there is none."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device='cuda' but torch finds no CUDA device; use 'auto' or 'cpu'")
+    return torch.device("cpu" if config.device == "cpu" or not torch.cuda.is_available() else "cuda")
+
+
+def choose_dtype(config: EngineConfig, device: torch.device, stored: torch.dtype) -> torch.dtype:
+    """The format to compute in, where the checkpoint has `stored`."""
+    if config.dtype != "auto":
+        return _DTYPES[config.dtype]
+    if device.type == "cuda" or (stored == torch.bfloat16 and _cpu_multiplies_bf16()):
+        return stored
+    return torch.float32
+
+
+def _cpu_multiplies_bf16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def cache_bytes(config: EngineConfig, device: torch.device) -> int:
+    """Bytes for the key-value cache: a fraction of what is free, up to a cap."""
+    cap = config.max_kv_bytes or (16 * GIB if device.type == "cuda" else GIB)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_host_bytes()
+    return min(cap, int(free * config.kv_memory_fraction))
+
+
+def _free_host_bytes() -> int:
+    """Memory that this process may still take: the machine's, within its control group's limit."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) * 1024
+            break
+    else:
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free

@@ -1,0 +1,131 @@
+"""The inference worker's gRPC server: `python -m services.inference.server`. Protobuf in and out."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from anthesis.v1 import inference_pb2 as pb
+from anthesis.v1 import inference_pb2_grpc
+
+from services.common.artifacts import ArtifactStore
+from services.common.auth import INTERNAL, Authenticate, RegistryAuthenticator
+from services.common.logs import set_up_logging
+from services.common.server import GrpcServer, wait_for_signal
+from services.common.settings import Platform
+from services.inference.config import WorkerConfig
+from services.inference.loaded_version import VersionStatus
+from services.inference.messages import Event, Token
+from services.inference.registry_client import RegistryClient
+from services.inference.sampling import MAX_SEED, SamplingParams
+from services.inference.service import InferenceService
+from services.inference.worker import Worker
+
+SERVICE = "anthesis.v1.InferenceService"
+DRAIN_S = 30.0  # for the calls under way when the worker is told to stop
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
+    def __init__(self, service: InferenceService) -> None:
+        self._service = service
+
+    async def Generate(
+        self, request: pb.InferenceServiceGenerateRequest, context: _Context
+    ) -> AsyncIterator[pb.InferenceServiceGenerateResponse]:
+        sampling = sampling_from_proto(request.sampling)
+        call = self._service.generate(request.model_version, request.prompt_ids, sampling)
+        # Cancelled, disconnected, past its deadline: the blocks are freed, whatever this generator waits for.
+        context.add_done_callback(lambda _: call.close())  # type: ignore[arg-type]
+        async for events in call:  # several where they came while the last message was written
+            yield generated_to_proto(events)
+
+    async def Score(
+        self, request: pb.InferenceServiceScoreRequest, context: _Context
+    ) -> pb.InferenceServiceScoreResponse:
+        items = [(item.context_ids, item.target_ids) for item in request.items]
+        scored = await self._service.score(request.model_version, items)
+        return pb.InferenceServiceScoreResponse(items=[pb.ScoredIds(logprobs=logprobs) for logprobs in scored])
+
+    async def GetWorkerStatus(
+        self, request: pb.GetWorkerStatusRequest, context: _Context
+    ) -> pb.GetWorkerStatusResponse:
+        return pb.GetWorkerStatusResponse(
+            worker_id=self._service.worker_id,
+            device=self._service.device,
+            models=[status_to_proto(status) for status in self._service.statuses()],
+        )
+
+
+def sampling_from_proto(message: pb.SamplingParams) -> SamplingParams:
+    """Fields that are not set get the defaults of `SamplingParams`; the seed is drawn."""
+    given = {field.name: value for field, value in message.ListFields() if field.name != "stop_ids"}
+    given.setdefault("seed", secrets.randbelow(MAX_SEED + 1))
+    return SamplingParams(stop_ids=frozenset(message.stop_ids), **given)
+
+
+def generated_to_proto(events: list[Event]) -> pb.InferenceServiceGenerateResponse:
+    tokens = [event for event in events if isinstance(event, Token)]
+    response = pb.InferenceServiceGenerateResponse(
+        tokens=[
+            pb.GeneratedToken(
+                id=token.id,
+                logprob=token.logprob,
+                top_logprobs=[pb.TokenLogprob(id=id_, logprob=logprob) for id_, logprob in token.top_logprobs],
+            )
+            for token in tokens
+        ]
+    )
+    if tokens[-1].finish is not None:
+        response.finish_reason = pb.FinishReason.Value(f"FINISH_REASON_{tokens[-1].finish}")
+        response.num_cached_tokens = tokens[-1].num_cached_tokens
+    return response
+
+
+def status_to_proto(status: VersionStatus) -> pb.LoadedModel:
+    return pb.LoadedModel(
+        model_version=status.name,
+        state=pb.ModelLoadState.Value(f"MODEL_LOAD_STATE_{status.state}"),
+        error=status.error,
+        max_sequence_tokens=status.max_sequence_tokens,
+        num_running=status.stats.num_running,
+        num_waiting=status.stats.num_waiting,
+        num_kv_blocks=status.stats.num_blocks,
+        num_free_kv_blocks=status.stats.num_free_blocks,
+    )
+
+
+def build_server(address: str, service: InferenceService, authenticate: Authenticate) -> GrpcServer:
+    server = GrpcServer("inference", address, authenticate=authenticate, default_roles=INTERNAL)
+    server.add(inference_pb2_grpc.add_InferenceServiceServicer_to_server, InferenceServicer(service), SERVICE)
+    return server
+
+
+async def serve(platform: Platform, config: WorkerConfig) -> None:
+    """Serve until SIGTERM, then finish the calls under way."""
+    key = platform.read_key("inference")
+    registry = RegistryClient(platform.registry_address, key)
+    store = ArtifactStore(platform.artifacts_url, platform.data_dir / "cache" / "artifacts")
+    address = config.advertised_address or platform.inference_address
+    port = int(address.rpartition(":")[2])
+    models_dir = platform.data_dir / "cache" / "models"
+    worker = Worker(registry, store, models_dir, config, worker_id=config.identity(port), address=address)
+    authenticate = RegistryAuthenticator(platform.registry_address, key)
+    server = build_server(platform.inference_address, InferenceService(worker), authenticate)
+    await server.start()
+    heartbeats = asyncio.create_task(worker.run())
+    await wait_for_signal()
+    await server.stop(DRAIN_S)
+    heartbeats.cancel()
+    await worker.close()
+    await registry.close()
+
+
+def main() -> None:
+    set_up_logging("inference")
+    asyncio.run(serve(Platform.from_env(), WorkerConfig.from_env()))
+
+
+if __name__ == "__main__":
+    main()
