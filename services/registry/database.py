@@ -1,0 +1,112 @@
+"""The database: SQLite in WAL mode on one machine, PostgreSQL by URL. One code path for both.
+
+On SQLite a writing transaction begins IMMEDIATE: it waits for its turn at the start, where it holds nothing, instead of
+failing at its first write. On PostgreSQL the use cases lock the rows they decide on (`with_for_update`, which SQLite's
+dialect leaves out).
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+
+from services.registry.tables import Base
+
+BUSY_TIMEOUT_MS = 30_000
+MIGRATIONS = Path(__file__).with_name("migrations")
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Database:
+    """Transactions on the registry's database at `url` (SQLAlchemy, async driver)."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.engine = open_engine(url)
+        writing = self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
+        self._reading_session = async_sessionmaker(self.engine, expire_on_commit=False)
+        self._writing_session = async_sessionmaker(writing, expire_on_commit=False)
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncSession]:
+        """A transaction that changes nothing."""
+        async with self._reading_session() as session:
+            yield session
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncSession]:
+        """A transaction that is committed at the end of the block, or rolled back when it raises."""
+        async with self._writing_session.begin() as session:
+            yield session
+
+    async def check_revision(self) -> None:
+        """Raise RuntimeError unless the schema is the newest one."""
+        head = ScriptDirectory.from_config(alembic_config()).get_current_head()
+        async with self.engine.connect() as connection:
+            found = await connection.run_sync(_current_revision)
+        if found != head:
+            raise RuntimeError(
+                f"the database is at revision {found}, this program needs {head}; "
+                "run `python -m services.registry.bootstrap`"
+            )
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+
+def open_engine(url: str) -> AsyncEngine:
+    if make_url(url).get_backend_name() != "sqlite":
+        return create_async_engine(url, pool_pre_ping=True)
+    engine = create_async_engine(url)
+    event.listen(engine.sync_engine, "connect", _set_up_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # transactions begin where we say, not where the driver guesses
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")  # an accepted job survives a power cut
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sqlalchemy.Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
+
+
+def _current_revision(connection: sqlalchemy.Connection) -> str | None:
+    if not sqlalchemy.inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.scalar(sqlalchemy.text("SELECT version_num FROM alembic_version"))
+    return revision
+
+
+def alembic_config(url: str | None = None) -> Config:
+    """Alembic's settings, without a file: where the revisions lie and which database they change."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["url"] = url
+    return config
+
+
+async def insert_if_absent(session: AsyncSession, table: type[Base], **values: Any) -> bool:
+    """Insert a row unless one with the same key (or other unique value) exists; say whether it was inserted."""
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    result = await session.execute(insert(table).values(**values).on_conflict_do_nothing())
+    return bool(result.rowcount)  # type: ignore[attr-defined]

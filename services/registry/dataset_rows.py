@@ -1,0 +1,115 @@
+"""The rows of a JSONL dataset: read as a stream, each checked against its format, every bad one reported."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from services.common.errors import InvalidArgument
+
+MAX_ROW_BYTES = 16 << 20
+MAX_REPORTED = 1_000
+
+# Format -> keys that a row needs, keys that it may have; other keys are ignored.
+FORMATS = {
+    "TEXT": (("text",), ("context", "language")),
+    "MULTITASK": (("inputs", "targets"), ("language",)),
+}
+
+
+@dataclass(slots=True)
+class RowsSummary:
+    num_rows: int = 0
+    languages: set[str] = field(default_factory=set)
+
+
+def check_rows(chunks: Iterable[bytes], dataset_format: str) -> RowsSummary:
+    """Count the rows in `chunks` (bytes of the file, cut anywhere) and collect their languages.
+
+    Raises InvalidArgument listing every bad row by its number, from 1, and reason: the first 1,000 and how many more.
+    """
+    needed, optional = FORMATS[dataset_format]
+    summary = RowsSummary()
+    bad: list[str] = []
+    num_bad = 0
+    for line in split_lines(chunks):
+        summary.num_rows += 1
+        reason, language = check_row(line, needed, optional)
+        if reason:
+            num_bad += 1
+            if len(bad) < MAX_REPORTED:
+                bad.append(f"row {summary.num_rows}: {reason}")
+        elif language:
+            summary.languages.add(language)
+    if num_bad:
+        raise InvalidArgument(_report(dataset_format, summary.num_rows, num_bad, bad))
+    if not summary.num_rows:
+        raise InvalidArgument("the dataset has no rows; write one JSON object a line")
+    return summary
+
+
+def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes | None]:
+    """Lines without their ends; None stands for one of more than MAX_ROW_BYTES, which is not kept in memory."""
+    parts: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        *whole, rest = chunk.split(b"\n")
+        for end in whole:
+            size += len(end)
+            yield b"".join(parts) + end if size <= MAX_ROW_BYTES else None
+            parts, size = [], 0
+        size += len(rest)
+        if size <= MAX_ROW_BYTES:
+            parts.append(rest)
+        else:
+            parts = []
+    if size:
+        yield b"".join(parts) if size <= MAX_ROW_BYTES else None
+
+
+def check_row(line: bytes | None, needed: tuple[str, ...], optional: tuple[str, ...]) -> tuple[str, str]:
+    """(why the row is bad, "") or ("", its language)."""
+    if line is None:
+        return f"longer than {MAX_ROW_BYTES} bytes", ""
+    try:
+        row = json.loads(line.decode())  # bytes would be taken for UTF-16 at times
+    except UnicodeDecodeError:
+        return "not UTF-8", ""
+    except json.JSONDecodeError as error:
+        return f"not JSON ({error.msg} at column {error.colno})" if line.strip() else "empty line", ""
+    except RecursionError:
+        return "nested too deeply", ""
+    except ValueError:
+        return "a number with too many digits", ""
+    if not isinstance(row, dict):
+        return f"a JSON {_kind(row)}, not an object", ""
+    for key in needed:
+        if reason := _check_string(row, key, empty_allowed=False):
+            return reason, ""
+    for key in optional:
+        if row.get(key) is not None and (reason := _check_string(row, key, empty_allowed=True)):
+            return reason, ""
+    return "", row.get("language") or ""
+
+
+def _check_string(row: dict[str, object], key: str, *, empty_allowed: bool) -> str:
+    if key not in row:
+        return f'no "{key}"'
+    value = row[key]
+    if not isinstance(value, str):
+        return f'"{key}" is a JSON {_kind(value)}, not a string'
+    if not value and not empty_allowed:
+        return f'"{key}" is empty'
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        return f'"{key}" has half a surrogate pair'
+    return ""
+
+
+def _kind(value: object) -> str:
+    kinds = {dict: "object", list: "array", str: "string", bool: "boolean", type(None): "null"}
+    return kinds.get(type(value), "number")
+
+
+def _report(dataset_format: str, num_rows: int, num_bad: int, bad: list[str]) -> str:
+    head = f"{num_bad} of {num_rows} rows are not {dataset_format} rows; correct them and upload again"
+    more = [f"and {num_bad - len(bad)} more"] if num_bad > len(bad) else []
+    return "\n".join([head, *bad, *more])

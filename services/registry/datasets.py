@@ -1,0 +1,71 @@
+"""Datasets: JSONL artifacts whose every row was checked against its format."""
+
+import asyncio
+
+from sqlalchemy import select
+
+from services.common.artifacts import ArtifactStore, check_digest
+from services.common.errors import AlreadyExists, InvalidArgument, NotFound
+from services.registry.database import Clock, Database, insert_if_absent, utc_now
+from services.registry.dataset_rows import FORMATS, RowsSummary, check_rows
+from services.registry.names import check_name
+from services.registry.pages import Page, PageRequest, read_page
+from services.registry.tables import Dataset
+
+
+class Datasets:
+    def __init__(self, database: Database, artifacts: ArtifactStore, clock: Clock = utc_now) -> None:
+        self._database = database
+        self._artifacts = artifacts
+        self._clock = clock
+
+    async def create(self, name: str, dataset_format: str, digest: str) -> Dataset:
+        """Check every row of artifact `digest` and register it; the same dataset again is no error.
+
+        Raises InvalidArgument listing all bad rows, NotFound for the artifact, AlreadyExists for other content.
+        """
+        check_name("dataset", name)
+        if dataset_format not in FORMATS:
+            raise InvalidArgument(f"dataset format {dataset_format!r} is not known; choose {' or '.join(FORMATS)}")
+        check_digest(digest)
+        await self._refuse_other(name, dataset_format, digest)
+        summary, size = await asyncio.to_thread(self._check, dataset_format, digest)
+        async with self._database.write() as session:
+            await insert_if_absent(
+                session,
+                Dataset,
+                name=name,
+                format=dataset_format,
+                digest=digest,
+                num_rows=summary.num_rows,
+                size_bytes=size,
+                languages=sorted(summary.languages),
+                create_time=self._clock(),
+            )
+        return await self._refuse_other(name, dataset_format, digest) or await self.get(name)
+
+    async def _refuse_other(self, name: str, dataset_format: str, digest: str) -> Dataset | None:
+        """The dataset `name` when it is this one. Raises AlreadyExists when it is another."""
+        async with self._database.read() as session:
+            found = await session.get(Dataset, name)
+        if found and (found.digest, found.format) != (digest, dataset_format):
+            raise AlreadyExists(
+                f"dataset {name!r} exists with other content ({found.format}, {found.digest}); choose another name"
+            )
+        return found
+
+    def _check(self, dataset_format: str, digest: str) -> tuple[RowsSummary, int]:
+        size = self._artifacts.size(digest)
+        return check_rows(self._artifacts.read(digest), dataset_format), size
+
+    async def get(self, name: str) -> Dataset:
+        """Raises NotFound."""
+        async with self._database.read() as session:
+            dataset = await session.get(Dataset, name)
+        if dataset is None:
+            raise NotFound(f"no dataset {name[:200]!r}; upload it: `anthesis datasets upload`")
+        return dataset
+
+    async def list_datasets(self, page: PageRequest) -> Page[Dataset]:
+        async with self._database.read() as session:
+            return await read_page(session, select(Dataset), Dataset.name, page, scope="datasets")

@@ -1,0 +1,151 @@
+"""Which inference worker should have which version, and which has it.
+
+A deployment with `replicas` goes to that many live workers, chosen by rendezvous hashing: each worker scores
+hash(deployment, worker) and the highest scores win, so a worker that comes or goes moves as little as possible.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.common.errors import AlreadyExists, InvalidArgument, NotFound
+from services.registry.aliases import resolve
+from services.registry.database import Clock, Database, insert_if_absent, utc_now
+from services.registry.names import check_name
+from services.registry.pages import Page, PageRequest, read_page
+from services.registry.tables import Alias, Deployment, ModelVersion, Worker
+
+WORKER_STATES = ("LOADING", "READY", "FAILED", "UNLOADING")
+FORGET_AFTER = timedelta(hours=1)  # how long a dead worker's row is kept
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentStatus:
+    deployment: Deployment
+    version: str  # what the target is now
+    ready_replicas: int
+    errors: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyWorker:
+    worker: Worker
+    max_sequence_tokens: int
+    load: int
+
+
+class Deployments:
+    def __init__(self, database: Database, *, worker_lease_s: float = 10.0, clock: Clock = utc_now) -> None:
+        self._database = database
+        self.worker_lease_s = worker_lease_s
+        self._clock = clock
+
+    async def create(self, name: str, target: str, replicas: int) -> DeploymentStatus:
+        """Deploy `target`; where it is deployed under that name, set the replicas.
+
+        An alias stays an alias (moving it moves the deployment), a model's name becomes its newest version. Raises
+        NotFound, InvalidArgument, AlreadyExists for another target.
+        """
+        check_name("deployment", name)
+        async with self._database.write() as session:
+            version = await resolve(session, target)
+            target = target if await session.get(Alias, target) else version.name
+            await insert_if_absent(
+                session, Deployment, name=name, target=target, replicas=replicas, create_time=self._clock()
+            )
+            row = await session.get_one(Deployment, name, with_for_update=True, populate_existing=True)
+            if row.target != target:
+                raise AlreadyExists(
+                    f"deployment {name!r} exists with target {row.target!r}, not {target!r}; "
+                    "delete it first, or choose another name"
+                )
+            row.replicas = replicas
+            return await _status(session, row, await _live_workers(session, self._clock()))
+
+    async def list_deployments(self, page: PageRequest) -> Page[DeploymentStatus]:
+        async with self._database.read() as session:
+            found = await read_page(session, select(Deployment), Deployment.name, page, scope="deployments")
+            workers = await _live_workers(session, self._clock())
+            return Page([await _status(session, row, workers) for row in found.rows], found.next_token)
+
+    async def delete(self, name: str) -> None:
+        """Raises NotFound."""
+        async with self._database.write() as session:
+            row = await session.get(Deployment, name)
+            if row is None:
+                raise NotFound(f"no deployment {name[:200]!r}; ListDeployments shows what there is")
+            await session.delete(row)
+
+    async def heartbeat(
+        self, worker_id: str, address: str, device: str, models: list[dict[str, Any]]
+    ) -> list[ModelVersion]:
+        """Note what a worker has; return all it should have. Raises InvalidArgument."""
+        for name, value in (("worker_id", worker_id), ("address", address)):
+            if not value:
+                raise InvalidArgument(f"{name} is empty; a heartbeat says who is alive and where it is called")
+        if unknown := [model["state"] for model in models if model["state"] not in WORKER_STATES]:
+            raise InvalidArgument(f"state {unknown[0]!r} of a model is not known; use {', '.join(WORKER_STATES)}")
+        now = self._clock()
+        values = {
+            "address": address,
+            "device": device,
+            "models": models,
+            "lease_expires": now + timedelta(seconds=self.worker_lease_s),
+        }
+        async with self._database.write() as session:
+            if not await insert_if_absent(session, Worker, id=worker_id, **values):
+                worker = await session.get_one(Worker, worker_id, with_for_update=True)
+                for column, new in values.items():
+                    setattr(worker, column, new)
+            await session.execute(delete(Worker).where(Worker.lease_expires < now - FORGET_AFTER))
+            return await _assigned(session, worker_id, now)
+
+    async def ready_workers(self, version: str) -> list[ReadyWorker]:
+        """Live workers that have `version` (its own name) ready, by id."""
+        async with self._database.read() as session:
+            workers = await _live_workers(session, self._clock())
+        return [
+            ReadyWorker(worker, model["max_sequence_tokens"], model["load"])
+            for worker in workers
+            for model in worker.models
+            if model["version"] == version and model["state"] == "READY"
+        ]
+
+
+def chosen(deployment: str, replicas: int, worker_ids: Sequence[str]) -> set[str]:
+    """The workers that should have `deployment`; 0 replicas: all of them. Source: Thaler and Ravishankar 1998."""
+
+    def score(worker_id: str) -> bytes:
+        return hashlib.sha256(f"{deployment}\0{worker_id}".encode()).digest()
+
+    return set(sorted(worker_ids, key=score, reverse=True)[: replicas or None])
+
+
+async def _live_workers(session: AsyncSession, now: datetime) -> list[Worker]:
+    return list(await session.scalars(select(Worker).where(Worker.lease_expires > now).order_by(Worker.id)))
+
+
+async def _assigned(session: AsyncSession, worker_id: str, now: datetime) -> list[ModelVersion]:
+    worker_ids = [worker.id for worker in await _live_workers(session, now)]
+    assigned: dict[str, ModelVersion] = {}
+    for row in await session.scalars(select(Deployment).order_by(Deployment.name)):
+        if worker_id in chosen(row.name, row.replicas, worker_ids):
+            version = await resolve(session, row.target)
+            assigned[version.name] = version
+    return list(assigned.values())
+
+
+async def _status(session: AsyncSession, row: Deployment, workers: list[Worker]) -> DeploymentStatus:
+    version = (await resolve(session, row.target)).name
+    having = [(worker, model) for worker in workers for model in worker.models if model["version"] == version]
+    return DeploymentStatus(
+        deployment=row,
+        version=version,
+        ready_replicas=sum(model["state"] == "READY" for _, model in having),
+        errors=[f"{worker.id}: {model['error']}" for worker, model in having if model["state"] == "FAILED"],
+    )

@@ -1,0 +1,171 @@
+"""What a user may ask a training job to do, and the ranges in which it makes sense (job.proto states them)."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from services.common.errors import InvalidArgument
+
+PRECISIONS = ("bf16", "fp32")
+OPTIMIZERS = ("adamw", "muon")
+DEFAULT_LICENCE = "apache-2.0"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainOptions:
+    """None and "" mean the default, which the trainer fills in."""
+
+    steps: int | None = None
+    epochs: float | None = None
+    learning_rate: float | None = None
+    min_learning_rate: float | None = None
+    warmup_steps: int | None = None
+    sequence_length: int | None = None  # tokens
+    micro_batch: int | None = None  # sequences per rank and forward
+    gradient_accumulation: int | None = None
+    precision: str = ""
+    optimizer: str = ""
+    muon_learning_rate: float | None = None
+    weight_decay: float | None = None
+    beta1: float | None = None
+    beta2: float | None = None
+    clip_grad_norm: float | None = None
+    dropout: float | None = None
+    bpe_dropout: float | None = None
+    seed: int | None = None
+    checkpoint_every_steps: int | None = None
+    layout: str = ""  # "TPxPPxDP"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoraOptions:
+    """0 means the default: rank 8, alpha 16."""
+
+    rank: int = 0
+    alpha: float = 0.0
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainSpec:
+    output_model: str
+    tokenizer_digest: str
+    datasets: list[str]
+    config: str  # a preset's name, or a config.json
+    licence: str = ""
+    options: TrainOptions = field(default_factory=TrainOptions)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FineTuneSpec:
+    output_model: str
+    base: str  # anything `resolve` takes; a version's name once the job is created
+    datasets: list[str]
+    options: TrainOptions = field(default_factory=TrainOptions)
+    lora: LoraOptions | None = None
+
+
+JobSpec = PretrainSpec | FineTuneSpec
+
+
+def spec_to_row(spec: JobSpec) -> dict[str, Any]:
+    return {"kind": "pretrain" if isinstance(spec, PretrainSpec) else "fine_tune"} | asdict(spec)
+
+
+def spec_from_row(row: Mapping[str, Any]) -> JobSpec:
+    values = {key: value for key, value in row.items() if key != "kind"}
+    values["options"] = TrainOptions(**values["options"])
+    if row["kind"] == "pretrain":
+        return PretrainSpec(**values)
+    values["lora"] = LoraOptions(**values["lora"]) if values["lora"] is not None else None
+    return FineTuneSpec(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """An interval as mathematicians write it: Range("(0, 1]")."""
+
+    text: str
+
+    def __contains__(self, value: float) -> bool:
+        low, high = (float(bound) for bound in self.text[1:-1].split(","))
+        above = value >= low if self.text[0] == "[" else value > low
+        return above and (value <= high if self.text[-1] == "]" else value < high)  # false for NaN
+
+
+RANGES = {
+    "steps": Range("[1, 100000000]"),
+    "epochs": Range("(0, 100000]"),
+    "learning_rate": Range("(0, 1]"),
+    "min_learning_rate": Range("[0, 1]"),
+    "warmup_steps": Range("[0, 100000000]"),
+    "sequence_length": Range("[16, 65536]"),
+    "micro_batch": Range("[1, 65536]"),
+    "gradient_accumulation": Range("[1, 65536]"),
+    "muon_learning_rate": Range("(0, 1]"),
+    "weight_decay": Range("[0, 1]"),
+    "beta1": Range("[0, 1)"),
+    "beta2": Range("[0, 1)"),
+    "clip_grad_norm": Range("[0, inf)"),
+    "dropout": Range("[0, 1)"),
+    "bpe_dropout": Range("[0, 1)"),
+    "checkpoint_every_steps": Range("[1, 100000000]"),
+}
+LORA_RANGES = {"rank": Range("[1, 1024]"), "alpha": Range("(0, inf)"), "dropout": Range("[0, 1)")}
+
+
+def check_options(options: TrainOptions) -> None:
+    """Raise InvalidArgument naming the parameter, its value and its range."""
+    for name, allowed in RANGES.items():
+        _check_range(name, getattr(options, name), allowed)
+    if (options.steps is None) == (options.epochs is None):
+        got = "neither" if options.steps is None else "both"
+        raise InvalidArgument(f"one of steps and epochs says how long to train; got {got}, set exactly one")
+    _check_choice("precision", options.precision, PRECISIONS)
+    _check_choice("optimizer", options.optimizer, OPTIMIZERS)
+    _check_not_above(options, "min_learning_rate", "learning_rate")
+    _check_not_above(options, "warmup_steps", "steps")
+    _check_layout(options.layout)
+
+
+def check_lora(lora: LoraOptions) -> None:
+    """Raise InvalidArgument naming the parameter, its value and its range."""
+    for item in fields(lora):
+        value = getattr(lora, item.name)
+        _check_range(f"lora.{item.name}", value or None, LORA_RANGES[item.name])
+
+
+def _check_range(name: str, value: float | None, allowed: Range) -> None:
+    if value is not None and value not in allowed:
+        raise InvalidArgument(f"{name}={_shown(value)} is out of range; choose a value in {allowed.text}")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value and value not in choices:
+        raise InvalidArgument(f"{name}={value[:40]!r} is not known; choose {' or '.join(choices)}")
+
+
+def _check_not_above(options: TrainOptions, name: str, bound: str) -> None:
+    value, limit = getattr(options, name), getattr(options, bound)
+    if value is not None and limit is not None and value > limit:
+        raise InvalidArgument(
+            f"{name}={_shown(value)} is above {bound}={_shown(limit)}; choose at most {_shown(limit)}"
+        )
+
+
+def _check_layout(layout: str) -> None:
+    if not layout:
+        return
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})x([1-9]\d{0,4})", layout)
+    if match is None:
+        raise InvalidArgument(f"layout={layout[:40]!r} is not TPxPPxDP; write three counts from 1, like '1x1x2'")
+    tp, pp, dp = map(int, match.groups())
+    for axis, size in (("tensor parallel TP", tp), ("pipeline parallel PP", pp)):
+        if size > 1:
+            raise InvalidArgument(f"layout={layout!r}: {axis}={size} is not built yet; choose '1x1x{dp}'")
+
+
+def _shown(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.7g}" if math.isfinite(value) else str(value)

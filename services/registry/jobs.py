@@ -1,0 +1,192 @@
+"""Jobs as their users see them: submit, look, watch, cancel. Who runs them: leases.py."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bloom.config import PRESETS, BloomConfig
+from services.common.artifacts import ArtifactStore
+from services.common.errors import FailedPrecondition, InvalidArgument
+from services.registry.aliases import resolve
+from services.registry.database import Clock, Database, insert_if_absent, utc_now
+from services.registry.job_events import enter, lock_job, read_events, read_job, record, say, wake
+from services.registry.job_specs import (
+    DEFAULT_LICENCE,
+    FineTuneSpec,
+    JobSpec,
+    PretrainSpec,
+    check_lora,
+    check_options,
+    spec_to_row,
+)
+from services.registry.names import check_model_name, check_name, new_id
+from services.registry.pages import Page, PageRequest, read_page
+from services.registry.tables import CANCELLED, PENDING, Dataset, Job, JobEvent, Model
+from services.registry.tokenizers import check_fits, vocabulary_size
+from services.registry.versions import check_datasets_exist, decide_licence
+
+MAX_KEY = 200
+VOCABULARY_MULTIPLE = 128
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewJob:
+    spec: JobSpec
+    created_by: str  # principal
+    deploy_alias: str = ""
+    idempotency_key: str = ""
+
+
+class Jobs:
+    def __init__(
+        self, database: Database, artifacts: ArtifactStore, clock: Clock = utc_now, watch_poll_s: float = 0.3
+    ) -> None:
+        self._database = database
+        self._artifacts = artifacts
+        self._clock = clock
+        self._watch_poll_s = watch_poll_s
+
+    async def create(self, new: NewJob) -> Job:
+        """Check what is cheap to check; store the job, its first event and its wake-up in one transaction.
+
+        Raises InvalidArgument naming the parameter and its range, NotFound for what the job refers to.
+        """
+        _check_plain(new)
+        if isinstance(new.spec, PretrainSpec):
+            await asyncio.to_thread(_check_pretrain_shape, self._artifacts, new.spec)
+        async with self._database.write() as session:
+            if new.idempotency_key and (job := await _find_by_key(session, new)):
+                return job
+            return await self._insert(session, new)
+
+    async def _insert(self, session: AsyncSession, new: NewJob) -> Job:
+        now = self._clock()
+        spec = await _resolve(session, new.spec)
+        job_id = new_id("job", now)
+        inserted = await insert_if_absent(
+            session,
+            Job,
+            id=job_id,
+            spec=spec_to_row(spec),
+            created_by=new.created_by,
+            deploy_alias=new.deploy_alias,
+            idempotency_key=new.idempotency_key or None,
+            create_time=now,
+            wake_time=now,
+        )
+        if not inserted:  # another call with the same key was faster
+            job = await _find_by_key(session, new)
+            assert job is not None
+            return job
+        job = await lock_job(session, job_id)
+        record(session, job, now, "state", {"state": PENDING})
+        wake(session, job, now)
+        return job
+
+    async def get(self, job_id: str) -> Job:
+        """Raises NotFound."""
+        async with self._database.read() as session:
+            return await read_job(session, job_id)
+
+    async def list_jobs(self, state: str, page: PageRequest) -> Page[Job]:
+        """Newest first; in every state when `state` is empty."""
+        query = select(Job).where(Job.state == state) if state else select(Job)
+        async with self._database.read() as session:
+            return await read_page(session, query, Job.id, page, scope=f"jobs {state}", newest_first=True)
+
+    async def watch(self, job_id: str, after: int) -> AsyncIterator[JobEvent]:
+        """Events with a sequence above `after`, then new ones as they come; ends with the job. Raises NotFound."""
+        while True:
+            async with self._database.read() as session:
+                ended = (await read_job(session, job_id)).ended  # before the events: the last one is then among them
+                events = await read_events(session, job_id, after)
+            for event in events:
+                yield event
+                after = event.sequence
+            if not events:
+                if ended:
+                    return
+                await asyncio.sleep(self._watch_poll_s)
+
+    async def cancel(self, job_id: str) -> Job:
+        """End a PENDING job; ask the worker of a RUNNING one to stop. Raises NotFound, FailedPrecondition."""
+        now = self._clock()
+        async with self._database.write() as session:
+            job = await lock_job(session, job_id)
+            if job.ended:
+                raise FailedPrecondition(f"job {job.id} has already ended: {job.state}")
+            if job.cancel_requested:
+                raise FailedPrecondition(f"job {job.id} is already being cancelled; its worker has been told to stop")
+            job.cancel_requested = True
+            if job.state == PENDING:
+                enter(session, job, CANCELLED, now)
+            else:
+                say(session, job, now, "cancel requested")
+        return job
+
+
+async def _find_by_key(session: AsyncSession, new: NewJob) -> Job | None:
+    query = select(Job).where(Job.created_by == new.created_by, Job.idempotency_key == new.idempotency_key)
+    return (await session.scalars(query)).one_or_none()
+
+
+def _check_plain(new: NewJob) -> None:
+    """What can be checked without looking anything up."""
+    spec = new.spec
+    check_model_name(spec.output_model)
+    check_options(spec.options)
+    if isinstance(spec, FineTuneSpec) and spec.lora:
+        check_lora(spec.lora)
+    if not spec.datasets:
+        raise InvalidArgument("datasets is empty; name at least one dataset")
+    if new.deploy_alias:
+        check_name("alias", new.deploy_alias)
+    if len(new.idempotency_key) > MAX_KEY:
+        raise InvalidArgument(f"idempotency_key has {len(new.idempotency_key)} characters; use at most {MAX_KEY}")
+
+
+def _check_pretrain_shape(artifacts: ArtifactStore, spec: PretrainSpec) -> None:
+    """The configuration is a BLOOM's and the tokenizer fits into its vocabulary. Blocking."""
+    if spec.config in PRESETS:
+        return check_fits(artifacts, spec.tokenizer_digest, PRESETS[spec.config].vocab_size)
+    try:
+        config = json.loads(spec.config)
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        raise InvalidArgument(
+            f"config={spec.config[:40]!r} is neither a preset ({', '.join(PRESETS)}) nor a config.json; give either"
+        )
+    if config.get("vocab_size") == 0:
+        size = vocabulary_size(artifacts, spec.tokenizer_digest)
+        config["vocab_size"] = -(-size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+    try:
+        rows = BloomConfig.from_hf(config).vocab_size
+    except ValueError as error:
+        raise InvalidArgument(f"config: {error}") from error
+    return check_fits(artifacts, spec.tokenizer_digest, rows)
+
+
+async def _resolve(session: AsyncSession, spec: JobSpec) -> JobSpec:
+    """The spec with its references found and fixed, and a licence under which its version can be registered."""
+    if isinstance(spec, PretrainSpec):
+        _check_formats(await check_datasets_exist(session, spec.datasets), ("TEXT",))
+        model = await session.get(Model, spec.output_model)
+        wanted = spec.licence or ("" if model else DEFAULT_LICENCE)
+        return replace(spec, licence=await decide_licence(session, spec.output_model, wanted, None))
+    _check_formats(await check_datasets_exist(session, spec.datasets), ("TEXT", "MULTITASK"))
+    base = await resolve(session, spec.base)
+    await decide_licence(session, spec.output_model, "", base)
+    return replace(spec, base=base.name)
+
+
+def _check_formats(datasets: list[Dataset], allowed: tuple[str, ...]) -> None:
+    for dataset in datasets:
+        if dataset.format not in allowed:
+            raise InvalidArgument(
+                f"dataset {dataset.name!r} is {dataset.format}; pre-training reads {' or '.join(allowed)} only"
+            )

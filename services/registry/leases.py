@@ -1,0 +1,255 @@
+"""Who runs a job: leases with fencing tokens, the one mechanism by which a job survives whatever dies.
+
+A lease is live while its job is RUNNING. It ends by finishing, by being given back, or by expiring and being found so
+(`lapse`): then its token is worth nothing, whatever its holder still believes.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import exists, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.common.artifacts import ArtifactStore
+from services.common.errors import Aborted, FailedPrecondition
+from services.registry.aliases import resolve, set_alias
+from services.registry.checkpoints import Checkpoint, File, inspect_checkpoint
+from services.registry.database import Clock, Database, insert_if_absent, utc_now
+from services.registry.job_events import enter, lock_job, read_job, record, say, wake
+from services.registry.job_specs import FineTuneSpec, spec_from_row
+from services.registry.tables import (
+    CANCELLED,
+    FAILED,
+    PENDING,
+    RUNNING,
+    SUCCEEDED,
+    Dataset,
+    Deployment,
+    Job,
+    ModelVersion,
+    Wakeup,
+)
+from services.registry.versions import NewVersion, add_version, check_datasets_exist
+
+MAX_LOST_LEASES = 20
+Progress = dict[str, Any]  # the fields of TrainingProgress, `time` in ISO 8601
+
+
+@dataclass(frozen=True, slots=True)
+class Acquired:
+    """A lease and everything its job refers to."""
+
+    job: Job
+    ttl_s: float
+    datasets: list[Dataset]
+    base: ModelVersion | None
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    files: tuple[File, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    code: str
+    message: str
+    parameter: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The worker stopped because it was told to cancel."""
+
+
+Outcome = Succeeded | Failed | Stopped
+
+
+class Leases:
+    def __init__(
+        self,
+        database: Database,
+        artifacts: ArtifactStore,
+        *,
+        ttl_s: float = 15.0,
+        max_lost_leases: int = MAX_LOST_LEASES,
+        clock: Clock = utc_now,
+    ) -> None:
+        self._database = database
+        self._artifacts = artifacts
+        self._ttl_s = ttl_s
+        self._max_lost_leases = max_lost_leases
+        self._clock = clock
+
+    async def acquire(self, job_id: str, worker_id: str) -> Acquired:
+        """Take the lease of a PENDING job, or of a RUNNING one whose lease expired.
+
+        Raises Aborted when another worker holds it, FailedPrecondition when the job has ended, NotFound.
+        """
+        now = self._clock()
+        async with self._database.write() as session:
+            job = await lock_job(session, job_id)
+            if job.state == RUNNING and _expired(job, now):
+                lapse(session, job, now, self._max_lost_leases)
+            if job.state == PENDING:
+                self._grant(session, job, worker_id, now)
+                return await self._with_references(session, job)
+        # Out of the transaction: what a lapse has written stays.
+        if job.ended:
+            raise FailedPrecondition(f"job {job.id} has already ended: {job.state}")
+        raise Aborted(f"job {job.id} is held by {job.holder} under token {job.fencing_token}")
+
+    def _grant(self, session: AsyncSession, job: Job, worker_id: str, now: datetime) -> None:
+        job.attempts += 1
+        job.fencing_token += 1
+        job.holder = worker_id
+        enter(session, job, RUNNING, now)
+        job.lease_expires = now + timedelta(seconds=self._ttl_s)
+        say(session, job, now, f"attempt {job.attempts} on {worker_id}")
+
+    async def _with_references(self, session: AsyncSession, job: Job) -> Acquired:
+        spec = spec_from_row(job.spec)
+        base = await resolve(session, spec.base) if isinstance(spec, FineTuneSpec) else None
+        return Acquired(job, self._ttl_s, await check_datasets_exist(session, spec.datasets), base)
+
+    async def renew(
+        self, job_id: str, token: int, progress: Sequence[Progress] = (), messages: Sequence[str] = ()
+    ) -> Job:
+        """Extend the lease and record what was reported. Raises Aborted, changing nothing, for a stale token."""
+        now = self._clock()
+        async with self._database.write() as session:
+            job = await lock_job(session, job_id)
+            _check_token(job, token)
+            if job.state != RUNNING:
+                raise Aborted(f"job {job.id} has ended under token {token}: {job.state}")
+            job.lease_expires = now + timedelta(seconds=self._ttl_s)
+            _report(session, job, now, progress)
+            for message in messages:
+                say(session, job, now, message)
+        return job
+
+    async def release(self, job_id: str, token: int, reason: str) -> None:
+        """Give the job back unfinished. Raises Aborted, changing nothing, for a stale token."""
+        now = self._clock()
+        async with self._database.write() as session:
+            job = await lock_job(session, job_id)
+            _check_token(job, token)
+            if job.state != RUNNING:
+                raise Aborted(f"job {job.id} has ended under token {token}: {job.state}")
+            say(session, job, now, f"{job.holder} gave the job back: {reason or 'no reason given'}")
+            job.holder = None
+            enter(session, job, CANCELLED if job.cancel_requested else PENDING, now)
+
+    async def finish(self, job_id: str, token: int, outcome: Outcome, progress: Sequence[Progress] = ()) -> Job:
+        """End the job; in the same transaction register the version it made, set its alias and deploy it.
+
+        The same token again gives the same job. Raises Aborted, changing nothing, for a stale token; InvalidArgument
+        for files that are no checkpoint: the job then still runs.
+        """
+        async with self._database.read() as session:
+            job = await read_job(session, job_id)
+            base = await self._with_references(session, job)
+        if isinstance(outcome, Succeeded) and not job.ended:
+            _check_token(job, token)
+            new = _new_version(job, base.base, outcome.files)
+            checkpoint = await asyncio.to_thread(inspect_checkpoint, self._artifacts, new.files, new.tokenizer_digest)
+        async with self._database.write() as session:
+            job = await lock_job(session, job_id)
+            _check_token(job, token)
+            if job.ended:
+                return job
+            now = self._clock()
+            _report(session, job, now, progress)
+            match outcome:
+                case Succeeded():
+                    await _succeed(session, job, new, checkpoint, now)
+                case Failed():
+                    job.error = {"code": outcome.code, "message": outcome.message, "parameter": outcome.parameter}
+                    enter(session, job, FAILED, now)
+                case Stopped():
+                    if not job.cancel_requested:
+                        raise FailedPrecondition(f"nobody asked to cancel job {job.id}; release it to stop running it")
+                    enter(session, job, CANCELLED, now)
+        return job
+
+
+def _expired(job: Job, now: datetime) -> bool:
+    return job.lease_expires is None or job.lease_expires <= now
+
+
+def _check_token(job: Job, token: int) -> None:
+    if job.fencing_token != token or job.holder is None:
+        raise Aborted(f"token {token} of job {job.id} is stale (newest: {job.fencing_token}); stop running it")
+
+
+def _report(session: AsyncSession, job: Job, now: datetime, progress: Sequence[Progress]) -> None:
+    for item in progress:
+        record(session, job, now, "progress", item)
+        job.progress = item
+
+
+def lapse(session: AsyncSession, job: Job, now: datetime, max_lost_leases: int) -> None:
+    """End the expired lease of a locked RUNNING job: it waits again, unless it was cancelled or lost too often."""
+    say(session, job, now, f"the lease of {job.holder} expired")
+    job.holder = None
+    job.lost_leases += 1
+    if job.cancel_requested:
+        enter(session, job, CANCELLED, now)
+    elif job.lost_leases >= max_lost_leases:
+        job.error = {
+            "code": "ATTEMPTS_EXHAUSTED",
+            "message": f"{job.lost_leases} workers died or fell silent while running it; see the trainer's log",
+            "parameter": "",
+        }
+        enter(session, job, FAILED, now)
+    else:
+        enter(session, job, PENDING, now)
+
+
+def _new_version(job: Job, base: ModelVersion | None, files: tuple[File, ...]) -> NewVersion:
+    spec = spec_from_row(job.spec)
+    if isinstance(spec, FineTuneSpec):
+        assert base is not None
+        origin = {"parent": base.name, "tokenizer_digest": base.tokenizer_digest}
+    else:
+        origin = {"licence": spec.licence, "tokenizer_digest": spec.tokenizer_digest}
+    return NewVersion(
+        model=spec.output_model, files=files, datasets=spec.datasets, source="job", job_id=job.id, **origin
+    )
+
+
+async def _succeed(session: AsyncSession, job: Job, new: NewVersion, checkpoint: Checkpoint, now: datetime) -> None:
+    version = await add_version(session, new, checkpoint, now)
+    job.model_version = version.name
+    if job.deploy_alias:
+        alias = job.deploy_alias
+        await set_alias(session, alias, version.name, now)
+        await insert_if_absent(session, Deployment, name=alias, target=alias, replicas=0, create_time=now)
+    enter(session, job, SUCCEEDED, now)
+
+
+async def reconcile(
+    database: Database,
+    *,
+    wake_again_s: float,
+    max_lost_leases: int = MAX_LOST_LEASES,
+    clock: Clock = utc_now,
+) -> list[str]:
+    """End expired leases; wake PENDING jobs again that nobody took. Returns the ids of the jobs it changed."""
+    now = clock()
+    expired = (Job.state == RUNNING) & (Job.lease_expires <= now)
+    queued = exists().where(Wakeup.job_id == Job.id)
+    forgotten = (Job.state == PENDING) & (Job.wake_time <= now - timedelta(seconds=wake_again_s)) & ~queued
+    async with database.read() as session:
+        job_ids = list(await session.scalars(select(Job.id).where(expired | forgotten)))
+    for job_id in job_ids:
+        async with database.write() as session:
+            job = await lock_job(session, job_id)  # it may have moved on since
+            if job.state == RUNNING and _expired(job, now):
+                lapse(session, job, now, max_lost_leases)
+            elif job.state == PENDING:
+                wake(session, job, now)
+    return job_ids

@@ -1,0 +1,79 @@
+"""Models: names under which versions are registered, with what is known of them beforehand."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.common.errors import AlreadyExists, InvalidArgument, NotFound
+from services.registry.database import Clock, Database, insert_if_absent, utc_now
+from services.registry.names import check_model_name
+from services.registry.pages import Page, PageRequest, read_page
+from services.registry.tables import Model
+
+MAX_LICENCE = 100
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewModel:
+    name: str
+    licence: str
+    description: str = ""
+    languages: list[str] = field(default_factory=list)
+
+
+def check_licence(licence: str) -> str:
+    """Return `licence`; raise InvalidArgument unless it may be one."""
+    if not licence or len(licence) > MAX_LICENCE or not licence.isprintable():
+        raise InvalidArgument(
+            f"licence {licence[:MAX_LICENCE]!r} is not allowed; give an SPDX identifier like 'apache-2.0', "
+            "or 'bigscience-rail-1.0'"
+        )
+    return licence
+
+
+async def ensure_model(session: AsyncSession, name: str, licence: str, base_model: str, now: datetime) -> Model:
+    """The model's row, made when missing and locked until the transaction ends."""
+    await insert_if_absent(
+        session, Model, name=check_model_name(name), licence=licence, base_model=base_model, create_time=now
+    )
+    return await session.get_one(Model, name, with_for_update=True, populate_existing=True)
+
+
+class Models:
+    def __init__(self, database: Database, clock: Clock = utc_now) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def create(self, new: NewModel) -> Model:
+        """Raises AlreadyExists, InvalidArgument."""
+        check_model_name(new.name)
+        check_licence(new.licence)
+        async with self._database.write() as session:
+            created = await insert_if_absent(
+                session,
+                Model,
+                name=new.name,
+                licence=new.licence,
+                description=new.description,
+                languages=new.languages,
+                create_time=self._clock(),
+            )
+            if not created:
+                raise AlreadyExists(
+                    f"model {new.name!r} exists already; register versions under it, or choose another name"
+                )
+            return await session.get_one(Model, new.name)
+
+    async def get(self, name: str) -> Model:
+        """Raises NotFound."""
+        async with self._database.read() as session:
+            model = await session.get(Model, name)
+        if model is None:
+            raise NotFound(f"no model {name[:200]!r}; `anthesis models list` shows what there is")
+        return model
+
+    async def list_models(self, page: PageRequest) -> Page[Model]:
+        async with self._database.read() as session:
+            return await read_page(session, select(Model), Model.name, page, scope="models")

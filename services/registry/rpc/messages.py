@@ -1,0 +1,243 @@
+"""Rows and domain values <-> messages."""
+
+from collections.abc import Iterable
+from dataclasses import fields
+from datetime import datetime
+from typing import Any
+
+from anthesis.v1 import job_pb2, registry_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from services.common.errors import InvalidArgument
+from services.registry import tables
+from services.registry.checkpoints import File
+from services.registry.deployments import DeploymentStatus, ReadyWorker
+from services.registry.job_specs import FineTuneSpec, JobSpec, LoraOptions, PretrainSpec, TrainOptions, spec_from_row
+from services.registry.leases import Failed, Outcome, Stopped, Succeeded
+from services.registry.pages import PageRequest
+
+ROLES = {"user": registry_pb2.ROLE_USER, "admin": registry_pb2.ROLE_ADMIN, "service": registry_pb2.ROLE_SERVICE}
+_PROGRESS = [field.name for field in job_pb2.TrainingProgress.DESCRIPTOR.fields if field.name != "time"]
+
+
+def page_request(request: Any) -> PageRequest:
+    return PageRequest(request.page_size, request.page_token)
+
+
+def timestamp(time: datetime | None) -> Timestamp | None:
+    if time is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(time)
+    return message
+
+
+def enum_name(enum: Any, prefix: str, value: int) -> str:
+    """A value's name without its prefix; "" for UNSPECIFIED and for values of a newer contract."""
+    name = str(enum.Name(value)).removeprefix(prefix) if value in enum.values() else ""
+    return "" if name == "UNSPECIFIED" else name
+
+
+def model(row: tables.Model) -> registry_pb2.Model:
+    return registry_pb2.Model(
+        name=row.name,
+        description=row.description,
+        licence=row.licence,
+        languages=row.languages,
+        config_json=row.config_json,
+        base_model=row.base_model,
+        latest_version=row.latest_version,
+        create_time=timestamp(row.create_time),
+        in_catalogue=row.in_catalogue,
+        parameters=row.parameters,
+    )
+
+
+def version(row: tables.ModelVersion) -> registry_pb2.ModelVersion:
+    return registry_pb2.ModelVersion(
+        model=row.model,
+        number=row.number,
+        name=row.name,
+        licence=row.licence,
+        tokenizer_digest=row.tokenizer_digest,
+        files=[registry_pb2.ModelFile(**file) for file in row.files],
+        config_json=row.config_json,
+        parameters=row.parameters,
+        size_bytes=row.size_bytes,
+        parent=row.parent or "",
+        job_id=row.job_id or "",
+        datasets=row.datasets,
+        create_time=timestamp(row.create_time),
+        source=row.source,
+    )
+
+
+def files(messages: Iterable[registry_pb2.ModelFile]) -> tuple[File, ...]:
+    return tuple(File(path=message.path, digest=message.digest) for message in messages)
+
+
+def alias(row: tables.Alias) -> registry_pb2.Alias:
+    return registry_pb2.Alias(name=row.name, version=row.version, update_time=timestamp(row.update_time))
+
+
+def worker(ready: ReadyWorker) -> registry_pb2.Worker:
+    return registry_pb2.Worker(
+        id=ready.worker.id,
+        address=ready.worker.address,
+        device=ready.worker.device,
+        max_sequence_tokens=ready.max_sequence_tokens,
+        load=ready.load,
+    )
+
+
+def worker_models(messages: Iterable[registry_pb2.WorkerModel]) -> list[dict[str, Any]]:
+    names = ("version", "state", "error", "max_sequence_tokens", "load")
+    return [{name: getattr(message, name) for name in names} for message in messages]
+
+
+def dataset(row: tables.Dataset) -> registry_pb2.Dataset:
+    return registry_pb2.Dataset(
+        name=row.name,
+        format=registry_pb2.DatasetFormat.Value(f"DATASET_FORMAT_{row.format}"),
+        digest=row.digest,
+        num_rows=row.num_rows,
+        size_bytes=row.size_bytes,
+        languages=row.languages,
+        create_time=timestamp(row.create_time),
+    )
+
+
+def deployment(status: DeploymentStatus) -> registry_pb2.Deployment:
+    return registry_pb2.Deployment(
+        name=status.deployment.name,
+        target=status.deployment.target,
+        replicas=status.deployment.replicas,
+        create_time=timestamp(status.deployment.create_time),
+        version=status.version,
+        ready_replicas=status.ready_replicas,
+        errors=status.errors,
+    )
+
+
+def api_key(row: tables.ApiKey) -> registry_pb2.ApiKey:
+    return registry_pb2.ApiKey(
+        id=row.id,
+        principal=row.principal,
+        role=ROLES[row.role],
+        create_time=timestamp(row.create_time),
+        revoke_time=timestamp(row.revoke_time),
+    )
+
+
+def job(row: tables.Job) -> job_pb2.Job:
+    spec = spec_from_row(row.spec)
+    return job_pb2.Job(
+        id=row.id,
+        pretrain=_pretrain(spec) if isinstance(spec, PretrainSpec) else None,
+        fine_tune=_fine_tune(spec) if isinstance(spec, FineTuneSpec) else None,
+        state=job_pb2.JobState.Value(f"JOB_STATE_{row.state}"),
+        cancel_requested=row.cancel_requested,
+        create_time=timestamp(row.create_time),
+        start_time=timestamp(row.start_time),
+        end_time=timestamp(row.end_time),
+        attempts=row.attempts,
+        progress=progress(row.progress) if row.progress else None,
+        error=job_pb2.JobError(**row.error) if row.error else None,
+        model_version=row.model_version or "",
+        created_by=row.created_by,
+    )
+
+
+def _pretrain(spec: PretrainSpec) -> job_pb2.PretrainSpec:
+    return job_pb2.PretrainSpec(
+        output_model=spec.output_model,
+        licence=spec.licence,
+        tokenizer_digest=spec.tokenizer_digest,
+        datasets=spec.datasets,
+        config=spec.config,
+        options=_options(spec.options),
+    )
+
+
+def _fine_tune(spec: FineTuneSpec) -> job_pb2.FineTuneSpec:
+    lora = spec.lora
+    return job_pb2.FineTuneSpec(
+        output_model=spec.output_model,
+        base=spec.base,
+        datasets=spec.datasets,
+        options=_options(spec.options),
+        lora=job_pb2.LoraOptions(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout) if lora else None,
+    )
+
+
+def _options(options: TrainOptions) -> job_pb2.TrainOptions:
+    return job_pb2.TrainOptions(**{item.name: getattr(options, item.name) for item in fields(options)})
+
+
+def job_spec(request: job_pb2.CreateJobRequest) -> JobSpec:
+    """Raises InvalidArgument when the request has none."""
+    match request.WhichOneof("spec"):
+        case "pretrain":
+            pretrain = request.pretrain
+            return PretrainSpec(
+                output_model=pretrain.output_model,
+                licence=pretrain.licence,
+                tokenizer_digest=pretrain.tokenizer_digest,
+                datasets=list(pretrain.datasets),
+                config=pretrain.config,
+                options=_read_options(pretrain.options),
+            )
+        case "fine_tune":
+            tune = request.fine_tune
+            lora = LoraOptions(rank=tune.lora.rank, alpha=tune.lora.alpha, dropout=tune.lora.dropout)
+            return FineTuneSpec(
+                output_model=tune.output_model,
+                base=tune.base,
+                datasets=list(tune.datasets),
+                options=_read_options(tune.options),
+                lora=lora if tune.HasField("lora") else None,
+            )
+    raise InvalidArgument("the request has no spec; set pretrain or fine_tune")
+
+
+def _read_options(message: job_pb2.TrainOptions) -> TrainOptions:
+    return TrainOptions(**{field.name: value for field, value in message.ListFields()})
+
+
+def progress(row: dict[str, Any]) -> job_pb2.TrainingProgress:
+    values = {name: row[name] for name in _PROGRESS}
+    return job_pb2.TrainingProgress(**values, time=timestamp(datetime.fromisoformat(row["time"])))
+
+
+def read_progress(messages: Iterable[job_pb2.TrainingProgress], now: datetime) -> list[dict[str, Any]]:
+    """Progress as it is kept; one without a time happened now."""
+    rows = []
+    for message in messages:
+        row = {name: getattr(message, name) for name in _PROGRESS}
+        time = message.time.ToDatetime(now.tzinfo) if message.HasField("time") else now
+        rows.append(row | {"time": time.isoformat()})
+    return rows
+
+
+def job_event(row: tables.JobEvent) -> job_pb2.JobEvent:
+    event = job_pb2.JobEvent(sequence=row.sequence, time=timestamp(row.time))
+    match row.kind:
+        case "state":
+            event.state = job_pb2.JobState.Value(f"JOB_STATE_{row.body['state']}")
+        case "progress":
+            event.progress.CopyFrom(progress(row.body))
+        case "message":
+            event.message = row.body["message"]
+    return event
+
+
+def outcome(request: job_pb2.FinishJobRequest) -> Outcome:
+    """How the job ended. Raises InvalidArgument when the request does not say."""
+    match request.WhichOneof("outcome"):
+        case "succeeded":
+            return Succeeded(files(request.succeeded.files))
+        case "failed":
+            return Failed(request.failed.code, request.failed.message, request.failed.parameter)
+        case "cancelled":
+            return Stopped()
+    raise InvalidArgument("the request has no outcome; set succeeded, failed or cancelled")

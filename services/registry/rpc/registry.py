@@ -1,0 +1,162 @@
+"""RegistryService: messages in and out."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from anthesis.v1 import registry_pb2 as pb
+from anthesis.v1 import registry_pb2_grpc
+
+from services.common.artifacts import ArtifactStore
+from services.registry.aliases import Aliases
+from services.registry.datasets import Datasets
+from services.registry.deployments import Deployments
+from services.registry.keys import Keys
+from services.registry.models import Models, NewModel
+from services.registry.rpc import messages, transfers
+from services.registry.versions import NewVersion, Versions
+
+Context = Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegistryUseCases:
+    models: Models
+    versions: Versions
+    aliases: Aliases
+    datasets: Datasets
+    deployments: Deployments
+    keys: Keys
+    artifacts: ArtifactStore
+
+
+class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
+    def __init__(self, use_cases: RegistryUseCases) -> None:
+        self._on = use_cases
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        page = await self._on.models.list_models(messages.page_request(request))
+        return pb.ListModelsResponse(models=map(messages.model, page.rows), next_page_token=page.next_token)
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
+        return pb.GetModelResponse(model=messages.model(await self._on.models.get(request.name)))
+
+    async def CreateModel(self, request: pb.CreateModelRequest, context: Context) -> pb.CreateModelResponse:
+        asked = request.model
+        new = NewModel(
+            name=asked.name, licence=asked.licence, description=asked.description, languages=list(asked.languages)
+        )
+        return pb.CreateModelResponse(model=messages.model(await self._on.models.create(new)))
+
+    async def CreateModelVersion(
+        self, request: pb.CreateModelVersionRequest, context: Context
+    ) -> pb.CreateModelVersionResponse:
+        asked = request.version
+        new = NewVersion(
+            model=asked.model,
+            licence=asked.licence,
+            tokenizer_digest=asked.tokenizer_digest,
+            files=messages.files(asked.files),
+            parent=asked.parent,
+            datasets=list(asked.datasets),
+            source=asked.source or "import",
+        )
+        return pb.CreateModelVersionResponse(version=messages.version(await self._on.versions.create(new)))
+
+    async def GetModelVersion(self, request: pb.GetModelVersionRequest, context: Context) -> pb.GetModelVersionResponse:
+        return pb.GetModelVersionResponse(version=messages.version(await self._on.aliases.resolve(request.name)))
+
+    async def ListModelVersions(
+        self, request: pb.ListModelVersionsRequest, context: Context
+    ) -> pb.ListModelVersionsResponse:
+        page = await self._on.versions.list_versions(request.model, messages.page_request(request))
+        return pb.ListModelVersionsResponse(versions=map(messages.version, page.rows), next_page_token=page.next_token)
+
+    async def GetLineage(self, request: pb.GetLineageRequest, context: Context) -> pb.GetLineageResponse:
+        ancestors = await self._on.versions.lineage(request.version)
+        return pb.GetLineageResponse(ancestors=map(messages.version, ancestors))
+
+    async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.SetAliasResponse:
+        return pb.SetAliasResponse(alias=messages.alias(await self._on.aliases.set(request.name, request.version)))
+
+    async def ListAliases(self, request: pb.ListAliasesRequest, context: Context) -> pb.ListAliasesResponse:
+        page = await self._on.aliases.list_aliases(messages.page_request(request))
+        return pb.ListAliasesResponse(aliases=map(messages.alias, page.rows), next_page_token=page.next_token)
+
+    async def ResolveModel(self, request: pb.ResolveModelRequest, context: Context) -> pb.ResolveModelResponse:
+        version = await self._on.aliases.resolve(request.name)
+        workers = await self._on.deployments.ready_workers(version.name)
+        return pb.ResolveModelResponse(version=messages.version(version), workers=map(messages.worker, workers))
+
+    async def UploadArtifact(
+        self, request_iterator: AsyncIterator[pb.UploadArtifactRequest], context: Context
+    ) -> pb.UploadArtifactResponse:
+        header, existed = await transfers.receive(self._on.artifacts, request_iterator)
+        artifact = pb.Artifact(digest=header.digest, size_bytes=header.size_bytes)
+        return pb.UploadArtifactResponse(artifact=artifact, existed=existed)
+
+    async def DownloadArtifact(
+        self, request: pb.DownloadArtifactRequest, context: Context
+    ) -> AsyncIterator[pb.DownloadArtifactResponse]:
+        async for data in transfers.send(self._on.artifacts, request.digest):
+            yield pb.DownloadArtifactResponse(data=data)
+
+    async def GetArtifact(self, request: pb.GetArtifactRequest, context: Context) -> pb.GetArtifactResponse:
+        size = await asyncio.to_thread(self._on.artifacts.size, request.digest)
+        return pb.GetArtifactResponse(artifact=pb.Artifact(digest=request.digest, size_bytes=size))
+
+    async def CreateDataset(self, request: pb.CreateDatasetRequest, context: Context) -> pb.CreateDatasetResponse:
+        dataset_format = messages.enum_name(pb.DatasetFormat, "DATASET_FORMAT_", request.format)
+        row = await self._on.datasets.create(request.name, dataset_format, request.digest)
+        return pb.CreateDatasetResponse(dataset=messages.dataset(row))
+
+    async def GetDataset(self, request: pb.GetDatasetRequest, context: Context) -> pb.GetDatasetResponse:
+        return pb.GetDatasetResponse(dataset=messages.dataset(await self._on.datasets.get(request.name)))
+
+    async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> pb.ListDatasetsResponse:
+        page = await self._on.datasets.list_datasets(messages.page_request(request))
+        return pb.ListDatasetsResponse(datasets=map(messages.dataset, page.rows), next_page_token=page.next_token)
+
+    async def CreateDeployment(
+        self, request: pb.CreateDeploymentRequest, context: Context
+    ) -> pb.CreateDeploymentResponse:
+        asked = request.deployment
+        status = await self._on.deployments.create(asked.name, asked.target, asked.replicas)
+        return pb.CreateDeploymentResponse(deployment=messages.deployment(status))
+
+    async def ListDeployments(self, request: pb.ListDeploymentsRequest, context: Context) -> pb.ListDeploymentsResponse:
+        page = await self._on.deployments.list_deployments(messages.page_request(request))
+        rows = map(messages.deployment, page.rows)
+        return pb.ListDeploymentsResponse(deployments=rows, next_page_token=page.next_token)
+
+    async def DeleteDeployment(
+        self, request: pb.DeleteDeploymentRequest, context: Context
+    ) -> pb.DeleteDeploymentResponse:
+        await self._on.deployments.delete(request.name)
+        return pb.DeleteDeploymentResponse()
+
+    async def HeartbeatWorker(self, request: pb.HeartbeatWorkerRequest, context: Context) -> pb.HeartbeatWorkerResponse:
+        assigned = await self._on.deployments.heartbeat(
+            request.worker_id, request.address, request.device, messages.worker_models(request.models)
+        )
+        lease_seconds = max(1, round(self._on.deployments.worker_lease_s))
+        return pb.HeartbeatWorkerResponse(assigned=map(messages.version, assigned), lease_seconds=lease_seconds)
+
+    async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Context) -> pb.CreateApiKeyResponse:
+        role = messages.enum_name(pb.Role, "ROLE_", request.role).lower()
+        key, secret = await self._on.keys.create(request.principal, role)
+        return pb.CreateApiKeyResponse(key=messages.api_key(key), secret=secret)
+
+    async def ListApiKeys(self, request: pb.ListApiKeysRequest, context: Context) -> pb.ListApiKeysResponse:
+        page = await self._on.keys.list_keys(messages.page_request(request))
+        return pb.ListApiKeysResponse(keys=map(messages.api_key, page.rows), next_page_token=page.next_token)
+
+    async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, context: Context) -> pb.RevokeApiKeyResponse:
+        return pb.RevokeApiKeyResponse(key=messages.api_key(await self._on.keys.revoke(request.id)))
+
+    async def Authenticate(self, request: pb.AuthenticateRequest, context: Context) -> pb.AuthenticateResponse:
+        principal = await self._on.keys.authenticate(request.secret)
+        return pb.AuthenticateResponse(
+            key_id=principal.key_id, principal=principal.name, role=messages.ROLES[principal.role]
+        )

@@ -1,0 +1,69 @@
+"""The registry's process: `python -m services.registry.server`."""
+
+import asyncio
+
+from anthesis.v1 import job_pb2_grpc, registry_pb2_grpc
+
+from services.common.artifacts import ArtifactStore
+from services.common.auth import ADMIN, ANYONE, INTERNAL
+from services.common.logs import set_up_logging
+from services.common.server import GrpcServer
+from services.registry.aliases import Aliases
+from services.registry.config import RegistryConfig
+from services.registry.database import Database
+from services.registry.datasets import Datasets
+from services.registry.deployments import Deployments
+from services.registry.jobs import Jobs
+from services.registry.keys import Keys
+from services.registry.leases import Leases
+from services.registry.models import Models
+from services.registry.rpc.jobs import JobRpc
+from services.registry.rpc.registry import RegistryRpc, RegistryUseCases
+from services.registry.versions import Versions
+
+REGISTRY = "anthesis.v1.RegistryService"
+JOBS = "anthesis.v1.JobService"
+ROLES = {
+    **dict.fromkeys((f"/{REGISTRY}/{rpc}" for rpc in ("HeartbeatWorker", "Authenticate")), INTERNAL),
+    **dict.fromkeys(
+        (f"/{JOBS}/{rpc}" for rpc in ("AcquireLease", "RenewLease", "FinishJob", "ReleaseLease")), INTERNAL
+    ),
+    **dict.fromkeys((f"/{REGISTRY}/{rpc}" for rpc in ("CreateApiKey", "ListApiKeys", "RevokeApiKey")), ADMIN),
+}
+
+
+def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
+    artifacts = ArtifactStore(config.artifacts_url, config.data_dir / "cache" / "artifacts")
+    keys = Keys(database, config.pepper)
+    use_cases = RegistryUseCases(
+        models=Models(database),
+        versions=Versions(database, artifacts),
+        aliases=Aliases(database),
+        datasets=Datasets(database, artifacts),
+        deployments=Deployments(database, worker_lease_s=config.worker_lease_s),
+        keys=keys,
+        artifacts=artifacts,
+    )
+    jobs = Jobs(database, artifacts, watch_poll_s=config.watch_poll_s)
+    leases = Leases(database, artifacts, ttl_s=config.job_lease_s, max_lost_leases=config.max_lost_leases)
+    server = GrpcServer("registry", config.address, authenticate=keys.authenticate, default_roles=ANYONE, roles=ROLES)
+    server.add(registry_pb2_grpc.add_RegistryServiceServicer_to_server, RegistryRpc(use_cases), REGISTRY)
+    server.add(job_pb2_grpc.add_JobServiceServicer_to_server, JobRpc(jobs, leases), JOBS)
+    return server
+
+
+async def serve(config: RegistryConfig) -> None:
+    """Serve until SIGTERM or SIGINT. Raises RuntimeError when the database needs a migration."""
+    database = Database(config.database_url)
+    await database.check_revision()
+    await build_server(config, database).run()
+    await database.close()
+
+
+def main() -> None:
+    set_up_logging("registry")
+    asyncio.run(serve(RegistryConfig.from_env()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""The registry's tables. Rows are what the use cases return; `rpc/messages.py` turns them into messages."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    MetaData,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED = "PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"
+ENDED = frozenset({SUCCEEDED, FAILED, CANCELLED})
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware datetimes in UTC. SQLite keeps no zone, so it is put back on reading."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    # Every constraint has a name, so that a migration on SQLite (which copies the table) can drop it.
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 (SQLAlchemy's own protocol)
+        str: Text,
+        datetime: UtcDateTime,
+        dict[str, Any]: JSON,
+        list[str]: JSON,
+        list[dict[str, Any]]: JSON,
+    }
+
+
+class Model(Base):
+    __tablename__ = "models"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    description: Mapped[str] = mapped_column(default="")
+    licence: Mapped[str]
+    languages: Mapped[list[str]] = mapped_column(default=list)
+    config_json: Mapped[str] = mapped_column(default="")
+    base_model: Mapped[str] = mapped_column(default="")
+    latest_version: Mapped[int] = mapped_column(default=0)
+    in_catalogue: Mapped[bool] = mapped_column(default=False)
+    parameters: Mapped[int] = mapped_column(BigInteger, default=0)
+    create_time: Mapped[datetime]
+
+
+class ModelVersion(Base):
+    __tablename__ = "model_versions"
+    __table_args__ = (UniqueConstraint("model", "number"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)  # order of creation
+    name: Mapped[str] = mapped_column(unique=True)  # "<model>@<number>"
+    model: Mapped[str] = mapped_column(ForeignKey("models.name"))
+    number: Mapped[int]
+    licence: Mapped[str]
+    tokenizer_digest: Mapped[str]
+    files: Mapped[list[dict[str, Any]]]  # path, digest, size_bytes
+    config_json: Mapped[str]
+    parameters: Mapped[int] = mapped_column(BigInteger)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    parent: Mapped[str | None] = mapped_column(ForeignKey("model_versions.name"))
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    datasets: Mapped[list[str]]
+    source: Mapped[str]
+    create_time: Mapped[datetime]
+
+
+class Alias(Base):
+    __tablename__ = "aliases"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[str] = mapped_column(ForeignKey("model_versions.name"))
+    update_time: Mapped[datetime]
+
+
+class AliasChange(Base):
+    """What an alias pointed to from `time` on, until its next change. Rows are never updated."""
+
+    __tablename__ = "alias_changes"
+    __table_args__ = (Index(None, "alias", "time"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    alias: Mapped[str]
+    version: Mapped[str] = mapped_column(ForeignKey("model_versions.name"))
+    time: Mapped[datetime]
+
+
+class Dataset(Base):
+    __tablename__ = "datasets"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    format: Mapped[str]  # TEXT or MULTITASK
+    digest: Mapped[str]
+    num_rows: Mapped[int] = mapped_column(BigInteger)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    languages: Mapped[list[str]]
+    create_time: Mapped[datetime]
+
+
+class Job(Base):
+    __tablename__ = "jobs"
+    __table_args__ = (UniqueConstraint("created_by", "idempotency_key"), Index(None, "state"))
+
+    id: Mapped[str] = mapped_column(primary_key=True)  # ids sort by creation time (names.new_id)
+    spec: Mapped[dict[str, Any]]  # see job_specs.py
+    state: Mapped[str] = mapped_column(default=PENDING)
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    created_by: Mapped[str]
+    idempotency_key: Mapped[str | None]
+    deploy_alias: Mapped[str] = mapped_column(default="")
+    create_time: Mapped[datetime]
+    start_time: Mapped[datetime | None]
+    end_time: Mapped[datetime | None]
+    wake_time: Mapped[datetime]  # when its newest wake-up was put into the outbox
+    attempts: Mapped[int] = mapped_column(default=0)  # leases taken
+    lost_leases: Mapped[int] = mapped_column(default=0)  # leases that expired
+    fencing_token: Mapped[int] = mapped_column(default=0)  # of the newest lease
+    holder: Mapped[str | None]  # worker with the newest lease; null once given back or lost
+    lease_expires: Mapped[datetime | None]
+    last_sequence: Mapped[int] = mapped_column(default=0)  # of its newest event
+    progress: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    model_version: Mapped[str | None]
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+
+class JobEvent(Base):
+    __tablename__ = "job_events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    sequence: Mapped[int] = mapped_column(primary_key=True)
+    time: Mapped[datetime]
+    kind: Mapped[str]  # "state", "progress", "message"
+    body: Mapped[dict[str, Any]]  # {"state": …}, the progress, {"message": …}
+
+
+class Wakeup(Base):
+    """The outbox: a message that the relay still has to send, written with what it tells about."""
+
+    __tablename__ = "outbox"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012 (an id is never given to a second wake-up)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    create_time: Mapped[datetime]
+
+
+class Deployment(Base):
+    __tablename__ = "deployments"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    target: Mapped[str]  # an alias, or "<model>@<number>"
+    replicas: Mapped[int]  # 0: all workers
+    create_time: Mapped[datetime]
+
+
+class Worker(Base):
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    address: Mapped[str]
+    device: Mapped[str]
+    models: Mapped[list[dict[str, Any]]]  # version, state, error, max_sequence_tokens, load
+    lease_expires: Mapped[datetime]
+
+
+class ApiKey(Base):
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    principal: Mapped[str]
+    role: Mapped[str]  # user, admin, service
+    digest: Mapped[str] = mapped_column(unique=True)  # HMAC-SHA256 of the key under the pepper
+    create_time: Mapped[datetime]
+    revoke_time: Mapped[datetime | None]

@@ -1,0 +1,147 @@
+"""Versions of models: weights that were checked, with their licence, tokenizer and origin."""
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bloom.config import BloomConfig
+from services.common.artifacts import ArtifactStore
+from services.common.errors import InvalidArgument, NotFound
+from services.registry.aliases import resolve
+from services.registry.checkpoints import Checkpoint, File, inspect_checkpoint
+from services.registry.database import Clock, Database, utc_now
+from services.registry.models import check_licence, ensure_model
+from services.registry.names import check_model_name
+from services.registry.pages import Page, PageRequest, read_page
+from services.registry.tables import Dataset, Model, ModelVersion
+
+SOURCES = ("import", "job")
+_SHAPE = ("vocab_size", "hidden_size", "n_layer", "n_head")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewVersion:
+    model: str
+    tokenizer_digest: str
+    files: tuple[File, ...]
+    licence: str = ""  # "": the parent's, else the model's
+    parent: str = ""  # anything `resolve` takes
+    datasets: list[str] = field(default_factory=list)
+    source: str = "import"
+    job_id: str | None = None
+
+
+async def add_version(session: AsyncSession, new: NewVersion, checkpoint: Checkpoint, now: datetime) -> ModelVersion:
+    """Register `checkpoint` under the model's next number; the model is made when missing.
+
+    Raises InvalidArgument when the licence would change or the shape is not the catalogue's.
+    """
+    parent = await resolve(session, new.parent) if new.parent else None
+    licence = await decide_licence(session, new.model, new.licence, parent)
+    await check_datasets_exist(session, new.datasets)
+    model = await ensure_model(session, new.model, licence, parent.model if parent else "", now)
+    _check_shape(model, checkpoint.config)
+    model.latest_version += 1
+    model.config_json = model.config_json or checkpoint.config_json
+    model.parameters = model.parameters or checkpoint.config.parameters
+    version = ModelVersion(
+        name=f"{model.name}@{model.latest_version}",
+        model=model.name,
+        number=model.latest_version,
+        licence=licence,
+        tokenizer_digest=new.tokenizer_digest,
+        files=checkpoint.file_rows,
+        config_json=checkpoint.config_json,
+        parameters=checkpoint.config.parameters,
+        size_bytes=checkpoint.size_bytes,
+        parent=parent.name if parent else None,
+        job_id=new.job_id,
+        datasets=new.datasets,
+        source=new.source,
+        create_time=now,
+    )
+    session.add(version)
+    await session.flush()
+    return version
+
+
+async def decide_licence(session: AsyncSession, model_name: str, licence: str, parent: ModelVersion | None) -> str:
+    """The licence of a new version: the parent's, which is never lost; else the model's; else `licence`.
+
+    Raises InvalidArgument when `licence` or the model contradicts it.
+    """
+    model = await session.get(Model, check_model_name(model_name))
+    inherited = parent.licence if parent else model.licence if model else check_licence(licence)
+    origin = f"its parent {parent.name}" if parent else f"model {model_name!r}"
+    if licence and licence != inherited:
+        raise InvalidArgument(f"licence {licence!r} would replace {inherited!r} of {origin}; leave it empty")
+    if model and model.licence != inherited:
+        raise InvalidArgument(
+            f"model {model_name!r} is under {model.licence!r}, the new version under {inherited!r} of {origin}; "
+            "choose another model name"
+        )
+    return inherited
+
+
+async def check_datasets_exist(session: AsyncSession, names: list[str]) -> list[Dataset]:
+    """The datasets called `names`, in that order. Raises NotFound, InvalidArgument for one named twice."""
+    if len(set(names)) != len(names):
+        raise InvalidArgument(f"datasets {', '.join(names)} name one twice; name each once")
+    found = {row.name: row for row in await session.scalars(select(Dataset).where(Dataset.name.in_(names)))}
+    if missing := [name for name in names if name not in found]:
+        raise NotFound(f"no dataset {missing[0][:200]!r}; upload it: `anthesis datasets upload`")
+    return [found[name] for name in names]
+
+
+def _check_shape(model: Model, config: BloomConfig) -> None:
+    if not model.in_catalogue:
+        return
+    published = BloomConfig.from_hf(json.loads(model.config_json))
+    for key in _SHAPE:
+        if getattr(config, key) != getattr(published, key):
+            raise InvalidArgument(
+                f"{key}={getattr(config, key)} in config.json, but {model.name} was published with "
+                f"{getattr(published, key)}; import the checkpoint under a name of its own"
+            )
+
+
+class Versions:
+    def __init__(self, database: Database, artifacts: ArtifactStore, clock: Clock = utc_now) -> None:
+        self._database = database
+        self._artifacts = artifacts
+        self._clock = clock
+
+    async def create(self, new: NewVersion) -> ModelVersion:
+        """Check the files (see `inspect_checkpoint`) and register them. Raises InvalidArgument, NotFound."""
+        check_model_name(new.model)
+        if new.source not in SOURCES:
+            raise InvalidArgument(f"source {new.source!r} is not known; use {' or '.join(SOURCES)}")
+        checkpoint = await asyncio.to_thread(inspect_checkpoint, self._artifacts, new.files, new.tokenizer_digest)
+        async with self._database.write() as session:
+            return await add_version(session, new, checkpoint, self._clock())
+
+    async def list_versions(self, model: str, page: PageRequest) -> Page[ModelVersion]:
+        """Newest first; of all models when `model` is empty. Raises NotFound."""
+        query = select(ModelVersion)
+        async with self._database.read() as session:
+            if model:
+                if await session.get(Model, model) is None:
+                    raise NotFound(f"no model {model[:200]!r}; `anthesis models list` shows what there is")
+                query = query.where(ModelVersion.model == model)
+            scope = f"versions of {model}"
+            return await read_page(session, query, ModelVersion.id, page, scope=scope, newest_first=True)
+
+    async def lineage(self, name: str) -> list[ModelVersion]:
+        """The ancestors of the version that `name` means, nearest first. Raises NotFound."""
+        ancestors = []
+        async with self._database.read() as session:
+            parent = (await resolve(session, name)).parent
+            while parent:
+                version = (await session.scalars(select(ModelVersion).where(ModelVersion.name == parent))).one()
+                ancestors.append(version)
+                parent = version.parent
+        return ancestors
