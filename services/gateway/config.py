@@ -1,0 +1,27 @@
+"""What the gateway is told."""
+
+from dataclasses import dataclass
+
+from services.common.settings import Platform
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GatewayConfig:
+    address: str  # host:port of gRPC
+    http_address: str
+    registry_address: str
+    tokenizer_address: str
+    service_key: str  # with which the gateway calls the other services
+    resolve_ttl_s: float = 1.0  # how long an alias may still lead to where it led
+    max_vocabularies: int = 8  # kept in memory, about 15 MB each at BLOOM's 250,680 ids
+    drain_s: float = 10.0  # for calls under way when told to stop
+
+    @classmethod
+    def from_platform(cls, platform: Platform) -> "GatewayConfig":
+        return cls(
+            address=platform.gateway_address,
+            http_address=platform.gateway_http_address,
+            registry_address=platform.registry_address,
+            tokenizer_address=platform.tokenizer_address,
+            service_key=platform.read_key("gateway"),
+        )

@@ -1,0 +1,141 @@
+"""OpenAI-compatible HTTP: routes that translate."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from services.common.auth import Authenticate, bearer_key
+from services.common.errors import DomainError
+from services.gateway.completions import Completions
+from services.gateway.event_stream import EventStream, events
+from services.gateway.openai_schema import CompletionBody, CompletionWriter, domain_error_json, error_json, model_json
+from services.gateway.registry_client import ListedModel, RegistryClient
+from services.gateway.routing import Router
+
+T = TypeVar("T")
+_HTTP_CODES = {404: "unknown_url", 405: "method_not_allowed"}
+
+
+def build_app(
+    completions: Completions, router: Router, registry: RegistryClient, authenticate: Authenticate
+) -> ASGIApp:
+    app = FastAPI(title="Anthesis", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_exception_handler(DomainError, _on_domain_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(ClientGone, _on_client_gone)
+    app.add_exception_handler(Exception, _on_our_error)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/v1/models")
+    async def list_models() -> dict[str, Any]:
+        return {"object": "list", "data": [model_json(model) for model in await registry.list_models()]}
+
+    @app.get("/v1/models/{name:path}")
+    async def get_model(name: str) -> dict[str, Any]:
+        return model_json(ListedModel(name, (await router.resolve(name)).created_s))
+
+    @app.post("/v1/completions")
+    async def complete(body: CompletionBody, request: Request) -> Response:
+        completion = await completions.start(body.to_request())
+        writer = CompletionWriter(completion)
+        if not body.stream:
+            choices = await _unless_disconnected(request, completions.collect(completion))
+            return JSONResponse(writer.whole(choices))
+        with_usage = bool(body.stream_options and body.stream_options.include_usage)
+        stream = events(completions.stream(completion), writer, with_usage=with_usage)
+        # The first event is awaited here, so that an error before it has a status of its own.
+        return EventStream(await _unless_disconnected(request, anext(stream)), stream)
+
+    return RequireKey(app, authenticate)
+
+
+class RequireKey:
+    """Lets nothing but /health through without a valid key, not even to learn which routes exist."""
+
+    def __init__(self, app: ASGIApp, authenticate: Authenticate) -> None:
+        self._app = app
+        self._authenticate = authenticate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] != "/health":
+            try:
+                await self._authenticate(bearer_key(Request(scope).headers.get("authorization")))
+            except DomainError as error:
+                await _error_response(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+class ClientGone(Exception):
+    """The client closed the connection before there was an answer."""
+
+
+async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client goes away. Raises ClientGone then."""
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_disconnection(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return await working
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _disconnection(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _error_response(error: DomainError) -> JSONResponse:
+    status, body = domain_error_json(error)
+    return JSONResponse(body, status)
+
+
+async def _on_domain_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, DomainError)
+    return _error_response(error)
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return JSONResponse(error_json(f"the body is not JSON: {first['ctx']['error']}", "invalid_request_error"), 400)
+    param = str(first["loc"][1]) if len(first["loc"]) > 1 else None
+    if first["type"] == "extra_forbidden":
+        message = f"unrecognized request argument: {param}"
+    elif first["type"] == "missing":
+        message = f"{param or 'a JSON body'} is missing"
+    else:
+        reasons = {problem["msg"] for problem in error.errors() if problem["loc"][1:2] == first["loc"][1:2]}
+        message = f"{param or 'body'}={first['input']!r:.100} is not allowed: {'; or '.join(sorted(reasons))}"
+    return JSONResponse(error_json(message, "invalid_request_error", param=param), 400)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    code = _HTTP_CODES.get(error.status_code)
+    return JSONResponse(error_json(message, "invalid_request_error", code=code), error.status_code, error.headers)
+
+
+async def _on_client_gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # nginx's "client closed request"; nobody reads it
+
+
+async def _on_our_error(request: Request, error: Exception) -> Response:
+    return JSONResponse(error_json("internal error; the gateway's log has the traceback", "server_error"), 500)

@@ -1,0 +1,43 @@
+"""Errors of the services behind the gateway, as the gateway's callers see them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+
+from services.common import errors
+
+# What the caller can act on keeps its code and message. The rest is trouble between services.
+_PASSED_ON = {
+    kind.status: kind
+    for kind in (
+        errors.InvalidArgument,
+        errors.NotFound,
+        errors.FailedPrecondition,
+        errors.ResourceExhausted,
+        errors.DataLoss,
+    )
+}
+_FAULTS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED}
+
+
+@contextmanager
+def upstream(service: str) -> Iterator[None]:
+    """Turn a failed call into a domain error that names `service` ("the tokenizer service at host:port")."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise _translate(service, error) from error
+
+
+def _translate(service: str, error: grpc.aio.AioRpcError) -> errors.DomainError:
+    code, details = error.code(), error.details() or ""
+    if code in _PASSED_ON:
+        return _PASSED_ON[code](details)
+    if code in _FAULTS:
+        return errors.DomainError(f"{service} failed ({code.name}): {details}")
+    if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        return errors.Unavailable(f"{service} refuses the gateway's key ({details}); run services.registry.bootstrap")
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return errors.Unavailable(f"{service} did not answer in time; try again")
+    return errors.Unavailable(f"{service} is unavailable: {details}; try again")
