@@ -1,0 +1,105 @@
+"""What runs, and how each process says that it is ready."""
+
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from infra.local.config import LocalConfig
+
+PROBE_S = 2.0  # how long one look may take
+TRAINER_QUEUE = "train"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Process:
+    """A child of the supervisor. Commands are arguments of this Python and carry no secrets."""
+
+    name: str
+    args: Sequence[str]
+    ready: Callable[[], bool]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    start_s: int = 1  # what lives shorter counts as failed
+    stop_wait_s: int = 15  # between SIGTERM and SIGKILL
+
+
+def processes(config: LocalConfig) -> list[Process]:
+    """Everything the platform consists of, in the order in which it is started."""
+    platform = config.platform
+    playground_port = config.playground_address.rpartition(":")[2]
+    streamlit = {
+        "server.port": playground_port,
+        "server.address": "127.0.0.1",
+        "server.headless": "true",
+        "server.fileWatcherType": "none",
+        "browser.gatherUsageStats": "false",
+    }
+    celery = "-A services.trainer.worker worker -Q {} -P prefork -c 1 --prefetch-multiplier 1 --loglevel INFO"
+    everything = [
+        Process(name="valkey", args=["-m", "infra.local.valkey"], ready=lambda: _pings(str(config.valkey_socket))),
+        _server("registry", platform.registry_address),
+        Process(name="relay", args=["-m", "services.registry.relay"], ready=_runs, start_s=2),
+        _server("tokenizer", platform.tokenizer_address),
+        _server("inference", platform.inference_address, stop_wait_s=30),
+        _server("gateway", platform.gateway_address),
+        Process(
+            name="trainer",
+            args=["-m", "celery", *celery.format(TRAINER_QUEUE).split()],
+            ready=_runs,
+            start_s=4,
+            environment={"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},  # a rank is a process of its own
+            stop_wait_s=30,
+        ),
+        Process(
+            name="playground",
+            args=["-m", "streamlit", "run", "ui/app.py", *(f"--{name}={value}" for name, value in streamlit.items())],
+            ready=lambda: _answers(f"http://{config.playground_address}/_stcore/health"),
+        ),
+    ]
+    return [process for process in everything if config.embedded_broker or process.name != "valkey"]
+
+
+def _server(name: str, address: str, stop_wait_s: int = 15) -> Process:
+    args = ["-m", f"services.{name}.server"]
+    return Process(name=name, args=args, ready=lambda: _serves(address), stop_wait_s=stop_wait_s)
+
+
+def _runs() -> bool:
+    """For what nobody calls: it is ready when the supervisor says that it runs."""
+    return True
+
+
+def _serves(address: str) -> bool:
+    """grpc.health.v1 says SERVING."""
+    with grpc.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=PROBE_S)
+        except grpc.RpcError:
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def _answers(url: str) -> bool:
+    """HTTP says 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=PROBE_S) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _pings(path: str) -> bool:
+    """Valkey on a Unix socket answers PONG."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(PROBE_S)
+        try:
+            connection.connect(path)
+            connection.sendall(b"PING\r\n")
+            return connection.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
