@@ -102,7 +102,7 @@ def _read_json(path: Path, remedy: str) -> dict[str, Any]:
         raise ValueError(f"{path.name} is not in {path.parent}; {remedy}")
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path.name} in {path.parent} is no JSON ({error}); {remedy}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} in {path.parent} is no JSON object; {remedy}")

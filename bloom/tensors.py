@@ -72,7 +72,7 @@ def parse_header(data: bytes, *, file: str, size: int) -> dict[str, StoredTensor
     end = header_end(data[:8], file=file, size=size)
     try:
         header = json.loads(data[8:end])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} has a damaged safetensors header ({error}); copy it again") from error
     if not isinstance(header, dict):
         raise ValueError(f"{file} has a damaged safetensors header (no JSON object); copy it again")

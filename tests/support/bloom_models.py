@@ -12,6 +12,10 @@ import transformers
 from torch import Tensor
 from transformers import BloomForCausalLM
 
+from bloom.alibi import slopes
+from bloom.attention import DenseCausalAttention
+from bloom.model import BloomModel
+
 Logits = Callable[[Tensor], Tensor]  # ids (S,) -> logits (S, V)
 
 
@@ -73,6 +77,15 @@ def hf_logits(model: BloomForCausalLM, ids: Tensor, attention_mask: Tensor | Non
     if ids.dim() == 1:
         return hf_logits(model, ids[None], attention_mask)[0]
     return model(input_ids=ids, attention_mask=attention_mask).logits
+
+
+@torch.no_grad()
+def bloom_logits(model: BloomModel, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """Ours, by dense attention: (B, S, V) from ids (B, S), or (S, V) from (S,)."""
+    if ids.dim() == 1:
+        return bloom_logits(model, ids[None], attention_mask)[0]
+    attend = DenseCausalAttention(slopes(model.config.n_head), *ids.shape, padding_mask=attention_mask)
+    return model.logits(model(ids.flatten(), attend)).unflatten(0, ids.shape)
 
 
 def assert_discriminates(logits: Logits, ids: Tensor) -> None:
