@@ -80,7 +80,7 @@ class InferenceClient:
         for channel in self._channels.values():
             await channel.close()
 
-    def _stub(self, worker: Worker) -> pb_grpc.InferenceServiceAsyncStub:
+    def _stub(self, worker: Worker) -> "pb_grpc.InferenceServiceAsyncStub":
         channel = self._channels.get(worker.address)
         if channel is None:
             channel = self._channels[worker.address] = open_aio_channel(worker.address, self._service_key)

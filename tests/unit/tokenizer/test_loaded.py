@@ -1,4 +1,4 @@
-"""A loaded tokenizer: any text comes back, offsets are exact, other kinds of tokenizers are served as far as they go."""
+"""A loaded tokenizer: any text comes back, offsets are exact; other kinds of tokenizers are served as they can be."""
 
 import json
 from functools import cache

@@ -1,0 +1,34 @@
+"""Sampling parameters out of range are refused by name, value and range."""
+
+import math
+
+import pytest
+
+from services.gateway.generation import InvalidParameter, Sampling
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("temperature", -0.1, "0 (greedy) or more"),
+        ("temperature", math.nan, "0 (greedy) or more"),
+        ("temperature", math.inf, "0 (greedy) or more"),
+        ("top_k", -1, "0 (off) or more"),
+        ("top_p", 0.0, "above 0, at most 1"),
+        ("top_p", 1.01, "above 0, at most 1"),
+        ("repetition_penalty", 0.0, "above 0; 1 is off"),
+        ("seed", -1, "0 to 18446744073709551615"),
+        ("seed", 1 << 64, "0 to 18446744073709551615"),
+        ("max_tokens", 0, "1 or more"),
+        ("logprobs", 21, "0 to 20"),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_its_range(name: str, value: float, allowed: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        Sampling(**{name: value})
+    assert caught.value.param == name
+    assert str(caught.value) == f"{name}={value} is out of range; use {allowed}"
+
+
+def test_the_ends_of_the_ranges_are_allowed() -> None:
+    Sampling(temperature=0, top_k=0, top_p=1.0, repetition_penalty=1e-3, seed=(1 << 64) - 1, max_tokens=1, logprobs=0)
