@@ -9,6 +9,7 @@ from anthesis import Client
 from anthesis.cli import submit
 from anthesis.cli.job_progress import follow
 from anthesis.cli.output import Json, enum_name, print_json, print_table, show_time
+from anthesis.jobs import ENDED
 from anthesis.v1.job_pb2 import Job, JobState
 
 group = typer.Typer(help="Training jobs.", no_args_is_help=True)
@@ -80,8 +81,8 @@ def _row(job: Job) -> tuple[object, ...]:
     step, loss = "-", "-"
     if job.HasField("progress"):
         step, loss = f"{job.progress.step}/{job.progress.total_steps}", f"{job.progress.loss:.4f}"
-    state = enum_name(JobState, job.state) + (
-        " (cancel requested)" if job.cancel_requested and not job.end_time.seconds else ""
-    )
+    state = enum_name(JobState, job.state)
+    if job.cancel_requested and job.state not in ENDED:
+        state += " (cancel requested)"
     kind = str(job.WhichOneof("spec"))
     return job.id, kind, spec.output_model, state, step, loss, job.attempts, show_time(job.create_time)

@@ -73,11 +73,9 @@ def submit_finetune(
     steps: Steps = None,
     epochs: Epochs = None,
     option: Options = None,
-    lora_rank: Annotated[
-        int | None, typer.Option(min=1, help="Train LoRA adapters of this rank, merged at the end.")
-    ] = None,
-    lora_alpha: Annotated[float | None, typer.Option(help="With --lora-rank; default 16.")] = None,
-    lora_dropout: Annotated[float | None, typer.Option(help="With --lora-rank.")] = None,
+    lora_rank: Annotated[int, typer.Option(min=0, help="Train LoRA adapters, merged at the end; 0: all weights.")] = 0,
+    lora_alpha: Annotated[float, typer.Option(min=0, help="With --lora-rank.")] = 16.0,
+    lora_dropout: Annotated[float, typer.Option(min=0, max=1, help="With --lora-rank.")] = 0.0,
     deploy_alias: DeployAlias = "",
     watch: Watch = False,
     as_json: Json = False,

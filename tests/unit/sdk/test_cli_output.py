@@ -1,0 +1,68 @@
+"""What commands make of messages, and of NAME=VALUE pairs."""
+
+from datetime import UTC, datetime
+
+import pytest
+from anthesis.cli.output import enum_name, plain, show_bytes, show_count
+from anthesis.cli.submit import parse_options
+from anthesis.v1.job_pb2 import Job, JobState, TrainingProgress
+from anthesis.v1.registry_pb2 import Dataset, Model, ModelFile, ModelVersion
+from google.protobuf.timestamp_pb2 import Timestamp
+
+
+def test_large_numbers_stay_numbers() -> None:
+    assert plain(Model(name="bloom", parameters=176_247_271_424))["parameters"] == 176_247_271_424
+
+
+def test_enums_lose_their_prefix() -> None:
+    assert plain(Job(state=JobState.JOB_STATE_RUNNING))["state"] == "RUNNING"
+    assert enum_name(JobState, JobState.JOB_STATE_CANCELLED) == "CANCELLED"
+
+
+def test_times_are_iso_8601_and_absent_when_unset() -> None:
+    time = Timestamp()
+    time.FromDatetime(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+
+    assert plain(Dataset(create_time=time))["create_time"] == "2026-01-02T03:04:05+00:00"
+    assert "create_time" not in plain(Dataset())
+
+
+def test_nested_and_repeated_messages_are_converted() -> None:
+    version = ModelVersion(files=[ModelFile(path="config.json", size_bytes=3)], datasets=["a"])
+
+    assert plain(version)["files"] == [{"path": "config.json", "digest": "", "size_bytes": 3}]
+    assert plain([version])[0]["datasets"] == ["a"]
+
+
+def test_bytes_that_are_no_text_are_shown_escaped() -> None:
+    assert plain(["é".encode(), b"\xff"]) == ["é", "\\xff"]
+
+
+def test_a_loss_that_is_no_number_is_null() -> None:
+    assert plain(TrainingProgress(loss=float("nan")))["loss"] is None
+
+
+def test_sizes_are_short() -> None:
+    assert [show_bytes(n) for n in (0, 999, 1500, 2.24e9)] == ["0 B", "999 B", "1.5 kB", "2.2 GB"]
+    assert [show_count(n) for n in (7, 559_214_592)] == ["7", "559.2M"]
+
+
+def test_options_take_the_type_of_their_field() -> None:
+    options = parse_options(["learning_rate=1e-4", "seed=7", "precision=fp32"], steps=10)
+
+    assert (options.steps, options.seed, options.precision) == (10, 7, "fp32")
+    assert options.learning_rate == pytest.approx(1e-4)
+    assert not options.HasField("epochs")
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ("speed=1", r"--option 'speed=1' is not NAME=VALUE with a NAME of steps, epochs, learning_rate"),
+        ("seed", r"--option 'seed' is not NAME=VALUE"),
+        ("seed=x", r"--option 'seed=x': 'x' is not int"),
+    ],
+)
+def test_a_bad_option_is_named(pair: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_options([pair])

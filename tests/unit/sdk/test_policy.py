@@ -1,0 +1,47 @@
+"""Deadlines and retries: which methods, and that the channel applies them."""
+
+import json
+from typing import Any
+
+from anthesis.policy import service_config
+from anthesis.v1 import generation_pb2, inference_pb2, job_pb2, registry_pb2, tokenizer_pb2
+
+
+def methods() -> dict[str, dict[str, Any]]:
+    """Full name of a method -> its entry in the configuration."""
+    entries = json.loads(service_config())["methodConfig"]
+    return {f"{name['service']}.{name['method']}": entry for entry in entries for name in entry["name"] if name}
+
+
+def test_every_method_named_exists() -> None:
+    files = (generation_pb2, inference_pb2, job_pb2, registry_pb2, tokenizer_pb2)
+    services = [service for file in files for service in file.DESCRIPTOR.services_by_name.values()]
+
+    assert methods().keys() <= {method.full_name for service in services for method in service.methods}
+
+
+def test_no_method_is_configured_twice() -> None:
+    names = [
+        (name.get("service"), name.get("method"))
+        for entry in json.loads(service_config())["methodConfig"]
+        for name in entry["name"]
+    ]
+
+    assert len(set(names)) == len(names)
+
+
+def test_what_would_happen_twice_is_never_retried() -> None:
+    once = (
+        *("RegistryService.CreateModel", "RegistryService.CreateModelVersion", "RegistryService.CreateDataset"),
+        *("RegistryService.CreateApiKey", "RegistryService.RevokeApiKey", "RegistryService.DeleteDeployment"),
+        *("JobService.CancelJob", "GenerationService.Generate", "TokenizerService.TrainTokenizer"),
+    )
+
+    for name in once:
+        assert "retryPolicy" not in methods().get(f"anthesis.v1.{name}", {}), name
+
+
+def test_only_streams_that_may_last_have_no_deadline() -> None:
+    endless = {name.rpartition(".")[2] for name, entry in methods().items() if "timeout" not in entry}
+
+    assert endless == {"UploadArtifact", "DownloadArtifact", "WatchJob", "TrainTokenizer"}
