@@ -13,6 +13,7 @@ import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,15 @@ class Article:
     @property
     def text(self) -> str:
         return "\n".join(filter(None, (self.heading, *self.paragraphs))) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Passage:
+    """Held-out text to predict, and the text before it."""
+
+    language: str
+    context: str
+    text: str
 
 
 def declaration(folder: Path) -> Path:
@@ -89,13 +99,22 @@ def previous(articles: Sequence[Article], article: Article, held_out: frozenset[
     return max((a for a in earlier if a.number not in held_out), key=lambda a: a.number, default=None)
 
 
-def text_rows(articles: Sequence[Article], chosen: Sequence[Article], held_out: frozenset[int]) -> list[dict[str, Any]]:
-    """TEXT rows for `chosen`, each with the article before it as context; no held-out article is in any context."""
-    rows = []
+def documents(articles: Sequence[Article]) -> list[dict[str, Any]]:
+    """TEXT rows: one document per language, its articles in order, so that each is learnt with those before it."""
+    return [
+        {"text": "".join(article.text for article in group), "language": language}
+        for language, group in groupby(articles, key=lambda article: article.language)
+    ]
+
+
+def passages(articles: Sequence[Article], held_out: frozenset[int]) -> list[Passage]:
+    """The held-out articles, each with the article before it as context."""
+    _, chosen = split(articles, held_out)
+    found = []
     for article in chosen:
         before = previous(articles, article, held_out)
-        rows.append({"context": before.text if before else "", "text": article.text, "language": article.language})
-    return rows
+        found.append(Passage(language=article.language, context=before.text if before else "", text=article.text))
+    return found
 
 
 def to_jsonl(rows: Iterable[dict[str, Any]]) -> bytes:

@@ -3,8 +3,11 @@
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from .corpus import Passage
 
 PROGRAMMING_LANGUAGES = (
     "C",
@@ -44,10 +47,10 @@ _SOURCES = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceCode:
-    """Passages of whole lines, by programming language; held-out ones come from other files than training ones."""
+    """Text by programming language; what is held out comes from other files than what is trained on."""
 
-    training: dict[str, list[str]]
-    held_out: dict[str, list[str]]
+    training: dict[str, str]
+    held_out: dict[str, str]
 
     @property
     def missing(self) -> list[str]:
@@ -61,21 +64,25 @@ def gather(site_packages: Path | None = None) -> SourceCode:
     for source in _SOURCES:
         learn, test = _read(root, source.training, MAX_TRAINING_BYTES), _read(root, source.held_out, MAX_HELD_OUT_BYTES)
         if learn and test:
-            training[source.language] = list(passages(learn))
-            held_out[source.language] = list(passages(test))
+            training[source.language], held_out[source.language] = learn, test
     return SourceCode(training=training, held_out=held_out)
 
 
-def text_rows(by_language: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """TEXT rows, each passage with the one before it as context."""
+def documents(code: SourceCode) -> list[dict[str, Any]]:
+    """TEXT rows: one document per language."""
+    return [{"text": text, "language": language} for language, text in code.training.items()]
+
+
+def passages(code: SourceCode) -> list[Passage]:
+    """The held-out code in passages, each with the one before it as context."""
     return [
-        {"context": before, "text": passage, "language": language}
-        for language, found in by_language.items()
-        for before, passage in zip(["", *found], found, strict=False)
+        Passage(language=language, context=before, text=text)
+        for language, held_out in code.held_out.items()
+        for before, text in pairwise(["", *cut(held_out)])
     ]
 
 
-def passages(text: str) -> Iterator[str]:
+def cut(text: str) -> Iterator[str]:
     """Cut at line ends into passages of about MAX_PASSAGE_BYTES that together are the text."""
     lines: list[str] = []
     size = 0

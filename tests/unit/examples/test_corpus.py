@@ -1,4 +1,4 @@
-from examples.demo.corpus import Article, parse, previous, split, text_rows
+from examples.demo.corpus import Article, documents, parse, passages, previous, split
 from examples.demo.languages import MISSING, ROOTS
 
 HTML = """<!doctype html><html lang="xx"><head><title>No</title></head><body><h1>No</h1>
@@ -40,12 +40,15 @@ def test_the_context_is_the_nearest_earlier_article_that_is_not_held_out():
     assert previous(articles, article(0), frozenset({5})) is None
 
 
-def test_no_row_holds_a_held_out_article_even_as_context():
-    articles = [article(n) for n in range(31)]
+def test_no_document_holds_a_held_out_article_and_each_passage_comes_with_the_article_before_it():
+    articles = [article(n, language) for language in ("en", "fr") for n in range(31)]
     held_out = frozenset({5, 11})
-    training, _ = split(articles, held_out)
-    rows = text_rows(articles, training, held_out)
-    assert all(text not in row["context"] + row["text"] for row in rows for text in ("en 5\n", "en 11\n"))
+    rows = documents(split(articles, held_out)[0])
+    assert [row["language"] for row in rows] == ["en", "fr"]
+    assert "fr 4\nArticle 6\n" in rows[1]["text"]
+    for passage in passages(articles, held_out):
+        assert all(passage.text not in row["text"] for row in rows)
+        assert any(passage.context in row["text"] for row in rows)
 
 
 def test_all_46_languages_are_known_and_the_four_without_a_declaration_are_named():

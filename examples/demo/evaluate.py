@@ -1,0 +1,64 @@
+"""What a model has learned, asked through the gateway: bits per byte, languages named, translations."""
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import sacrebleu
+from anthesis.client import Client
+from anthesis.v1.generation_pb2 import ScoreItem
+from anthesis.v1.inference_pb2 import SamplingParams
+
+from .corpus import Passage
+from .languages import NAMES
+from .parallel import Example
+from .sizes import Size, Sizes, add
+
+BATCH = 16  # passages scored in one call
+MAX_CONCURRENT = 24  # completions under way
+MAX_NAME_TOKENS = 12
+MAX_TRANSLATION_TOKENS = 64
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def model_sizes(client: Client, model: str, passages: Sequence[Passage]) -> Sizes:
+    """Bits that `model` needs for each passage after its context."""
+    sizes: Sizes = {}
+    for start in range(0, len(passages), BATCH):
+        batch = passages[start : start + BATCH]
+        items = [ScoreItem(context=passage.context, text=passage.text) for passage in batch]
+        for passage, scored in zip(batch, client.score(model, items).items, strict=True):
+            add(sizes, passage.language, Size(-scored.logprob / math.log(2), scored.num_bytes))
+    return sizes
+
+
+def naming_accuracy(client: Client, model: str, examples: Sequence[Example]) -> float:
+    """Share of sentences whose language the model's greedy answer names, exactly."""
+    answers = complete_all(client, model, [example.inputs for example in examples], MAX_NAME_TOKENS)
+    right = [answer.strip() == NAMES[e.language] for answer, e in zip(answers, examples, strict=True)]
+    return sum(right) / len(right)
+
+
+def chrf(client: Client, model: str, pairs: Sequence[Example]) -> float:
+    """chrF (0 to 100) of the model's greedy translations against the pairs' targets."""
+    answers = complete_all(client, model, [pair.inputs for pair in pairs], MAX_TRANSLATION_TOKENS)
+    score = sacrebleu.corpus_chrf([answer.strip() for answer in answers], [[pair.targets.strip() for pair in pairs]])
+    return float(score.score)
+
+
+def complete_all(client: Client, model: str, prompts: Sequence[str], max_tokens: int) -> list[str]:
+    """The greedy completion of each prompt, up to the end of its line."""
+    sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens)
+
+    def complete(prompt: str) -> str:
+        return str(client.complete(model, prompt, sampling, stop=["\n"]).text)
+
+    return concurrently(complete, prompts)
+
+
+def concurrently(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    with ThreadPoolExecutor(MAX_CONCURRENT) as pool:
+        return list(pool.map(function, items))
