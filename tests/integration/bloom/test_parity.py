@@ -62,7 +62,6 @@ def test_logits_equal_transformers_on_random_configurations(
     hf = make_hf_model(n_head=n_head, hidden=hidden, n_layer=n_layer, vocab=vocab, seed=seed)
     model = from_hf(hf, tmp_path_factory.mktemp("model"))
     ids = random_ids(2 * length, vocab, seed=seed).view(2, length)
-    assert_discriminates(lambda ids: hf_logits(hf, ids), ids[0])
     assert difference(bloom_logits(model, ids), hf_logits(hf, ids)) < TOLERANCE
 
 
@@ -71,8 +70,7 @@ def test_logits_equal_transformers_on_random_configurations(
 def test_logits_equal_transformers_for_the_head_sizes_of_the_family(tmp_path: Path, n_head: int, head_dim: int):
     hf = make_hf_model(n_head=n_head, hidden=n_head * head_dim)
     model = from_hf(hf, tmp_path)
-    ids = random_ids(40, VOCAB)
-    assert_discriminates(lambda ids: hf_logits(hf, ids), ids)
+    ids = random_ids(32, VOCAB)
     assert_discriminates(lambda ids: bloom_logits(model, ids), ids)
     assert difference(bloom_logits(model, ids), hf_logits(hf, ids)) < TOLERANCE
 
