@@ -16,6 +16,8 @@ from ui.streams import Stream
 REDRAW_S = 0.05  # while tokens come
 TICK_S = 0.2  # while none does; each drawing is where Streamlit notices the Stop button
 
+_ENDINGS = {FINISH_REASON_STOP: "came to its end", FINISH_REASON_LENGTH: "reached the token limit"}
+
 
 @dataclass(kw_only=True, slots=True)
 class Answer:
@@ -31,7 +33,7 @@ class Answer:
     first: float = 0.0
     last: float = 0.0
     version: str = ""
-    finish: FinishReason | None = None  # None: still running, or stopped by the user
+    finish: FinishReason.ValueType | None = None  # None: still running, or stopped by the user
     error: AnthesisError | None = None
     running: bool = True
 
@@ -55,10 +57,9 @@ class Answer:
     def ending(self) -> str:
         if self.running:
             return "writing…"
-        endings = {FINISH_REASON_STOP: "came to its end", FINISH_REASON_LENGTH: "reached the token limit"}
-        return (
-            "failed" if self.error else endings.get(self.finish, "stopped by you") if self.finish else "stopped by you"
-        )
+        if self.error:
+            return "failed"
+        return _ENDINGS.get(self.finish, "stopped by you") if self.finish else "stopped by you"
 
 
 def stream_answers(

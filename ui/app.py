@@ -2,16 +2,16 @@
 
 import streamlit as st
 
-from ui.chrome import ASSETS, PAGES
+from ui.chrome import ASSETS, VIEWS
 
 st.set_page_config(page_title="Anthesis", page_icon=str(ASSETS / "icon.svg"), layout="wide")
 st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=str(ASSETS / "icon.svg"))
 st.navigation(
     [
-        st.Page(PAGES / "playground.py", title="Playground", icon=":material/local_florist:", default=True),
-        st.Page(PAGES / "tokens.py", title="Tokens", icon=":material/segment:"),
-        st.Page(PAGES / "finetune.py", title="Fine-tune", icon=":material/tune:"),
-        st.Page(PAGES / "jobs.py", title="Jobs", icon=":material/timeline:"),
-        st.Page(PAGES / "models.py", title="Models", icon=":material/account_tree:"),
+        st.Page(VIEWS / "playground.py", title="Playground", icon=":material/local_florist:", default=True),
+        st.Page(VIEWS / "tokens.py", title="Tokens", icon=":material/segment:"),
+        st.Page(VIEWS / "finetune.py", title="Fine-tune", icon=":material/tune:"),
+        st.Page(VIEWS / "jobs.py", title="Jobs", icon=":material/timeline:"),
+        st.Page(VIEWS / "models.py", title="Models", icon=":material/account_tree:"),
     ]
 ).run()

@@ -18,7 +18,7 @@ from ui import markup
 from ui.platform import connect
 
 ASSETS = Path(__file__).parent / "assets"
-PAGES = Path(__file__).parent / "pages"
+VIEWS = Path(__file__).parent / "views"  # not "pages": Streamlit would list such a folder itself
 
 
 @contextmanager
@@ -39,9 +39,7 @@ def show_error(error: AnthesisError) -> None:
         _unreachable(error)
     elif isinstance(error, UnauthenticatedError):
         connect.clear()  # a platform set up anew has another key
-        st.error(
-            "**The platform did not accept the API key.** Start it with `make up`, then reload this page.", icon="🔑"
-        )
+        st.error("**The platform did not accept the API key.** Run `make up`, then reload this page.", icon="🔑")
         st.code(str(error), language=None, wrap_lines=True)
     elif isinstance(error, PermissionDeniedError):
         st.error("**This key may not do that.** Use an admin key (`ANTHESIS_API_KEY`).", icon="🔑")

@@ -64,12 +64,12 @@ def loss_chart(points: Sequence[dict[str, float]]) -> Any:
 def curve(points: Sequence[dict[str, float]], field: str, title: str, *, height: int) -> Any:
     """A line over steps, with its last value as a dot."""
     thinned = points[:: max(1, len(points) // MAX_POINTS)]
-    base = alt.Chart(alt.Data(values=[*thinned, points[-1]])).encode(
+    base = alt.Chart({"values": [*thinned, points[-1]]}).encode(
         x=alt.X("step:Q", title="step", axis=alt.Axis(grid=False, tickMinStep=1), scale=alt.Scale(nice=False)),
         y=alt.Y(f"{field}:Q", title=title, scale=alt.Scale(zero=False)),
         tooltip=[alt.Tooltip("step:Q"), alt.Tooltip(f"{field}:Q", format=".4g")],
     )
-    newest = alt.Chart(alt.Data(values=[points[-1]])).mark_circle(size=70).encode(x="step:Q", y=f"{field}:Q")
+    newest = alt.Chart({"values": [points[-1]]}).mark_circle(size=70).encode(x="step:Q", y=f"{field}:Q")
     return (base.mark_line(strokeWidth=2, interpolate="monotone") + newest).properties(height=height)
 
 
@@ -79,7 +79,7 @@ def title(job: pb.Job) -> str:
     return f"Pre-train {job.pretrain.output_model}"
 
 
-def state_name(state: pb.JobState) -> str:
+def state_name(state: pb.JobState.ValueType) -> str:
     """ "RUNNING" """
     return pb.JobState.Name(state).removeprefix("JOB_STATE_")
 

@@ -51,3 +51,8 @@ def _load() -> tuple[Language, ...]:
 
 LANGUAGES = _load()
 BY_CODE = {language.code: language for language in LANGUAGES}
+
+
+def label_of(name: str) -> str:
+    """The label of a language by its code, tag or, for programming languages, name; else `name` itself."""
+    return next((x.label for x in LANGUAGES if name in ((x.name,) if x.programming else (x.code, x.tag))), name)

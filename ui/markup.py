@@ -5,6 +5,7 @@ Drawn with `st.html`, never as Markdown: a model's output may hold any Markdown,
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from unicodedata import bidirectional
 
 from ui.languages import Language
 from ui.pieces import Group, Piece
@@ -18,7 +19,7 @@ def completion(prompt: str, text: str, language: Language, *, running: bool = Fa
     kind = "code" if language.programming else "text"
     caret = '<span class="an-caret"></span>' if running else ""
     return (
-        f'<div class="an-completion an-{kind}" dir="{_direction(language)}" lang="{escape(language.tag)}">'
+        f'<div class="an-completion an-{kind}" dir="{direction(prompt + text)}" lang="{escape(language.tag)}">'
         f'<span class="an-prompt">{escape(prompt)}</span>'
         f'<span class="an-added">{escape(text)}</span>{caret}</div>'
     )
@@ -26,6 +27,8 @@ def completion(prompt: str, text: str, language: Language, *, running: bool = Fa
 
 def token_boxes(groups: Iterable[Group], language: Language, *, show_ids: bool) -> str:
     """Each token in a box, in the text's order; tokens that share a character stand together under it."""
+    groups = list(groups)
+    text = "".join(group.text for group in groups)
     boxes, number = [], 0
     for group in groups:
         pieces = []
@@ -39,7 +42,7 @@ def token_boxes(groups: Iterable[Group], language: Language, *, show_ids: bool) 
         boxes.append(shared if group.shared else pieces[0])
         boxes.append("<br>" * group.text.count("\n"))
     return (
-        f'<div class="an-tokens" dir="{_direction(language)}" lang="{escape(language.tag)}">'
+        f'<div class="an-tokens" dir="{direction(text)}" lang="{escape(language.tag)}">'
         f"{''.join(boxes) or '&nbsp;'}</div>"
     )
 
@@ -48,7 +51,8 @@ def _box(piece: Piece, colour: int, *, show_ids: bool) -> str:
     below = f'<span class="an-id">{piece.id}</span>' if show_ids else ""
     title = f"id {piece.id} · bytes {piece.hex}"
     if piece.text is None:
-        return f'<span class="an-token an-bytes" title="{title}"><span dir="ltr">{piece.hex}</span>{below}</span>'
+        inside = f'<span class="an-hex" dir="ltr">{piece.hex}</span>'
+        return f'<span class="an-token an-bytes" title="{title}">{inside}{below}</span>'
     text = "".join(f'<span class="an-space">{_VISIBLE[c]}</span>' if c in _VISIBLE else escape(c) for c in piece.text)
     return f'<span class="an-token an-c{colour}" title="{title}"><bdi>{text}</bdi>{below}</span>'
 
@@ -57,8 +61,10 @@ def _visible(text: str) -> str:
     return "".join(_VISIBLE.get(c, c) for c in text)
 
 
-def _direction(language: Language) -> str:
-    return "rtl" if language.rtl else "auto"
+def direction(text: str) -> str:
+    """That of the text's first letter: "rtl" or "ltr"."""
+    kinds = (bidirectional(c) for c in text)
+    return next(("ltr" if kind == "L" else "rtl" for kind in kinds if kind in ("L", "R", "AL")), "ltr")
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> str:
@@ -101,4 +107,5 @@ def log(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def job_title(title: str, state: str, job_id: str) -> str:
-    return f'<div class="an-job"><b>{escape(title)}</b>{state_badge(state)}<span class="an-quiet">{escape(job_id)}</span></div>'
+    quiet = f'<span class="an-quiet">{escape(job_id)}</span>'
+    return f'<div class="an-job"><b>{escape(title)}</b>{state_badge(state)}{quiet}</div>'

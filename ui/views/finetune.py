@@ -1,6 +1,7 @@
 """Fine-tune: data, base and settings of a new job."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import streamlit as st
@@ -8,10 +9,10 @@ from anthesis import FineTuneSpec, LoraOptions, TrainOptions
 from anthesis.v1.registry_pb2 import DATASET_FORMAT_MULTITASK, DATASET_FORMAT_TEXT, Dataset, DatasetFormat
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from ui.chrome import PAGES, page
+from ui.chrome import VIEWS, page
 from ui.platform import connect
 
-FORMATS: dict[str, DatasetFormat] = {
+FORMATS: dict[str, DatasetFormat.ValueType] = {
     "Tasks": DATASET_FORMAT_MULTITASK,
     "Text": DATASET_FORMAT_TEXT,
 }
@@ -29,10 +30,10 @@ def main() -> None:
         if not bases:
             st.info("**There is no model to tune yet.** `make demo` trains one; or import one (see Models).", icon="🌱")
             return
-        datasets = choose_data([dataset for dataset in client.datasets.list()])
+        datasets = choose_data(client.datasets.list())
         with st.container(border=True):
             st.markdown("##### 2 · Model")
-            first, second = st.columns(2)
+            first, second, third = st.columns(3)
             base = first.selectbox("Base", bases, key="base", help="Training starts from this model's weights.")
             output = second.text_input(
                 "Name of the new model",
@@ -40,7 +41,7 @@ def main() -> None:
                 key=f"output-{base}",
                 help="Lower-case letters, digits, '.', '_' and '-'. If it exists, it gets a new version.",
             )
-            deploy = st.text_input(
+            deploy = third.text_input(
                 "Deploy as (optional)",
                 key="deploy_as",
                 placeholder="an alias, for example my-model",
@@ -50,12 +51,12 @@ def main() -> None:
         ready = bool(datasets and output)
         if st.button("Start training", type="primary", icon=":material/play_arrow:", disabled=not ready):
             job = client.jobs.create(spec, deploy_alias=deploy.strip())
-            st.switch_page(PAGES / "jobs.py", query_params={"job": job.id})
+            st.switch_page(VIEWS / "jobs.py", query_params={"job": job.id})
         if not ready:
             st.caption("Choose at least one dataset and a name first.")
 
 
-def choose_data(known: list[Dataset]) -> list[str]:
+def choose_data(known: Sequence[Dataset]) -> list[str]:
     with st.container(border=True):
         st.markdown("##### 1 · Data")
         by_name = {dataset.name: dataset for dataset in known}
@@ -95,7 +96,7 @@ def upload_data() -> None:
         store(name, file, FORMATS[kind])
 
 
-def store(name: str, file: UploadedFile, format: DatasetFormat) -> None:
+def store(name: str, file: UploadedFile, format: DatasetFormat.ValueType) -> None:
     with tempfile.NamedTemporaryFile(suffix=".jsonl") as copy, st.spinner("Checking every row…"):
         copy.write(file.getbuffer())
         copy.flush()
@@ -114,7 +115,7 @@ def choose_options(base: str, output: str, datasets: list[str]) -> FineTuneSpec:
             default="All parameters",
             required=True,
             key="method",
-            help="LoRA trains small matrices beside the weights and merges them at the end: less memory, a gentler change.",
+            help="LoRA trains small matrices beside the weights and merges them at the end: less memory.",
         )
         steps = second.number_input(
             "Steps", 1, 1_000_000, 200, key="steps", help="Updates of the weights, each over one batch."
@@ -165,7 +166,7 @@ def more_options(steps: int, rate: float) -> TrainOptions:
             "Optimizer", ["adamw", "muon"], key="optimizer", help="Muon on the matrices goes with AdamW on the rest."
         ),
         checkpoint_every_steps=int(first.number_input("Checkpoint every (steps)", 1, 100_000, 100, key="checkpoint")),
-        seed=int(second.number_input("Seed", 0, 2**53, 42, key="train_seed")),
+        seed=int(second.number_input("Seed", 0, 2**53 - 1, 42, key="train_seed")),
     )
 
 

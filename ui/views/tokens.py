@@ -82,14 +82,14 @@ def compare_languages(model: str) -> None:
         for language, count in zip(spoken, counts, strict=True)
     ]
     st.markdown(
-        "Tokens that article 1 of the Universal Declaration of Human Rights takes: the same statement in each language."
+        "Tokens that article 1 of the Universal Declaration of Human Rights takes, the same statement everywhere."
     )
     chart = (
-        alt.Chart(alt.Data(values=rows))
+        alt.Chart({"values": rows})
         .mark_bar(cornerRadiusEnd=3, height=11)
         .encode(
-            x=alt.X("tokens:Q", title="tokens"),
-            y=alt.Y("language:N", sort="x", title=None, axis=alt.Axis(labelLimit=240)),
+            x=alt.X("tokens:Q", title="tokens", axis=alt.Axis(tickCount=6)),
+            y=alt.Y("language:N", sort="x", title=None, axis=alt.Axis(labelLimit=240, labelOverlap=False)),
             tooltip=["language:N", "tokens:Q", alt.Tooltip("per byte:Q", format=".2f")],
         )
         .properties(height=19 * len(rows))

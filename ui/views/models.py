@@ -6,8 +6,9 @@ import streamlit as st
 from anthesis.v1.registry_pb2 import Model, ModelVersion
 
 from ui import lineage, markup
-from ui.chrome import PAGES, page
-from ui.languages import BY_CODE
+from ui.actions import offer_version
+from ui.chrome import VIEWS, page
+from ui.languages import label_of
 from ui.platform import connect
 
 
@@ -51,7 +52,7 @@ def card(model: Model, aliases: Sequence[str]) -> None:
     marks = [*(f"alias {alias}" for alias in aliases), model.licence, f"{len(model.languages)} languages"]
     st.html(markup.chips([mark for mark in marks if mark]))
     label = f"Version {model.latest_version}" if model.latest_version else "Details"
-    st.page_link(PAGES / "models.py", label=label, icon=":material/arrow_forward:", query_params={"model": model.name})
+    st.page_link(VIEWS / "models.py", label=label, icon=":material/arrow_forward:", query_params={"model": model.name})
 
 
 def size(parameters: int) -> str:
@@ -64,7 +65,7 @@ def size(parameters: int) -> str:
 
 def one_model(name: str) -> None:
     client = connect().client
-    st.page_link(PAGES / "models.py", label="All models", icon=":material/arrow_back:")
+    st.page_link(VIEWS / "models.py", label="All models", icon=":material/arrow_back:")
     model = client.models.get(name)
     with st.container(border=True):
         st.html(markup.card_title(model.name, f"{model.parameters:,} parameters"))
@@ -75,15 +76,13 @@ def one_model(name: str) -> None:
         st.html(markup.facts(pairs))
         if model.languages:
             with st.expander("Languages"):
-                st.html(markup.chips([BY_CODE[c].label if c in BY_CODE else c for c in model.languages]))
+                st.html(markup.chips([label_of(name) for name in model.languages]))
         if model.config_json:
             with st.expander("Configuration"):
                 st.json(model.config_json)
     versions = client.models.list_versions(name)
     if not versions:
-        st.info(
-            "**Its weights are not here.** Import them from a folder that holds the published checkpoint:", icon="📦"
-        )
+        st.info("**Its weights are not here.** Import them from a folder with the published checkpoint:", icon="📦")
         st.code(f"anthesis models import {name} --from DIR", language="bash")
     for version in versions:
         one_version(version)
@@ -107,9 +106,7 @@ def one_version(version: ModelVersion) -> None:
             ("Trained on", ", ".join(version.datasets) or "–"),
         ]
         st.html(markup.facts(facts))
-        for error in (error for deployment in deployed for error in deployment.errors):
-            st.error(error)
-        buttons(version, ready=ready)
+        offer_version(version)
         ancestors = client.models.lineage(version.name)
         st.graphviz_chart(lineage.dot(version, ancestors), alt=f"Lineage of {version.name}")
         with st.expander(f"Files ({len(version.files)})"):
@@ -121,27 +118,6 @@ def one_version(version: ModelVersion) -> None:
                 hide_index=True,
             )
             st.caption(f"Tokenizer {version.tokenizer_digest}")
-
-
-def buttons(version: ModelVersion, *, ready: bool) -> None:
-    client = connect().client
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        if ready:
-            st.page_link(
-                PAGES / "playground.py",
-                label="Try it",
-                icon=":material/local_florist:",
-                query_params={"model": version.name},
-            )
-        elif st.button("Deploy", key=f"deploy-{version.name}", icon=":material/rocket_launch:", type="primary"):
-            client.deployments.create(version.name)
-            st.rerun()
-        with st.popover("Set alias", icon=":material/label:"):
-            alias = st.text_input("Alias", version.model.split("/")[-1], key=f"alias-{version.name}")
-            st.caption("Callers of the alias get this version from now on; its deployment follows.")
-            if st.button("Point it here", key=f"point-{version.name}", disabled=not alias):
-                client.models.set_alias(alias, version.name)
-                st.rerun()
 
 
 main()

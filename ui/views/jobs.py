@@ -6,7 +6,8 @@ import streamlit as st
 from anthesis.v1 import job_pb2 as pb
 
 from ui import history, markup
-from ui.chrome import PAGES, page
+from ui.actions import offer_version
+from ui.chrome import VIEWS, page
 from ui.platform import connect
 
 LIVE_S = 1.0  # how often a running job's page looks for news
@@ -17,7 +18,7 @@ def main() -> None:
     job_id = st.query_params.get("job", "")
     with page("Jobs", "Training, as it happens."):
         if job_id:
-            st.page_link(PAGES / "jobs.py", label="All jobs", icon=":material/arrow_back:")
+            st.page_link(VIEWS / "jobs.py", label="All jobs", icon=":material/arrow_back:")
             one_job(job_id)
         else:
             all_jobs()
@@ -27,7 +28,7 @@ def all_jobs() -> None:
     jobs = connect().client.jobs.list()
     if not jobs:
         st.info("**No job yet.** Start one on the Fine-tune page.", icon="🌱")
-        st.page_link(PAGES / "finetune.py", label="Fine-tune a model", icon=":material/tune:")
+        st.page_link(VIEWS / "finetune.py", label="Fine-tune a model", icon=":material/tune:")
     for job in jobs:
         with st.container(border=True):
             left, middle, right = st.columns([3, 4, 1.1], vertical_alignment="center")
@@ -39,7 +40,7 @@ def all_jobs() -> None:
             else:
                 middle.caption(job.error.message or history.when(job))
             right.page_link(
-                PAGES / "jobs.py", label="Open", icon=":material/arrow_forward:", query_params={"job": job.id}
+                VIEWS / "jobs.py", label="Open", icon=":material/arrow_forward:", query_params={"job": job.id}
             )
 
 
@@ -109,35 +110,17 @@ def cancel(job: pb.Job) -> None:
 
 
 def made(job: pb.Job) -> None:
-    client = connect().client
-    version = client.models.get_version(job.model_version)
-    deployed = [d for d in client.deployments.list() if d.version == version.name]
+    version = connect().client.models.get_version(job.model_version)
     with st.container(border=True):
-        st.html(
-            markup.card_title(f"New version: {version.name}", f"{version.parameters:,} parameters, {version.licence}")
+        details = f"{version.parameters:,} parameters, {version.licence}"
+        st.html(markup.card_title(f"New version: {version.name}", details))
+        offer_version(version)
+        st.page_link(
+            VIEWS / "models.py",
+            label="Lineage, licence, files",
+            icon=":material/account_tree:",
+            query_params={"model": version.model},
         )
-        with st.container(horizontal=True, vertical_alignment="center"):
-            if any(d.ready_replicas for d in deployed):
-                st.page_link(
-                    PAGES / "playground.py",
-                    label="Try it",
-                    icon=":material/local_florist:",
-                    query_params={"model": version.name},
-                )
-            elif deployed:
-                st.caption("A worker is loading it.")
-                st.button("Look again", icon=":material/refresh:")
-            elif st.button("Deploy", type="primary", icon=":material/rocket_launch:"):
-                client.deployments.create(version.name)
-                st.rerun()
-            st.page_link(
-                PAGES / "models.py",
-                label="Version, lineage, files",
-                icon=":material/account_tree:",
-                query_params={"model": version.model},
-            )
-        for error in (error for deployment in deployed for error in deployment.errors):
-            st.error(error)
 
 
 main()

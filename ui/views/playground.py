@@ -9,7 +9,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from ui import markup
 from ui.answers import Answer, stream_answers
-from ui.chrome import PAGES, page, show_error
+from ui.chrome import VIEWS, page, show_error
 from ui.languages import BY_CODE, LANGUAGES, Language
 from ui.platform import Servable, connect, servable
 
@@ -54,13 +54,15 @@ def nothing_ready() -> None:
             "and deploy them on the Models page.",
             icon="🌱",
         )
-        st.page_link(PAGES / "models.py", label="Go to Models", icon=":material/account_tree:")
+        st.page_link(VIEWS / "models.py", label="Go to Models", icon=":material/account_tree:")
 
 
 def settings(*, disabled: bool) -> SamplingParams:
     with st.container(border=True):
         st.markdown("##### Settings")
-        max_tokens = st.slider("Longest answer (tokens)", 1, 512, 64, key="max_tokens", disabled=disabled)
+        max_tokens = st.slider(
+            "Longest answer (tokens)", 1, 512, 64, key="max_tokens", persist_state="session", disabled=disabled
+        )
         temperature = st.slider(
             "Temperature",
             0.0,
@@ -68,6 +70,7 @@ def settings(*, disabled: bool) -> SamplingParams:
             0.7,
             0.05,
             key="temperature",
+            persist_state="session",
             disabled=disabled,
             help="0 always takes the likeliest token; higher is freer.",
         )
@@ -80,6 +83,7 @@ def settings(*, disabled: bool) -> SamplingParams:
             0.05,
             key="top_p",
             disabled=disabled or greedy,
+            persist_state="session",
             help="Draw only from the likeliest tokens that together have this probability.",
         )
         top_k = st.number_input(
@@ -89,6 +93,7 @@ def settings(*, disabled: bool) -> SamplingParams:
             0,
             key="top_k",
             disabled=disabled or greedy,
+            persist_state="session",
             help="Draw only from this many likeliest tokens; 0: all.",
         )
         penalty = st.slider(
@@ -98,15 +103,17 @@ def settings(*, disabled: bool) -> SamplingParams:
             1.1,
             0.05,
             key="repetition_penalty",
+            persist_state="session",
             disabled=disabled,
             help="Above 1, tokens that were there already become less likely.",
         )
         seed = st.number_input(
             "Seed",
             0,
-            2**53,
+            2**53 - 1,
             None,
             key="seed",
+            persist_state="session",
             disabled=disabled,
             placeholder="new each time",
             help="The same seed and settings give the same text.",
@@ -135,11 +142,14 @@ def pick_models(choices: Sequence[Servable], *, disabled: bool) -> list[Servable
         if key in state and state[key] not in choices:  # redeployed, or gone
             state.pop(key)
     first, second = st.columns(2)
-    model = first.selectbox("Model", choices, format_func=lambda c: c.label, key="model", disabled=disabled)
+    model = first.selectbox(
+        "Model", choices, format_func=lambda c: c.label, key="model", persist_state="session", disabled=disabled
+    )
     other = second.selectbox(
         "Compare with",
         [NOBODY, *(c for c in choices if c != model)],
         key="second",
+        persist_state="session",
         disabled=disabled,
         format_func=lambda c: c.label or "nothing",
     )
@@ -155,13 +165,16 @@ def write_prompt(*, disabled: bool) -> tuple[Language, str]:
         "Language",
         [language.code for language in LANGUAGES],
         key="language",
+        persist_state="session",
         disabled=disabled,
         format_func=lambda c: BY_CODE[c].label,
         on_change=take_prompt,
         help="46 natural and 13 programming languages. Type to search, in English or in the language itself.",
     )
     language = BY_CODE[code]
-    prompt = st.text_area("Prompt", key="prompt", height=150, disabled=disabled, placeholder="Begin a text…")
+    prompt = st.text_area(
+        "Prompt", key="prompt", persist_state="session", height=150, disabled=disabled, placeholder="Begin a text…"
+    )
     if len(language.prompts) > 1:
         with st.container(horizontal=True, gap="small"):
             for number, example in enumerate(language.prompts):
@@ -184,17 +197,15 @@ def take_prompt(number: int = 0) -> None:
 
 def buttons(prompt: str, *, running: bool) -> None:
     with st.container(horizontal=True):
-        if running:
-            st.button("Stop", icon=":material/stop_circle:", key="stop")  # its rerun ends the calls
-        else:
-            st.button(
-                "Generate",
-                type="primary",
-                icon=":material/local_florist:",
-                key="start",
-                disabled=not prompt,
-                on_click=lambda: state.update(generate=True),
-            )
+        st.button(
+            "Generate",
+            type="primary",
+            icon=":material/local_florist:",
+            key="start",
+            disabled=running or not prompt,
+            on_click=lambda: state.update(generate=True),
+        )
+        st.button("Stop", icon=":material/stop_circle:", key="stop", disabled=not running)  # its rerun ends the calls
 
 
 def generate(answers: Sequence[Answer], sampling: SamplingParams) -> None:
