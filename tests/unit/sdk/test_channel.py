@@ -154,5 +154,5 @@ async def test_an_error_has_the_type_of_its_status(client: AsyncClient) -> None:
 
 async def test_a_service_that_is_not_there_is_named() -> None:
     async with AsyncClient(Settings(api_key="k", registry_address="127.0.0.1:1")) as client:
-        with pytest.raises(UnavailableError, match="nothing answers at 127.0.0.1:1; start the platform"):
+        with pytest.raises(UnavailableError, match=r"nothing answers at 127\.0\.0\.1:1; start the platform"):
             await client.models.create(pb.Model(name="bloom"))

@@ -38,10 +38,10 @@ def test_the_nearest_data_folder_above_the_working_directory_is_found(tmp_path: 
 
 
 def test_a_missing_key_says_where_it_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(UnauthenticatedError, match=rf"ANTHESIS_API_KEY is not set and {tmp_path}/keys/admin.key does"):
+    with pytest.raises(UnauthenticatedError, match=f"KEY is not set and {tmp_path}/keys/admin.key does"):
         Settings.from_env({"ANTHESIS_DATA": str(tmp_path)})
     with pytest.raises(
-        UnauthenticatedError, match=rf"no {tmp_path}/.anthesis/keys/admin.key, nor one in a folder above"
+        UnauthenticatedError, match=f"no {tmp_path}/.anthesis/keys/admin.key, nor one in a folder above"
     ):
         Settings.from_env({}, cwd=tmp_path)
 

@@ -1,0 +1,198 @@
+"""The `anthesis` command against a real registry, as a program in a pipe."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anthesis import Client
+
+from bloom.tensors import expected_tensors
+from tests.support.registry_data import TINY, safetensors_bytes, text_rows, tokenizer_bytes
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+Json = Callable[..., Any]
+
+PRESETS = {
+    "560m": 559_214_592,
+    "1b1": 1_065_314_304,
+    "1b7": 1_722_408_960,
+    "3b": 3_002_557_440,
+    "7b1": 7_069_016_064,
+    "176b": 176_247_271_424,
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A folder as transformers writes it: two shards, an index, a tokenizer."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(TINY.to_hf()))
+    (folder / "tokenizer.json").write_bytes(tokenizer_bytes())
+    tensors = [(f"transformer.{name}", shape) for name, shape in expected_tensors(TINY).items()]
+    weight_map = {}
+    for number, part in enumerate((tensors[:7], tensors[7:]), start=1):
+        name = f"model-{number:05}-of-00002.safetensors"
+        (folder / name).write_bytes(safetensors_bytes(dict(part)))
+        weight_map |= dict.fromkeys(dict(part), name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return folder
+
+
+@pytest.mark.parametrize(("preset", "parameters"), PRESETS.items())
+def test_plan_counts_parameters_with_the_platform_down(
+    anthesis_json: Json, preset: str, parameters: int, tmp_path: Path
+) -> None:
+    down = {"ANTHESIS_REGISTRY_ADDRESS": "127.0.0.1:1", "ANTHESIS_DATA": str(tmp_path)}
+
+    assert anthesis_json("plan", preset, **down)["parameters"] == parameters
+
+
+def test_plan_reads_a_config(anthesis_json: Json, checkpoint: Path) -> None:
+    assert anthesis_json("plan", checkpoint / "config.json")["parameters"] == TINY.parameters
+
+
+def test_an_error_is_one_line_and_exit_code_1(anthesis: Run) -> None:
+    failed = anthesis("plan", "5m", code=1)
+
+    assert failed.stderr == "error: no BLOOM preset '5m'; choose one of 560m, 1b1, 1b7, 3b, 7b1, 176b\n"
+    assert anthesis("models", "show", "nothing", code=1).stderr.startswith("error: ")
+    assert "start the platform" in anthesis("models", "list", code=1, ANTHESIS_REGISTRY_ADDRESS="127.0.0.1:1").stderr
+
+
+def test_a_pipe_gets_whole_lines(anthesis: Run) -> None:
+    lines = anthesis("models", "list").stdout.splitlines()
+
+    assert lines[0].split("\t") == ["NAME", "PARAMETERS", "LICENCE", "LATEST", "LANGUAGES"]
+    assert "bigscience/bloom-560m\t559.2M\tbigscience-rail-1.0" in "\n".join(lines)
+
+
+def test_status_names_what_does_not_answer(anthesis: Run) -> None:
+    answer = json.loads(anthesis("status", "--json", code=1).stdout)
+
+    assert answer["services"]["registry"]["status"] == "SERVING"
+    assert "nothing answers at" in answer["services"]["gateway"]["status"]
+
+
+def test_a_checkpoint_is_imported_once(anthesis: Run, anthesis_json: Json, checkpoint: Path) -> None:
+    args = ("models", "import", "lab/tiny", "--from", checkpoint, "--licence", "apache-2.0", "--alias", "tiny")
+
+    version = anthesis_json(*args)
+    again = anthesis_json(*args)
+
+    assert version["name"] == again["name"] == "lab/tiny@1"
+    assert version["parameters"] == TINY.parameters
+    assert len(version["files"]) == 4
+    aliases = {alias["name"]: alias["version"] for alias in anthesis_json("alias", "list")}
+    assert aliases["tiny"] == "lab/tiny@1"
+    shown = anthesis_json("models", "show", "tiny")
+    assert shown["model"]["name"] == "lab/tiny"
+    assert [found["name"] for found in shown["versions"]] == ["lab/tiny@1"]
+    assert "lab/tiny@1" in anthesis("models", "show", "lab/tiny").stdout
+
+
+def test_an_import_that_was_broken_off_sends_only_what_is_missing(
+    anthesis: Run, client: Client, checkpoint: Path
+) -> None:
+    (checkpoint / "config.json").write_text(json.dumps(TINY.to_hf() | {"seq_length": 64}))
+    sent = client.artifacts.upload(checkpoint / "model-00001-of-00002.safetensors")
+
+    version = anthesis("models", "import", "lab/resumed", "--from", checkpoint, "--licence", "mit").stdout
+
+    assert version.startswith("lab/resumed@1: ")
+    assert client.artifacts.get(sent.digest).size_bytes == sent.size_bytes
+
+
+def test_a_model_that_is_not_known_needs_a_licence(anthesis: Run, checkpoint: Path) -> None:
+    failed = anthesis("models", "import", "lab/unlicensed", "--from", checkpoint, code=1)
+
+    assert failed.stderr.startswith("error: lab/unlicensed is no model yet: say its licence")
+
+
+def test_a_pickle_is_refused_with_the_command_that_converts_it(anthesis: Run, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(TINY.to_hf()))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02.")
+
+    failed = anthesis("models", "import", "lab/pickle", "--from", tmp_path, code=1)
+
+    assert "pytorch_model.bin" in failed.stderr
+    assert "save_pretrained" in failed.stderr
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing tensor", "missing shard"])
+def test_a_damaged_checkpoint_is_refused_before_anything_is_sent(
+    anthesis: Run, client: Client, checkpoint: Path, damage: str
+) -> None:
+    shard = checkpoint / "model-00002-of-00002.safetensors"
+    if damage == "truncated":
+        shard.write_bytes(shard.read_bytes()[:-4])
+    elif damage == "missing tensor":
+        shard.write_bytes(safetensors_bytes({"transformer.ln_f.bias": (12,)}))
+    else:
+        shard.unlink()
+
+    failed = anthesis("models", "import", "lab/damaged", "--from", checkpoint, "--licence", "mit", code=1)
+
+    assert "model-00002-of-00002.safetensors" in failed.stderr or "tensor" in failed.stderr
+    assert "lab/damaged" not in {model.name for model in client.models.list()}
+
+
+def test_datasets_are_uploaded_listed_and_shown(anthesis: Run, anthesis_json: Json, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(text_rows(5))
+
+    dataset = anthesis_json("datasets", "upload", "cli-rows", tmp_path / "rows.jsonl", "--format", "text")
+
+    assert (dataset["format"], dataset["num_rows"], dataset["languages"]) == ("TEXT", 5, ["fr", "sw"])
+    assert anthesis_json("datasets", "show", "cli-rows") == dataset
+    assert dataset in anthesis_json("datasets", "list")
+    assert "cli-rows\ttext\t5" in anthesis("datasets", "list").stdout
+
+
+def test_a_job_is_submitted_watched_and_cancelled(anthesis: Run, anthesis_json: Json, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(text_rows())
+    (tmp_path / "tokenizer.json").write_bytes(tokenizer_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(TINY.to_hf() | {"vocab_size": 0}))
+    anthesis("datasets", "upload", "cli-job", tmp_path / "rows.jsonl")
+    submit = ("pretrain", "submit", "--output", "lab/cli-job", "--dataset", "cli-job", "--tokenizer")
+    submit = (*submit, tmp_path / "tokenizer.json", "--config", tmp_path / "config.json")
+
+    refused = anthesis(*submit, "--steps", 5, "-o", "learning_rate=7", code=1)
+    job = anthesis_json(*submit, "--steps", 5, "-o", "learning_rate=0.01", "-o", "precision=fp32")
+    cancelled = anthesis_json("jobs", "cancel", job["id"])
+    watched = anthesis("jobs", "watch", job["id"], code=1).stdout.splitlines()
+    again = anthesis("jobs", "cancel", job["id"], code=1)
+
+    assert "learning_rate=7" in refused.stderr
+    assert job["pretrain"]["options"]["precision"] == "fp32"
+    assert cancelled["state"] == "CANCELLED"
+    assert watched[0] == "PENDING"
+    assert watched[-2:] == ["CANCELLED", f"{job['id']}: CANCELLED"]
+    assert "CANCELLED" in again.stderr
+    assert [found["id"] for found in anthesis_json("jobs", "list", "--state", "cancelled")].count(job["id"]) == 1
+    assert f"{job['id']}\tpretrain\tlab/cli-job\tCANCELLED" in anthesis("jobs", "list").stdout
+    events = [json.loads(line) for line in anthesis("jobs", "watch", job["id"], "--json", code=1).stdout.splitlines()]
+    assert events[-1]["state"] == "CANCELLED"
+
+
+def test_keys_are_made_listed_and_revoked(anthesis: Run, anthesis_json: Json) -> None:
+    created = anthesis_json("keys", "create", "ada", "--role", "user")
+
+    assert anthesis_json("models", "list", ANTHESIS_API_KEY=created["secret"])
+    listed = {key["id"]: key for key in anthesis_json("keys", "list")}
+    assert listed[created["key"]["id"]]["principal"] == "ada"
+    assert listed[created["key"]["id"]]["role"] == "USER"
+    assert created["secret"] not in anthesis("keys", "list").stdout
+    anthesis("keys", "revoke", created["key"]["id"])
+    assert "error: " in anthesis("models", "list", code=1, ANTHESIS_API_KEY=created["secret"]).stderr
+
+
+def test_the_hub_that_cannot_be_reached_is_named(anthesis: Run) -> None:
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent"}
+
+    failed = anthesis("models", "import", "bigscience/bloom-560m", code=1, **offline)
+
+    assert failed.stderr.startswith("error: bigscience/bloom-560m cannot be fetched from the Hugging Face hub")
+    assert "--from DIR" in failed.stderr
