@@ -117,7 +117,7 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
         return JSONResponse(error_json(f"the body is not JSON: {first['ctx']['error']}", "invalid_request_error"), 400)
     param = str(first["loc"][1]) if len(first["loc"]) > 1 else None
     if first["type"] == "extra_forbidden":
-        message = f"unrecognized request argument: {param}"
+        message = f"unrecognized request argument: {'.'.join(map(str, first['loc'][1:]))}"
     elif first["type"] == "missing":
         message = f"{param or 'a JSON body'} is missing"
     else:

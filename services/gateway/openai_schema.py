@@ -158,18 +158,24 @@ def _logprobs(vocabulary: Vocabulary, tokens: Iterable[PlacedToken]) -> Json:
     tokens = list(tokens)
     return {
         "tokens": [_name(vocabulary, placed.token.id) for placed in tokens],
-        "token_logprobs": [placed.token.logprob for placed in tokens],
+        "token_logprobs": [_finite(placed.token.logprob) for placed in tokens],
         "top_logprobs": [_top_logprobs(vocabulary, placed) for placed in tokens],
         "text_offset": [placed.text_offset for placed in tokens],
     }
 
 
-def _top_logprobs(vocabulary: Vocabulary, placed: PlacedToken) -> dict[str, float] | None:
+def _top_logprobs(vocabulary: Vocabulary, placed: PlacedToken) -> dict[str, float | None] | None:
     """The most likely tokens and the token itself; None for the first of a prompt, which follows nothing."""
     token = placed.token
     if token.logprob is None:
         return None
-    return {_name(vocabulary, token_id): logprob for token_id, logprob in (*token.top, (token.id, token.logprob))}
+    ranked = (*token.top, (token.id, token.logprob))
+    return {_name(vocabulary, token_id): _finite(logprob) for token_id, logprob in ranked}
+
+
+def _finite(logprob: float | None) -> float | None:
+    """JSON has no infinity: OpenAI writes -9999 for what cannot be."""
+    return None if logprob is None else max(logprob, -9999.0)
 
 
 def _name(vocabulary: Vocabulary, token_id: int) -> str:
