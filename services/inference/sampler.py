@@ -46,7 +46,8 @@ def sample(logits: Tensor, seqs: list[Generation], num_token_ids: int) -> list[D
     if random:
         rows = drawable[random] if len(random) < len(seqs) else drawable
         uniforms = [uniform(params[row].seed, len(seqs[row].token_ids)) for row in random]
-        for row, drawn in zip(random, _draw(rows, [params[row] for row in random], uniforms), strict=True):
+        weights = _weights(rows, [params[row] for row in random])
+        for row, drawn in zip(random, _invert(weights, uniforms), strict=True):
             ids[row] = drawn
     reported = {row: p.logprobs for row, p in enumerate(params) if p.logprobs is not None}
     if not reported:
@@ -74,7 +75,8 @@ def _penalize(row: Tensor, seq: Generation) -> None:
     row[seen] = torch.where(values < 0, values * penalty, values / penalty)  # doubles get the same value
 
 
-def _draw(logits: Tensor, params: list[SamplingParams], uniforms: list[float]) -> list[int]:
+def _weights(logits: Tensor, params: list[SamplingParams]) -> Tensor:
+    """Unnormalised probabilities (B, V) after temperature, top-k and then top-p; zero where a filter cuts."""
     temperatures = logits.new_tensor([p.temperature for p in params])
     scaled = logits / temperatures[:, None]  # (B, V)
     scaled -= scaled.amax(dim=-1, keepdim=True)  # a tiny temperature makes -inf, never NaN
@@ -85,7 +87,7 @@ def _draw(logits: Tensor, params: list[SamplingParams], uniforms: list[float]) -
         if p.top_p < 1:
             threshold = _nucleus_threshold(scaled[row], p.top_p)
             scaled[row].masked_fill_(scaled[row] < threshold, -torch.inf)
-    return _invert(scaled.exp_(), uniforms)
+    return scaled.exp_()
 
 
 def _nucleus_threshold(row: Tensor, top_p: float) -> Tensor:
