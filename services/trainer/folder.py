@@ -1,5 +1,6 @@
 """The files of one job on this machine: `<data>/jobs/<job id>/`."""
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,14 @@ class JobFolder:
     def result(self, fencing_token: int) -> Path:
         """Paths and digests of the exported, uploaded files."""
         return self.path / f"result-{fencing_token}.json"
+
+    def count_fruitless_death(self) -> int:
+        """Note that an attempt was killed; return how many were since the newest checkpoint."""
+        newest = max((path.name for path in self.checkpoints.glob("step-*")), default="")
+        path = self.path / "deaths.json"
+        count = json.loads(path.read_text()).get(newest, 0) + 1 if path.exists() else 1
+        path.write_text(json.dumps({newest: count}))
+        return count
 
     def drop_weights(self) -> None:
         """Remove what only an unfinished job needs; logs and progress stay."""

@@ -1,0 +1,172 @@
+"""One attempt at a job: lease, prepare, launch, watch, finish."""
+
+import json
+import logging
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from anthesis.errors import AnthesisError, InvalidArgumentError
+
+from services.common.settings import ROOT, Platform
+from services.trainer.config import RunSpec
+from services.trainer.failure import JobFailure
+from services.trainer.folder import JobFolder
+from services.trainer.launch import deepspeed_command, environment, prepare_command
+from services.trainer.lease import LOST, CancelRequested, HeldLease, LeaseLost
+from services.trainer.processes import kill_group, kill_leftovers, start
+from services.trainer.progress import ProgressReader
+from services.trainer.registry_client import Assignment, RegistryClient
+
+LOG = logging.getLogger(__name__)
+POLL_S = 0.2
+ACQUIRE_FOR_S = 60.0  # a registry that does not answer is asked this long; then the reconciler wakes us again
+MAX_FRUITLESS_DEATHS = 5  # attempts whose ranks are killed before they reach another checkpoint
+
+
+class Stopped(Exception):
+    """This worker is told to stop."""
+
+
+class Killed(Exception):
+    """A process of the attempt was killed from outside: worth another attempt."""
+
+
+def run_job(
+    job_id: str, registry: RegistryClient, platform: Platform, worker_id: str, should_stop: Callable[[], bool]
+) -> None:
+    """Run a job to its end if its lease can be had. Call from a thread that lives as long: processes die with it."""
+    held = acquire(job_id, registry, worker_id, should_stop)
+    if held is not None:
+        LOG.info("job %s: attempt %d with token %d", job_id, held.attempt, held.fencing_token)
+        Attempt(held, registry, platform, should_stop).run()
+
+
+def acquire(
+    job_id: str, registry: RegistryClient, worker_id: str, should_stop: Callable[[], bool]
+) -> Assignment | None:
+    """The lease; None when the job is not to be run by us now."""
+    give_up = time.monotonic() + ACQUIRE_FOR_S
+    while not should_stop():
+        try:
+            return registry.acquire(job_id, worker_id)
+        except LOST as error:
+            LOG.info("job %s: nothing to do: %s", job_id, error)
+            return None
+        except AnthesisError as error:
+            if time.monotonic() > give_up:
+                LOG.error("job %s: no lease: %s", job_id, error)
+                return None
+            time.sleep(1)
+    return None
+
+
+class Attempt:
+    def __init__(
+        self, held: Assignment, registry: RegistryClient, platform: Platform, should_stop: Callable[[], bool]
+    ) -> None:
+        self._held = held
+        self._registry = registry
+        self._should_stop = should_stop
+        self._folder = JobFolder(platform.data_dir / "jobs" / held.job_id)
+        self._folder.path.mkdir(parents=True, exist_ok=True)
+        reader = ProgressReader(self._folder.progress(held.fencing_token))
+        self._lease = HeldLease(registry, held, self._folder.lease, reader)
+
+    def run(self) -> None:
+        """Run the job and tell the registry how it ended; say nothing once the lease is lost."""
+        killed = kill_leftovers(self._held.job_id, older_than=self._held.fencing_token)
+        if killed:
+            LOG.warning("job %s: killed processes of earlier attempts: %s", self._held.job_id, killed)
+        try:
+            self._run_stages(self._held.spec())
+            self._succeed()
+        except LeaseLost as error:
+            LOG.warning("job %s: lease lost: %s", self._held.job_id, error)
+        except CancelRequested:
+            self._end(lambda: self._registry.cancelled(self._held, self._lease.unreported()))
+        except Stopped:
+            self._end(lambda: self._registry.release(self._held, "the worker was told to stop"))
+        except Killed as error:
+            self._killed(str(error))
+        except JobFailure as failure:
+            self._fail(failure)
+
+    def _run_stages(self, spec: RunSpec) -> None:
+        spec.save(self._folder.run)
+        env = environment(spec.job_id, spec.fencing_token, spec.config.layout)
+        self._run_stage(prepare_command(self._folder.path), env)
+        self._run_stage(deepspeed_command(self._folder.path, spec.config.layout), env)
+
+    def _run_stage(self, command: list[str], env: dict[str, str]) -> None:
+        process = start(command, env, self._folder.log, ROOT)
+        try:
+            code = self._watch(process)
+        finally:
+            kill_group(process)
+        if code != 0:
+            failure = JobFailure.load(self._folder.failure(self._held.fencing_token))
+            raise failure or Killed(_how_it_died(code, self._folder.log))
+
+    def _watch(self, process: "subprocess.Popen[bytes]") -> int:
+        """The exit code of a stage; until then the lease is kept."""
+        while True:
+            if self._should_stop():
+                raise Stopped
+            self._lease.keep()
+            try:
+                return process.wait(POLL_S)
+            except subprocess.TimeoutExpired:
+                continue
+
+    def _succeed(self) -> None:
+        files = [(path, digest) for path, digest in json.loads(self._result().read_text())]
+        try:
+            self._end(lambda: self._registry.succeed(self._held, files, self._lease.unreported()))
+        except InvalidArgumentError as error:
+            raise JobFailure("BAD_EXPORT", str(error)) from error
+
+    def _result(self) -> Path:
+        return self._folder.result(self._held.fencing_token)
+
+    def _killed(self, reason: str) -> None:
+        deaths = self._folder.count_fruitless_death()
+        if deaths < MAX_FRUITLESS_DEATHS:
+            self._end(lambda: self._registry.release(self._held, f"RANK_DIED: {reason}"), ended=False)
+            return
+        remedy = "the machine may be out of memory: lower micro_batch, or checkpoint more often"
+        self._fail(JobFailure("RANK_DIED", f"{deaths} times before a new checkpoint: {reason}; {remedy}"))
+
+    def _fail(self, failure: JobFailure) -> None:
+        LOG.error("job %s: %s: %s", self._held.job_id, failure.code, failure.message)
+        self._end(lambda: self._registry.fail(self._held, failure, self._lease.unreported()))
+
+    def _end(self, tell: Callable[[], None], *, ended: bool = True) -> None:
+        """Tell the registry until it has heard, or has given the job away, or we are told to stop."""
+        while True:
+            try:
+                tell()
+                break
+            except LOST as error:
+                LOG.warning("job %s: not reported: %s", self._held.job_id, error)
+                return
+            except InvalidArgumentError:
+                raise
+            except AnthesisError as error:
+                LOG.warning("job %s: the registry does not answer: %s", self._held.job_id, error)
+                if self._should_stop():
+                    return
+                time.sleep(1)
+        if ended:
+            self._folder.drop_weights()
+
+
+def _how_it_died(code: int, log: Path) -> str:
+    # The launcher passes on its rank's status: -9 arrives as 247.
+    signal_number = -code if code < 0 else 256 - code if code > 192 else 0
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 300))
+        tail = file.read().decode(errors="replace").strip().splitlines()[-1:]
+    how = f"killed by signal {signal_number}" if signal_number else f"ended with exit code {code}"
+    return f"a process was {how}" if signal_number else f"a process {how}: {' '.join(tail)}"

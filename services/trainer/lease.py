@@ -1,0 +1,81 @@
+"""Holding a job's lease: renewed with progress in time, given up in time when it cannot be."""
+
+import logging
+from pathlib import Path
+
+from anthesis.errors import (
+    AbortedError,
+    AnthesisError,
+    FailedPreconditionError,
+    NotFoundError,
+)
+
+from services.trainer.processes import boot_clock, write_lease
+from services.trainer.progress import Progress, ProgressReader
+from services.trainer.registry_client import Assignment, RegistryClient
+
+LOG = logging.getLogger(__name__)
+RENEW_EVERY_S = 2.0
+# What another worker can be told once the lease is over: that the registry gave it away, or forgot the job.
+LOST = (AbortedError, FailedPreconditionError, NotFoundError)
+
+
+class LeaseLost(Exception):
+    """Another worker may run the job now: end what was started, report nothing."""
+
+
+class CancelRequested(Exception):
+    """The submitter wants the job to end."""
+
+
+class HeldLease:
+    """A lease from the moment it was taken. `keep` is called often, from the thread that watches the processes."""
+
+    def __init__(self, registry: RegistryClient, held: Assignment, lease_file: Path, reader: ProgressReader) -> None:
+        self._registry = registry
+        self._held = held
+        self._lease_file = lease_file
+        self._reader = reader
+        self._margin_s = min(3.0, held.ttl_s / 3)  # in which the processes are killed
+        self._progress: list[Progress] = []  # read, not yet reported
+        self._messages: list[str] = []
+        self._extend(held.asked)
+
+    def _extend(self, asked: float) -> None:
+        """Count the lease from when it was asked for, not from when the answer came."""
+        self._asked = asked
+        self._until = asked + self._held.ttl_s - self._margin_s
+        self._next = asked + min(RENEW_EVERY_S, self._held.ttl_s / 5)
+        write_lease(self._lease_file, asked + self._held.ttl_s - self._margin_s / 2)
+
+    def keep(self) -> None:
+        """Renew when it is time. Raises LeaseLost, CancelRequested."""
+        now = boot_clock()
+        if now >= self._until:
+            raise LeaseLost(f"no answer from the registry for {now - self._asked:.1f} s")
+        if now < self._next:
+            return
+        self._collect()
+        try:
+            timeout_s = min(2.0, self._until - now)
+            cancel = self._registry.renew(self._held, self._progress, self._messages, timeout_s=timeout_s)
+        except LOST as error:
+            raise LeaseLost(str(error)) from error
+        except AnthesisError as error:
+            LOG.warning("job %s: the registry does not answer (%s); trying again", self._held.job_id, error)
+            self._next = boot_clock() + 0.5
+            return
+        self._progress, self._messages = [], []
+        self._extend(now)
+        if cancel:
+            raise CancelRequested
+
+    def _collect(self) -> None:
+        progress, messages = self._reader.read()
+        self._progress += progress
+        self._messages += messages
+
+    def unreported(self) -> list[Progress]:
+        """Progress that the registry has not seen, for the call that ends the job."""
+        self._collect()
+        return self._progress

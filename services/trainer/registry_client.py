@@ -1,0 +1,164 @@
+"""JobService as the trainer sees it: protobuf in and out, plain Python between. Errors are the SDK's typed ones."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from anthesis.channel import open_channel
+from anthesis.errors import from_rpc
+from anthesis.v1 import job_pb2, job_pb2_grpc, registry_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from services.common.settings import Platform
+from services.trainer.config import DatasetFormat, DatasetSpec, Layout, LoraConfig, RunSpec, TrainConfig
+from services.trainer.failure import JobFailure
+from services.trainer.processes import boot_clock
+from services.trainer.progress import Progress
+
+CALL_TIMEOUT_S = 10.0
+FINISH_TIMEOUT_S = 120.0  # the registry reads the exported headers first
+FORMATS: dict[int, DatasetFormat] = {
+    registry_pb2.DATASET_FORMAT_TEXT: "text",
+    registry_pb2.DATASET_FORMAT_MULTITASK: "multitask",
+}
+FINE_TUNE_LEARNING_RATE = 2e-5
+DEFAULT_EPOCHS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A lease and the job it is for."""
+
+    job_id: str
+    attempt: int
+    fencing_token: int
+    ttl_s: float
+    asked: float  # boot_clock() before the lease was asked for: it ends ttl_s later, or a little after
+    spec: Callable[[], RunSpec]  # raises JobFailure when the job asks for what is not built
+
+
+class RegistryClient:
+    def __init__(self, platform: Platform, api_key: str) -> None:
+        self._platform = platform
+        self._jobs = job_pb2_grpc.JobServiceStub(open_channel(platform.registry_address, api_key))
+
+    def acquire(self, job_id: str, worker_id: str) -> Assignment:
+        request = job_pb2.AcquireLeaseRequest(job_id=job_id, worker_id=worker_id)
+        asked = boot_clock()
+        response: job_pb2.AcquireLeaseResponse = _call(self._jobs.AcquireLease, request)
+        return Assignment(
+            job_id=job_id,
+            attempt=response.job.attempts,
+            fencing_token=response.lease.fencing_token,
+            ttl_s=response.lease.ttl_seconds,
+            asked=asked,
+            spec=lambda: run_spec(response, self._platform),
+        )
+
+    def renew(
+        self, held: Assignment, progress: Sequence[Progress], messages: Sequence[str], *, timeout_s: float
+    ) -> bool:
+        """Extend the lease; return whether the job is to be cancelled."""
+        request = job_pb2.RenewLeaseRequest(
+            job_id=held.job_id,
+            fencing_token=held.fencing_token,
+            progress=[_progress_to_proto(item) for item in progress],
+            messages=messages,
+        )
+        return bool(_call(self._jobs.RenewLease, request, timeout_s).cancel_requested)
+
+    def succeed(self, held: Assignment, files: Sequence[tuple[str, str]], progress: Sequence[Progress]) -> None:
+        """End the job with a model: (path, digest) of its files."""
+        model_files = job_pb2.ModelFiles(
+            files=[registry_pb2.ModelFile(path=path, digest=digest) for path, digest in files]
+        )
+        self._finish(held, progress, succeeded=model_files)
+
+    def fail(self, held: Assignment, failure: JobFailure, progress: Sequence[Progress]) -> None:
+        error = job_pb2.JobError(code=failure.code, message=failure.message, parameter=failure.parameter)
+        self._finish(held, progress, failed=error)
+
+    def cancelled(self, held: Assignment, progress: Sequence[Progress]) -> None:
+        self._finish(held, progress, cancelled=job_pb2.Cancelled())
+
+    def release(self, held: Assignment, reason: str) -> None:
+        """Give the job back, to be tried again."""
+        request = job_pb2.ReleaseLeaseRequest(job_id=held.job_id, fencing_token=held.fencing_token, reason=reason)
+        _call(self._jobs.ReleaseLease, request)
+
+    def _finish(self, held: Assignment, progress: Sequence[Progress], **outcome: Any) -> None:
+        request = job_pb2.FinishJobRequest(
+            job_id=held.job_id,
+            fencing_token=held.fencing_token,
+            progress=[_progress_to_proto(item) for item in progress],
+            **outcome,
+        )
+        _call(self._jobs.FinishJob, request, FINISH_TIMEOUT_S)
+
+
+def _call(method: Any, request: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
+    try:
+        return method(request, timeout=timeout_s)
+    except grpc.RpcError as error:
+        raise from_rpc(error) from error
+
+
+def run_spec(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> RunSpec:
+    """What the processes of this attempt get. Raises JobFailure for what is not built."""
+    job = response.job
+    if job.WhichOneof("spec") == "fine_tune":
+        tune = job.fine_tune
+        lora = tune.lora if tune.HasField("lora") else None
+        config = train_config(tune.options, lora, {"learning_rate": FINE_TUNE_LEARNING_RATE})
+        tokenizer, model_config = response.base.tokenizer_digest, ""
+    else:
+        config = train_config(job.pretrain.options, None, {})
+        tokenizer, model_config = job.pretrain.tokenizer_digest, job.pretrain.config
+    return RunSpec(
+        job_id=job.id,
+        attempt=job.attempts,
+        fencing_token=response.lease.fencing_token,
+        config=config,
+        datasets=tuple(
+            DatasetSpec(name=item.name, format=FORMATS[item.format], digest=item.digest) for item in response.datasets
+        ),
+        tokenizer_digest=tokenizer,
+        model_config=model_config,
+        base_files=tuple((file.path, file.digest) for file in response.base.files),
+        data_dir=str(platform.data_dir),
+        artifacts_url=platform.artifacts_url,
+    )
+
+
+def train_config(
+    options: job_pb2.TrainOptions, lora: job_pb2.LoraOptions | None, defaults: dict[str, Any]
+) -> TrainConfig:
+    """The options that were set, over `defaults`, over TrainConfig's own."""
+    fields = {field.name: value for field, value in options.ListFields()}
+    values: dict[str, Any] = {**defaults, **fields}
+    values.setdefault("learning_rate", 1e-3)
+    values.setdefault("min_learning_rate", values["learning_rate"] / 10)
+    if "steps" not in values:
+        values.setdefault("epochs", DEFAULT_EPOCHS)
+    values["layout"] = Layout.parse(options.layout or "1x1x1")
+    if lora is not None:
+        set_fields = {field.name: value for field, value in lora.ListFields()}
+        values["lora"] = LoraConfig(**set_fields)
+    return TrainConfig(**values)
+
+
+def _progress_to_proto(progress: Progress) -> job_pb2.TrainingProgress:
+    time = Timestamp()
+    time.FromNanoseconds(int(progress.time * 1e9))
+    return job_pb2.TrainingProgress(
+        step=progress.step,
+        total_steps=progress.total_steps,
+        loss=progress.loss,
+        learning_rate=progress.learning_rate,
+        grad_norm=progress.grad_norm,
+        tokens_per_second=progress.tokens_per_second,
+        tokens_seen=progress.tokens_seen,
+        seconds_left=progress.seconds_left,
+        time=time,
+    )
