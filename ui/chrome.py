@@ -45,10 +45,10 @@ def show_error(error: AnthesisError) -> None:
         st.error("**This key may not do that.** Use an admin key (`ANTHESIS_API_KEY`).", icon="🔑")
         st.code(str(error), language=None, wrap_lines=True)
     else:
-        first, *rest = str(error).splitlines() or [""]
         title = "Not accepted" if isinstance(error, InvalidArgumentError) else "That did not work"
         st.error(f"**{title}.**", icon="⚠️")
-        st.code("\n".join((first, *rest)), language=None, wrap_lines=True)
+        lines = str(error).count("\n") + 1  # a dataset's bad rows may be hundreds
+        st.code(str(error), language=None, wrap_lines=True, height=320 if lines > 12 else "content")
 
 
 def _unreachable(error: AnthesisError) -> None:

@@ -5,17 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import streamlit as st
-from anthesis import FineTuneSpec, LoraOptions, TrainOptions
+from anthesis import AnthesisError, FineTuneSpec, LoraOptions, TrainOptions
 from anthesis.v1.registry_pb2 import DATASET_FORMAT_MULTITASK, DATASET_FORMAT_TEXT, Dataset, DatasetFormat
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from ui.chrome import VIEWS, page
+from ui.chrome import VIEWS, page, show_error
 from ui.platform import connect
 
 FORMATS: dict[str, DatasetFormat.ValueType] = {
     "Tasks": DATASET_FORMAT_MULTITASK,
     "Text": DATASET_FORMAT_TEXT,
 }
+state = st.session_state
 ROWS = {
     "Tasks": '{"inputs": "Translate to French: Good morning.", "targets": "Bonjour.", "language": "fr"}',
     "Text": '{"text": "Il était une fois…", "language": "fr"}',
@@ -60,6 +61,8 @@ def choose_data(known: Sequence[Dataset]) -> list[str]:
     with st.container(border=True):
         st.markdown("##### 1 · Data")
         by_name = {dataset.name: dataset for dataset in known}
+        if uploaded := state.pop("uploaded", None):
+            state["datasets"] = [*state.get("datasets", []), uploaded]
         chosen = st.multiselect(
             "Datasets",
             list(by_name),
@@ -93,7 +96,10 @@ def upload_data() -> None:
         "Name of the dataset", Path(file.name).stem.lower() if file else "", key=f"dataset-{file.name if file else ''}"
     )
     if st.button("Upload", disabled=not (file and name), icon=":material/upload:") and file:
-        store(name, file, FORMATS[kind])
+        try:
+            store(name, file, FORMATS[kind])
+        except AnthesisError as error:
+            show_error(error)  # here, where the file can be chosen anew
 
 
 def store(name: str, file: UploadedFile, format: DatasetFormat.ValueType) -> None:
@@ -101,7 +107,7 @@ def store(name: str, file: UploadedFile, format: DatasetFormat.ValueType) -> Non
         copy.write(file.getbuffer())
         copy.flush()
         dataset = connect().client.datasets.upload(name, copy.name, format)
-    st.session_state["new_dataset"] = dataset.name
+    state["uploaded"] = dataset.name
     st.rerun()
 
 

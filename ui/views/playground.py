@@ -24,17 +24,21 @@ def main() -> None:
         if not choices:
             nothing_ready()
             return
-        running = state.pop("generate", False)  # set by the button, so that coming back to the page starts nothing
+        # Left by the run in which the button was pressed, whose widgets had to be enabled to hand over their values.
+        answers, sampling = state.pop("generate", ([], SamplingParams()))
+        running = bool(answers)
         left, right = st.columns([2.5, 1], gap="large")
         with right:
-            sampling = settings(disabled=running)
+            chosen = settings(disabled=running)
         with left:
             models = pick_models(choices, disabled=running)
             language, prompt = write_prompt(disabled=running)
-            buttons(prompt, running=running)
-            if running:
+            if buttons(prompt, running=running):
                 state["answers"] = [Answer(model=model, prompt=prompt, language=language) for model in models]
-                generate(state["answers"], sampling)
+                state["generate"] = (state["answers"], chosen)
+                st.rerun()
+            if running:
+                generate(answers, sampling)
             else:
                 show(state.get("answers", []))
 
@@ -195,17 +199,18 @@ def take_prompt(number: int = 0) -> None:
     state["prompt"] = BY_CODE[state["language"]].prompts[number]
 
 
-def buttons(prompt: str, *, running: bool) -> None:
+def buttons(prompt: str, *, running: bool) -> bool:
+    """Whether Generate was pressed. Stop does nothing but rerun the page, which ends the calls."""
     with st.container(horizontal=True):
-        st.button(
+        pressed = st.button(
             "Generate",
             type="primary",
             icon=":material/local_florist:",
             key="start",
             disabled=running or not prompt,
-            on_click=lambda: state.update(generate=True),
         )
-        st.button("Stop", icon=":material/stop_circle:", key="stop", disabled=not running)  # its rerun ends the calls
+        st.button("Stop", icon=":material/stop_circle:", key="stop", disabled=not running)
+    return pressed
 
 
 def generate(answers: Sequence[Answer], sampling: SamplingParams) -> None:

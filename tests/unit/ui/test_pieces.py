@@ -1,5 +1,7 @@
 """Tokens grouped where characters end."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +14,7 @@ TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
 def test_any_text_cut_anywhere_is_drawn_whole(text, cuts):
     data = text.encode()
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
-    tokens = [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    tokens = [data[start:end] for start, end in itertools.pairwise(edges)]
     groups = group_tokens(range(len(tokens)), tokens)
     assert "".join(group.text for group in groups) == text
     assert [piece.data for group in groups for piece in group.pieces] == tokens
@@ -21,7 +23,7 @@ def test_any_text_cut_anywhere_is_drawn_whole(text, cuts):
 
 @given(TEXT)
 def test_a_token_is_shared_exactly_when_it_holds_part_of_a_character(text):
-    groups = group_tokens([byte for byte in text.encode()], [bytes([byte]) for byte in text.encode()])
+    groups = group_tokens(list(text.encode()), [bytes([byte]) for byte in text.encode()])
     assert [group.shared for group in groups] == [len(character.encode()) > 1 for character in text]
 
 

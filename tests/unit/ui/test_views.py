@@ -1,0 +1,239 @@
+"""Every page, run by Streamlit's own tester over a real registry."""
+
+import grpc
+import pytest
+from anthesis import FineTuneSpec, TrainOptions
+
+from tests.unit.ui.conftest import html, words
+
+
+@pytest.fixture
+def served(stage):
+    """`seedling` is deployed and a worker has it ready."""
+    version = stage.add_version("seedling")
+    stage.deploy("seedling", version)
+    stage.serve(version)
+    return stage
+
+
+def button(app, label):
+    return next(b for b in app.button if b.label == label)
+
+
+def test_without_a_deployed_model_the_playground_says_what_to_do(stage):
+    app = stage.open()
+    assert not app.exception
+    assert "No model is deployed yet" in words(app)
+    assert "make demo" in words(app)
+
+
+def test_a_deployed_model_that_no_worker_has_yet_is_said_to_be_loading(stage):
+    stage.deploy("seedling", stage.add_version("seedling"))
+    assert "seedling is being loaded" in words(stage.open())
+
+
+def test_a_completion_is_shown_after_its_prompt_and_never_as_html(served):
+    served.gateway.script = [" <b>bold</b>", " & $x$"]
+    app = served.open()
+    app.text_area(key="prompt").set_value("Il était")
+    app.button(key="start").click().run()
+    assert not app.exception
+    assert '<span class="an-prompt">Il était</span>' in html(app)
+    assert '<span class="an-added"> &lt;b&gt;bold&lt;/b&gt; &amp; $x$</span>' in html(app)
+    (request,) = served.gateway.requests
+    assert (request.model, request.prompt) == ("seedling", "Il était")
+
+
+def test_settings_reach_the_gateway(served):
+    app = served.open()
+    app.slider(key="temperature").set_value(0.5)
+    app.slider(key="top_p").set_value(0.8)
+    app.number_input(key="top_k").set_value(40)
+    app.slider(key="repetition_penalty").set_value(1.3)
+    app.slider(key="max_tokens").set_value(12)
+    app.number_input(key="seed").set_value(7)
+    app.button(key="start").click().run()
+    sampling = served.gateway.requests[0].sampling
+    assert (sampling.top_k, sampling.max_tokens, sampling.seed) == (40, 12, 7)
+    assert sampling.temperature == pytest.approx(0.5)
+    assert sampling.top_p == pytest.approx(0.8)
+    assert sampling.repetition_penalty == pytest.approx(1.3)
+
+
+def test_choosing_a_language_brings_its_prompt(served):
+    app = served.open()
+    app.selectbox(key="language").set_value("ar").run()
+    assert app.text_area(key="prompt").value.startswith("يولد")
+
+
+def test_aliases_come_before_bare_versions_and_two_models_answer_side_by_side(served):
+    other = served.add_version("seedling-z")
+    served.client.deployments.create(other, name="other")
+    served.serve("seedling@1", other)
+    served.gateway.script = ["x"]
+    app = served.open()
+    assert app.selectbox(key="model").options == ["seedling  ·  seedling@1", "seedling-z@1"]
+    app.selectbox(key="second").select("seedling-z@1").run()
+    app.button(key="start").click().run()
+    assert {request.model for request in served.gateway.requests} == {"seedling", "seedling-z@1"}
+    assert html(app).count("an-added") == 2
+
+
+def test_a_link_opens_the_playground_with_its_model(served):
+    other = served.add_version("seedling-z")
+    served.client.deployments.create(other, name="other")
+    served.serve("seedling@1", other)
+    assert served.open(model=other).selectbox(key="model").value.version == other
+
+
+def test_a_failed_completion_shows_the_servers_words(served):
+    served.gateway.error = (grpc.StatusCode.INVALID_ARGUMENT, "the prompt has 3000 tokens; the model serves 2048")
+    app = served.open()
+    app.button(key="start").click().run()
+    assert "the prompt has 3000 tokens; the model serves 2048" in words(app)
+
+
+def test_when_the_registry_is_down_the_page_names_it_and_the_remedy(stage, monkeypatch):
+    monkeypatch.setenv("ANTHESIS_REGISTRY_ADDRESS", "127.0.0.1:9")
+    app = stage.open("models")
+    assert not app.exception
+    assert "Cannot reach the registry at `127.0.0.1:9`" in words(app)
+    assert "make up" in words(app)
+
+
+def test_without_a_key_the_page_says_how_one_is_made(stage, monkeypatch):
+    monkeypatch.setenv("ANTHESIS_DATA", "/nonexistent")
+    app = stage.open("models")
+    assert "did not accept the API key" in words(app)
+    assert "make up" in words(app)
+
+
+def test_tokens_are_boxed_and_counted(served):
+    app = served.open("tokens")
+    app.text_area(key="token_text").set_value("né à").run()
+    page = html(app)
+    assert page.count('"an-shared"') == 2  # é and à, a token per byte
+    assert page.count("an-bytes") == 4
+    assert "<dt>Tokens</dt><dd>6</dd>" in page
+    assert "<dt>Tokens per word</dt><dd>3.00</dd>" in page
+    assert "<dt>Tokens per byte</dt><dd>1.00</dd>" in page
+
+
+def test_a_fine_tune_is_submitted_and_its_page_opens(stage):
+    stage.deploy("seedling", stage.add_version("seedling"))
+    stage.add_dataset("tasks")
+    app = stage.open("finetune")
+    assert button(app, "Start training").disabled
+    app.multiselect(key="datasets").select("tasks · tasks, 3 rows")
+    app.number_input(key="steps").set_value(25)
+    app.run()
+    button(app, "Start training").click().run()
+    assert not app.exception
+    (job,) = stage.client.jobs.list()
+    assert job.fine_tune.base == "seedling@1"
+    assert job.fine_tune.output_model == "seedling-tuned"
+    assert job.fine_tune.options.steps == 25
+    assert job.id in words(app)
+
+
+def test_a_refused_hyper_parameter_is_named(stage):
+    stage.deploy("seedling", stage.add_version("seedling"))
+    stage.add_dataset("tasks")
+    app = stage.open("finetune")
+    app.multiselect(key="datasets").select("tasks · tasks, 3 rows")
+    app.number_input(key="rate-All parameters").set_value(0.0)
+    app.run()
+    button(app, "Start training").click().run()
+    assert "learning_rate" in words(app)
+    assert not stage.client.jobs.list()
+
+
+def test_every_bad_row_of_an_upload_is_listed(stage):
+    stage.deploy("seedling", stage.add_version("seedling"))
+    app = stage.open("finetune")
+    app.file_uploader(key="file").upload("rows.jsonl", b'{"inputs": "a", "targets": "b"}\n{"inputs": 3}\nnot json\n')
+    app.run()
+    button(app, "Upload").click().run()
+    assert "row 2" in words(app)
+    assert "row 3" in words(app)
+    assert not stage.client.datasets.list()
+
+
+def test_an_uploaded_dataset_is_chosen(stage):
+    stage.deploy("seedling", stage.add_version("seedling"))
+    app = stage.open("finetune")
+    app.file_uploader(key="file").upload("Rows.jsonl", b'{"inputs": "a", "targets": "b"}\n')
+    app.run()
+    button(app, "Upload").click().run()
+    assert [dataset.name for dataset in stage.client.datasets.list()] == ["rows"]
+    assert app.multiselect(key="datasets").value == ["rows"]
+
+
+@pytest.fixture
+def job(stage):
+    stage.deploy("seedling", stage.add_version("seedling"))
+    stage.add_dataset("tasks")
+    spec = FineTuneSpec(output_model="tuned", base="seedling", datasets=["tasks"], options=TrainOptions(steps=10))
+    return stage.client.jobs.create(spec)
+
+
+def test_a_running_job_shows_its_figures_and_its_curve_grows(stage, job):
+    token = stage.report(job.id, 4.0, 3.5)
+    app = stage.open("jobs", job=job.id)
+    page = html(app)
+    assert "Running" in page
+    assert "<dt>Loss</dt><dd>3.5000</dd>" in page
+    assert "<dt>Time left</dt><dd>1 min 15 s</dd>" in page
+    history = app.session_state["histories"][job.id]
+    assert [point["loss"] for point in history.points] == [4.0, 3.5]
+    stage.renew(job.id, token, 3.25, first_step=3)
+    app.run()
+    assert [point["step"] for point in history.points] == [1, 2, 3]
+    assert app.get("progress")[0].proto.text == "Step 3 of 10"
+
+
+def test_a_job_can_be_cancelled(stage, job):
+    app = stage.open("jobs", job=job.id)
+    button(app, "Cancel this job").click().run()
+    assert not app.exception
+    assert "Cancelled" in html(app)
+
+
+def test_jobs_are_listed_with_their_state(stage, job):
+    page = html(stage.open("jobs"))
+    assert job.id in page
+    assert "Pending" in page
+
+
+def test_models_show_what_has_weights_and_how_the_others_are_imported(stage):
+    stage.deploy("bud", stage.add_version("seedling"))
+    app = stage.open("models")
+    page = words(app)
+    assert "With weights (1)" in page
+    assert "alias bud" in page
+    assert "bigscience/bloomz-7b1-mt" in page
+    assert "anthesis models import bigscience/bloom" in page
+
+
+def test_a_version_shows_licence_languages_lineage_and_files(stage):
+    parent = stage.add_version("seedling")
+    child = stage.add_version("child", parent=parent)
+    app = stage.open("models", model="child")
+    page = words(app)
+    assert not app.exception
+    assert child in page
+    assert "apache-2.0" in page
+    assert "العربية · Arabic" in page
+    graph = app.get("graphviz_chart")[0].proto.spec
+    assert '"seedling@1" -> "child@1"' in graph
+
+
+def test_a_version_is_deployed_and_gets_an_alias(stage):
+    version = stage.add_version("seedling")
+    app = stage.open("models", model="seedling")
+    button(app, "Deploy").click().run()
+    assert not app.exception
+    assert [deployment.target for deployment in stage.client.deployments.list()] == [version]
+    app.text_input(key=f"alias-{version}").set_value("mine").run()
+    app.button(key=f"point-{version}").click().run()
+    assert [(alias.name, alias.version) for alias in stage.client.models.list_aliases()] == [("mine", version)]
