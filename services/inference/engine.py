@@ -96,14 +96,23 @@ class Engine:
             part = scoring[start : start + self._logits_rows]
             logits = self._runner.logits(hidden, [row for _, row, _ in part])  # never more rows: V is large
             targets = torch.tensor([target for _, _, target in part], device=logits.device)
-            logprobs = logits.log_softmax(dim=-1).gather(1, targets[:, None]).squeeze(1).tolist()
-            for (seq, _, _), logprob in zip(part, logprobs, strict=True):
+            logprobs = logits.log_softmax(dim=-1)
+            best = logprobs[:, : self._num_token_ids].max(dim=-1)
+            scored = zip(
+                part,
+                logprobs.gather(1, targets[:, None]).squeeze(1).tolist(),
+                best.indices.tolist(),
+                best.values.tolist(),
+                strict=True,
+            )
+            for (seq, _, _), logprob, best_id, best_logprob in scored:
                 seq.logprobs.append(logprob)
+                seq.best.append((best_id, best_logprob))
         events: list[Event] = []
         for seq in dict.fromkeys(seq for seq, _, _ in scoring):
             if seq.num_pending == 0:
                 self._scheduler.finish(seq)
-                events.append(Scored(seq.request_id, seq.logprobs))
+                events.append(Scored(seq.request_id, seq.logprobs, seq.best))
         return events
 
 

@@ -147,7 +147,7 @@ class EngineClient:
         self._send(Generate(call.request_id, prompt_ids, sampling))
         return call
 
-    async def score(self, context_ids: list[int], target_ids: list[int]) -> list[float]:
+    async def score(self, context_ids: list[int], target_ids: list[int]) -> Scored:
         """Log-probability of each target id given all before it."""
         call = self._open()
         self._send(Score(call.request_id, context_ids, target_ids))
@@ -155,7 +155,7 @@ class EngineClient:
             async for events in call:
                 for event in events:
                     assert isinstance(event, Scored)
-                    return event.logprobs
+                    return event
         finally:
             call.close()
         raise Unavailable(f"the call to the engine of {self.name} was closed")

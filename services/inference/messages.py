@@ -72,8 +72,11 @@ class Token(Message, frozen=True):
 
 
 class Scored(Message, frozen=True):
+    """Of each target: its log-probability, and the likeliest id in its place with that one's."""
+
     request_id: int
     logprobs: list[float]
+    best: list[tuple[int, float]]
 
 
 class Refused(Message, frozen=True):

@@ -77,12 +77,13 @@ class Generation(Sequence):
 class Scoring(Sequence):
     """Teacher-forced log-probabilities of targets after a context; the last target is never an input."""
 
-    __slots__ = ("logprobs", "num_context")
+    __slots__ = ("best", "logprobs", "num_context")
 
     def __init__(self, request_id: int, context_ids: list[int], target_ids: list[int]) -> None:
         super().__init__(request_id, context_ids + target_ids)
         self.num_context = len(context_ids)
         self.logprobs: list[float] = []  # of the targets so far; kept over a preemption
+        self.best: list[tuple[int, float]] = []  # the likeliest id at each of their places
 
     @property
     def num_inputs(self) -> int:

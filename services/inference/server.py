@@ -16,7 +16,7 @@ from services.common.server import GrpcServer, wait_for_signal
 from services.common.settings import Platform
 from services.inference.config import WorkerConfig
 from services.inference.loaded_version import VersionStatus
-from services.inference.messages import Event, Token
+from services.inference.messages import Event, Scored, Token
 from services.inference.registry_client import RegistryClient
 from services.inference.sampling import MAX_SEED, SamplingParams
 from services.inference.service import InferenceService
@@ -46,7 +46,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> pb.InferenceServiceScoreResponse:
         items = [(item.context_ids, item.target_ids) for item in request.items]
         scored = await self._service.score(request.model_version, items)
-        return pb.InferenceServiceScoreResponse(items=[pb.ScoredIds(logprobs=logprobs) for logprobs in scored])
+        return pb.InferenceServiceScoreResponse(items=map(scored_to_proto, scored))
 
     async def GetWorkerStatus(
         self, request: pb.GetWorkerStatusRequest, context: _Context
@@ -81,6 +81,11 @@ def generated_to_proto(events: list[Event]) -> pb.InferenceServiceGenerateRespon
         response.finish_reason = pb.FinishReason.Value(f"FINISH_REASON_{tokens[-1].finish}")
         response.num_cached_tokens = tokens[-1].num_cached_tokens
     return response
+
+
+def scored_to_proto(scored: Scored) -> pb.ScoredIds:
+    best = [pb.TokenLogprob(id=id_, logprob=logprob) for id_, logprob in scored.best]
+    return pb.ScoredIds(logprobs=scored.logprobs, best=best)
 
 
 def status_to_proto(status: VersionStatus) -> pb.LoadedModel:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from services.common.errors import InvalidArgument
 from services.inference.engine_client import Call
 from services.inference.loaded_version import LoadedVersion, VersionStatus
+from services.inference.messages import Scored
 from services.inference.sampling import SamplingParams
 from services.inference.worker import Worker
 
@@ -42,9 +43,7 @@ class InferenceService:
             )
         return engine.generate(list(prompt_ids), sampling)
 
-    async def score(
-        self, model_version: str, items: Sequence[tuple[Sequence[int], Sequence[int]]]
-    ) -> list[list[float]]:
+    async def score(self, model_version: str, items: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Scored]:
         """Log-probabilities of each item's targets after its context. Raises as `generate` does."""
         version = self._worker.version(model_version)
         engine = version.engine
@@ -59,9 +58,9 @@ class InferenceService:
                 )
         slots = asyncio.Semaphore(MAX_SCORED_AT_ONCE)
 
-        async def score_one(context_ids: Sequence[int], target_ids: Sequence[int]) -> list[float]:
+        async def score_one(context_ids: Sequence[int], target_ids: Sequence[int]) -> Scored:
             if not target_ids:
-                return []
+                return Scored(0, [], [])
             async with slots:
                 return await engine.score(list(context_ids), list(target_ids))
 

@@ -198,6 +198,20 @@ def test_generating_and_scoring_share_a_batch(folder: Path):
     assert len(events[1][0].logprobs) == 12
 
 
+def test_scoring_what_greedy_generation_gave_finds_it_the_likeliest_throughout(folder: Path):
+    engine = engine_of(folder)
+    (output,) = generate(engine, [PROMPTS[3]], greedy(12))
+    (scored,) = run_all(engine, [Score(1, PROMPTS[3], output)])[1]
+    assert [best_id for best_id, _ in scored.best] == output
+    assert [logprob for _, logprob in scored.best] == scored.logprobs
+
+
+def test_the_likeliest_id_is_one_that_could_be_drawn(folder: Path):
+    engine = engine_of(folder, num_token_ids=20)
+    (scored,) = run_all(engine, [Score(1, [1, 2], [3, 4, 5, 6])])[1]
+    assert all(best_id < 20 for best_id, _ in scored.best)
+
+
 def test_an_aborted_request_frees_its_blocks_before_the_next_step(folder: Path):
     engine = engine_of(folder)
     engine.handle(Generate(0, PROMPTS[7], greedy()))
