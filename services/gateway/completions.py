@@ -94,24 +94,24 @@ class Completions:
 
     async def _echoes(self, completion: Completion) -> list[Piece]:
         """Each prompt as a piece, with log-probabilities if asked for; the first token has none: it follows nothing."""
-        batch = completion.prompt_ids
-        logprobs: list[list[float]] = [[] for _ in batch]
+        batch = [[Token(token_id) for token_id in ids] for ids in completion.prompt_ids]
         if completion.request.sampling.logprobs is not None:
-            logprobs = await self._service.score_ids(completion.model, [(ids[:1], ids[1:]) for ids in batch])
-        texts = [prompt if isinstance(prompt, str) else None for prompt in completion.request.prompts]
+            items = [(ids[:1], ids[1:]) for ids in completion.prompt_ids]
+            scored = await self._service.score_ids(completion.model, items)
+            batch = [[Token(context[0]), *targets] for (context, _), targets in zip(items, scored, strict=True)]
         return [
-            _echo(completion.model, text, ids, scored) for text, ids, scored in zip(texts, batch, logprobs, strict=True)
+            _echo(completion.model, prompt, tokens)
+            for prompt, tokens in zip(completion.request.prompts, batch, strict=True)
         ]
 
 
-def _echo(model: OpenModel, text: str | None, ids: list[int], logprobs: list[float]) -> Piece:
+def _echo(model: OpenModel, prompt: Prompt, tokens: list[Token]) -> Piece:
     decoder = IncrementalDecoder(model.vocabulary, skip_special_tokens=False)
-    decoded, tokens = "", []
-    for position, token_id in enumerate(ids):
-        logprob = logprobs[position - 1] if position and logprobs else None
-        tokens.append(PlacedToken(Token(token_id, logprob), len(decoded)))
-        decoded += decoder.decode([token_id])
-    return Piece(decoded + decoder.finish() if text is None else text, tokens)
+    decoded, placed = "", []
+    for token in tokens:
+        placed.append(PlacedToken(token, len(decoded)))
+        decoded += decoder.decode([token.id])
+    return Piece(prompt if isinstance(prompt, str) else decoded + decoder.finish(), placed)
 
 
 async def _merge(streams: Sequence[AsyncGenerator[Piece, None]]) -> AsyncGenerator[tuple[int, Piece], None]:

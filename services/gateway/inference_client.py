@@ -66,15 +66,15 @@ class InferenceClient:
         await stream.wait_for_first()
         return stream
 
-    async def score(self, worker: Worker, version: str, items: Sequence[ScoreIds]) -> list[list[float]]:
-        """Log-probabilities of each item's targets."""
+    async def score(self, worker: Worker, version: str, items: Sequence[ScoreIds]) -> list[list[Token]]:
+        """Each item's targets with their log-probabilities, and beside them the likeliest id in their place."""
         request = pb.InferenceServiceScoreRequest(
             model_version=version,
             items=[pb.ScoreIds(context_ids=context, target_ids=targets) for context, targets in items],
         )
         with upstream(_name(worker)):
             answer = await self._stub(worker).Score(request, timeout=SCORE_TIMEOUT_S)
-        return [list(item.logprobs) for item in answer.items]
+        return [_scored(targets, item) for (_, targets), item in zip(items, answer.items, strict=True)]
 
     async def close(self) -> None:
         for channel in self._channels.values():
@@ -115,3 +115,10 @@ def _drawn(message: pb.InferenceServiceGenerateResponse) -> Drawn:
         for token in message.tokens
     ]
     return Drawn(tokens, _FINISH.get(message.finish_reason))
+
+
+def _scored(targets: list[int], item: pb.ScoredIds) -> list[Token]:
+    return [
+        Token(token_id, logprob, ((best.id, best.logprob),))
+        for token_id, logprob, best in zip(targets, item.logprobs, item.best, strict=True)
+    ]

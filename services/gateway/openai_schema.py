@@ -3,11 +3,11 @@
 import time
 import uuid
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import grpc
 from anthesis.decoding import Vocabulary
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from services.common.errors import DomainError, NotFound
 from services.gateway.completions import Completion, CompletionRequest
@@ -31,6 +31,16 @@ _STATUS = {  # canonical code -> HTTP status, OpenAI's type, OpenAI's code
 }
 
 
+def _whole_characters(text: str) -> str:
+    """JSON can spell half a surrogate pair, which UTF-8 and so protobuf cannot carry."""
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise ValueError("it holds half a surrogate pair, which is no character")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole_characters)]
+
+
 class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -42,8 +52,8 @@ class CompletionBody(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    model: str
-    prompt: str | list[str] | list[int] | list[list[int]] = ""
+    model: Text
+    prompt: Text | list[Text] | list[int] | list[list[int]] = ""
     max_tokens: int | None = Field(None, ge=0)
     temperature: float | None = None
     top_p: float | None = None
@@ -52,7 +62,7 @@ class CompletionBody(BaseModel):
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
     best_of: int | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: Text | list[Text] | None = None
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     echo: bool | None = None
     stream: bool | None = None

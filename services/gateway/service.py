@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from anthesis.decoding import Vocabulary
 
 from services.common.errors import DomainError, InvalidArgument
-from services.gateway.generation import InvalidParameter, Piece, Prompt, Sampling
+from services.gateway.generation import InvalidParameter, Piece, Prompt, Sampling, Token
 from services.gateway.inference_client import InferenceClient, ScoreIds, TokenStream
 from services.gateway.registry_client import ResolvedModel
 from services.gateway.routing import Router
@@ -102,14 +102,14 @@ class GatewayService:
         """Log-likelihood of each (context, text), encoded separately; without a context, <s> comes first."""
         contexts = await self.encode(model, [context for context, _ in items])
         targets = await self._tokenizer.encode(model.resolved.tokenizer_digest, [text for _, text in items])
-        logprobs = await self.score_ids(model, list(zip(contexts, targets, strict=True)))
+        scored_items = await self.score_ids(model, list(zip(contexts, targets, strict=True)))
         return [
-            ScoredText(sum(scored), len(scored), len(text.encode()))
-            for scored, (_, text) in zip(logprobs, items, strict=True)
+            ScoredText(sum(token.logprob or 0.0 for token in tokens), len(tokens), len(text.encode()))
+            for tokens, (_, text) in zip(scored_items, items, strict=True)
         ]
 
-    async def score_ids(self, model: OpenModel, items: Sequence[ScoreIds]) -> list[list[float]]:
-        """Log-probabilities of each item's targets; none where there are none."""
+    async def score_ids(self, model: OpenModel, items: Sequence[ScoreIds]) -> list[list[Token]]:
+        """Each item's targets with their log-probabilities."""
         for number, (context, targets) in enumerate(items):
             self._check_score_length(model, number, len(context) + len(targets))
         asked = [item for item in items if item[1]]

@@ -94,13 +94,16 @@ class ScriptedWorker(inference_pb2_grpc.InferenceServiceServicer):
         return inference_pb2.GeneratedToken(id=token_id, logprob=-0.5, top_logprobs=top)
 
     async def Score(self, request: Any, context: Any) -> Any:
-        """Each target's log-probability is minus its id over 1024."""
+        """Each target's log-probability is minus its id over 1024; the likeliest is always id 4."""
         self.scored.append(request)
         if self.fail_before:
             await context.abort(*self.fail_before)
         return inference_pb2.InferenceServiceScoreResponse(
             items=[
-                inference_pb2.ScoredIds(logprobs=[-token_id / 1024 for token_id in item.target_ids])
+                inference_pb2.ScoredIds(
+                    logprobs=[-token_id / 1024 for token_id in item.target_ids],
+                    best=[inference_pb2.TokenLogprob(id=4, logprob=-4 / 1024)] * len(item.target_ids),
+                )
                 for item in request.items
             ]
         )

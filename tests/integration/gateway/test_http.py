@@ -163,6 +163,8 @@ async def test_echo_with_logprobs_scores_the_prompt_and_draws_nothing_when_so_as
     assert choice.finish_reason == "length"
     assert choice.logprobs.token_logprobs == [None, *(-token_id / 1024 for token_id in ids[1:])]
     assert choice.logprobs.top_logprobs[0] is None
+    likeliest = {backends.vocabulary.tokens[4].decode(): -4 / 1024}
+    assert all(top.items() >= likeliest.items() for top in choice.logprobs.top_logprobs[1:])
     assert choice.logprobs.text_offset[0] == 0
     assert [prompt[offset] for offset in choice.logprobs.text_offset] == [
         prompt[span[0]] for span in backends.tokenizer.encode([prompt], with_offsets=True)[0].char_offsets
