@@ -7,9 +7,13 @@ import grpc
 
 # Vocabulary tables (about 3 MB for 250,680 tokens) and batches of texts exceed gRPC's default of 4 MiB.
 MAX_MESSAGE_BYTES = 64 << 20
+# A status travels as metadata, by default at most 8 KiB of it: a report of a thousand bad rows is longer.
+MAX_METADATA_BYTES = 1 << 20
 OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),  # servers: or they end a quiet stream after 3 pings
     ("grpc.initial_reconnect_backoff_ms", 200),
