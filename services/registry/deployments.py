@@ -21,6 +21,7 @@ from services.registry.pages import Page, PageRequest, read_page
 from services.registry.tables import Alias, Deployment, ModelVersion, Worker
 
 WORKER_STATES = ("LOADING", "READY", "FAILED", "UNLOADING")
+MAX_REPLICAS = 10_000
 FORGET_AFTER = timedelta(hours=1)  # how long a dead worker's row is kept
 
 
@@ -52,6 +53,8 @@ class Deployments:
         NotFound, InvalidArgument, AlreadyExists for another target.
         """
         check_name("deployment", name)
+        if replicas > MAX_REPLICAS:
+            raise InvalidArgument(f"replicas={replicas} is out of range; choose 0 (all workers) to {MAX_REPLICAS}")
         async with self._database.write() as session:
             version = await resolve(session, target)
             target = target if await session.get(Alias, target) else version.name

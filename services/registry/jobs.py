@@ -30,6 +30,7 @@ from services.registry.tokenizers import check_fits, vocabulary_size
 from services.registry.versions import check_datasets_exist, decide_licence
 
 MAX_KEY = 200
+MAX_SEQUENCE = 2**31 - 1
 VOCABULARY_MULTIPLE = 128
 
 
@@ -100,6 +101,7 @@ class Jobs:
 
     async def watch(self, job_id: str, after: int) -> AsyncIterator[JobEvent]:
         """Events with a sequence above `after`, then new ones as they come; ends with the job. Raises NotFound."""
+        after = min(after, MAX_SEQUENCE)
         while True:
             async with self._database.read() as session:
                 ended = (await read_job(session, job_id)).ended  # before the events: the last one is then among them

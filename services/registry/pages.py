@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Select
+from sqlalchemy import Integer, Select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -13,6 +13,7 @@ from services.common.errors import InvalidArgument
 
 DEFAULT_PAGE = 50
 MAX_PAGE = 200
+MAX_ID = 2**31 - 1
 Row = TypeVar("Row")
 
 
@@ -43,7 +44,7 @@ async def read_page(
     """
     size = min(request.size or DEFAULT_PAGE, MAX_PAGE)
     if request.token:
-        last = _decode(request.token, scope)
+        last = _decode(request.token, scope, int if isinstance(key.type, Integer) else str)
         query = query.where(key < last if newest_first else key > last)
     query = query.order_by(key.desc() if newest_first else key).limit(size + 1)
     rows = list(await session.scalars(query))
@@ -56,11 +57,12 @@ def _encode(scope: str, last: str | int) -> str:
     return base64.urlsafe_b64encode(json.dumps([scope, last]).encode()).decode()
 
 
-def _decode(token: str, scope: str) -> str | int:
+def _decode(token: str, scope: str, kind: type) -> str | int:
     try:
         found, last = json.loads(base64.urlsafe_b64decode(token.encode()))
     except (ValueError, TypeError):
         found, last = None, None
-    if found != scope or not isinstance(last, str | int):
+    if found != scope or type(last) is not kind or (isinstance(last, int) and abs(last) > MAX_ID):
         raise InvalidArgument(f"page_token {token!r} is not from this list; leave it empty to start over")
+    assert isinstance(last, str | int)
     return last

@@ -34,6 +34,16 @@ class UtcDateTime(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class AnyText(TypeDecorator[str]):
+    """Text of any string that protobuf carries. PostgreSQL cannot hold NUL, so on both it becomes U+FFFD."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else value.replace("\0", "\ufffd")
+
+
 class Base(DeclarativeBase):
     # Every constraint has a name, so that a migration on SQLite (which copies the table) can drop it.
     metadata = MetaData(
@@ -45,7 +55,7 @@ class Base(DeclarativeBase):
         }
     )
     type_annotation_map = {  # noqa: RUF012 (SQLAlchemy's own protocol)
-        str: Text,
+        str: AnyText,
         datetime: UtcDateTime,
         dict[str, Any]: JSON,
         list[str]: JSON,

@@ -1,5 +1,6 @@
 """Rows and domain values <-> messages."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import fields
 from datetime import datetime
@@ -205,15 +206,20 @@ def _read_options(message: job_pb2.TrainOptions) -> TrainOptions:
 
 
 def progress(row: dict[str, Any]) -> job_pb2.TrainingProgress:
-    values = {name: row[name] for name in _PROGRESS}
+    values: dict[str, Any] = {name: row[name] for name in _PROGRESS}
+    values |= {name: float(value) for name, value in values.items() if isinstance(value, str)}
     return job_pb2.TrainingProgress(**values, time=timestamp(datetime.fromisoformat(row["time"])))
 
 
 def read_progress(messages: Iterable[job_pb2.TrainingProgress], now: datetime) -> list[dict[str, Any]]:
-    """Progress as it is kept; one without a time happened now."""
+    """Progress as it is kept; one without a time happened now.
+
+    JSON has no NaN and no infinity, which a diverging loss is: they are kept as strings.
+    """
     rows = []
     for message in messages:
-        row = {name: getattr(message, name) for name in _PROGRESS}
+        values = {name: getattr(message, name) for name in _PROGRESS}
+        row = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
         time = message.time.ToDatetime(now.tzinfo) if message.HasField("time") else now
         rows.append(row | {"time": time.isoformat()})
     return rows

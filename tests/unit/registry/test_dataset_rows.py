@@ -1,0 +1,83 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.common.errors import InvalidArgument
+from services.registry import dataset_rows
+from services.registry.dataset_rows import check_rows, split_lines
+
+
+def rows_of(*lines: str | bytes) -> list[bytes]:
+    return [line.encode() + b"\n" if isinstance(line, str) else line + b"\n" for line in lines]
+
+
+def test_good_rows_are_counted_and_their_languages_collected():
+    rows = rows_of(
+        '{"text": "a", "language": "fr"}', '{"text": "b", "context": "x"}', '{"text": "c", "language": null, "more": 1}'
+    )
+    summary = check_rows(rows, "TEXT")
+    assert (summary.num_rows, summary.languages) == (3, {"fr"})
+
+
+@pytest.mark.parametrize(
+    ("dataset_format", "row", "reason"),
+    [
+        ("TEXT", "{", r"not JSON \(.* at column 2\)"),
+        ("TEXT", "", "empty line"),
+        ("TEXT", b'{"text": "\xff"}', "not UTF-8"),
+        ("TEXT", '["text"]', "a JSON array, not an object"),
+        ("TEXT", '{"txt": "a"}', 'no "text"'),
+        ("TEXT", '{"text": ""}', '"text" is empty'),
+        ("TEXT", '{"text": 7}', '"text" is a JSON number, not a string'),
+        ("TEXT", '{"text": "a", "language": ["fr"]}', '"language" is a JSON array, not a string'),
+        ("TEXT", '{"text": "a", "context": true}', '"context" is a JSON boolean, not a string'),
+        ("TEXT", '{"text": "\\ud800"}', '"text" has half a surrogate pair'),
+        ("TEXT", "[" * 100_000, "nested too deeply"),
+        ("TEXT", '{"text": %s}' % ("1" * 5000), "a number with too many digits"),
+        ("MULTITASK", '{"inputs": "a"}', 'no "targets"'),
+        ("MULTITASK", '{"inputs": "a", "targets": ""}', '"targets" is empty'),
+        ("MULTITASK", '{"text": "a"}', 'no "inputs"'),
+    ],
+)
+def test_a_bad_row_is_named_with_its_number_and_reason(dataset_format, row, reason):
+    good = '{"text": "a", "inputs": "a", "targets": "b"}'
+    with pytest.raises(InvalidArgument, match=rf"1 of 3 rows are not {dataset_format} rows.*\nrow 2: {reason}$"):
+        check_rows(rows_of(good, row, good), dataset_format)
+
+
+def test_all_bad_rows_come_in_one_report():
+    rows = rows_of('{"text": "a"}', "{}", '{"text": "b"}', "[]")
+    with pytest.raises(InvalidArgument, match=r'row 2: no "text"\nrow 4: a JSON array, not an object$'):
+        check_rows(rows, "TEXT")
+
+
+def test_of_very_many_bad_rows_the_first_thousand_are_listed_and_the_rest_counted():
+    with pytest.raises(InvalidArgument) as refused:
+        check_rows(rows_of(*["{}"] * 1500), "TEXT")
+    report = str(refused.value).splitlines()
+    assert report[0].startswith("1500 of 1500 rows")
+    assert report[-2:] == ['row 1000: no "text"', "and 500 more"]
+    assert len(report) == 1002
+
+
+def test_an_empty_file_is_no_dataset():
+    with pytest.raises(InvalidArgument, match="has no rows"):
+        check_rows([], "TEXT")
+
+
+def test_a_row_too_long_for_memory_is_refused_without_keeping_it(monkeypatch):
+    monkeypatch.setattr(dataset_rows, "MAX_ROW_BYTES", 100)
+    row = json.dumps({"text": "x" * 200}).encode()
+    chunks = [b'{"text": "a"}\n', *(row[i : i + 10] for i in range(0, len(row), 10)), b'\n{"text": "b"}']
+    with pytest.raises(InvalidArgument, match=r"1 of 3 rows.*\nrow 2: longer than 100 bytes$"):
+        check_rows(chunks, "TEXT")
+
+
+@given(lines=st.lists(st.binary(max_size=12).map(lambda line: line.replace(b"\n", b""))), data=st.data())
+def test_lines_do_not_depend_on_where_the_file_is_cut(lines, data):
+    file = b"".join(line + b"\n" for line in lines)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(file)))))
+    chunks = [file[i:j] for i, j in zip([0, *cuts], [*cuts, len(file)], strict=True)]
+    assert list(split_lines(chunks)) == lines

@@ -1,0 +1,235 @@
+"""The promise of jobs, tried with random histories on the real store: never lost, never run twice at once."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from sqlalchemy import select
+
+from services.common.artifacts import ArtifactStore
+from services.common.errors import Aborted, DomainError, FailedPrecondition
+from services.registry.database import Database
+from services.registry.datasets import Datasets
+from services.registry.job_events import read_events
+from services.registry.job_specs import PretrainSpec, TrainOptions
+from services.registry.jobs import Jobs, NewJob
+from services.registry.leases import Failed, Leases, Stopped, Succeeded, reconcile
+from services.registry.tables import ENDED, PENDING, RUNNING, Job, Wakeup
+from tests.support.registry_data import DATABASES, ManualClock, fresh_database, store_checkpoint, text_rows
+
+TTL_S, WAKE_AGAIN_S, MAX_LOST = 15.0, 10.0, 4
+CONFIG = '{"model_type": "bloom", "hidden_size": 12, "n_layer": 2, "n_head": 3, "vocab_size": 300}'
+
+
+@dataclass
+class Known:
+    """What a careful observer of one job has seen."""
+
+    tokens: list[int] = field(default_factory=list)  # as they were given out
+    expires: float = 0.0  # of the newest lease, in the clock's seconds
+    ended: str = ""
+
+
+class World:
+    """One database, shared by all histories: each makes jobs of its own."""
+
+    def __init__(self, url, folder):
+        self.runner = asyncio.Runner()
+        self.clock = ManualClock()
+        self.artifacts = ArtifactStore(str(folder / "artifacts"), folder / "cache")
+        self.database = Database(url)
+        self.jobs = Jobs(self.database, self.artifacts, self.clock)
+        self.leases = Leases(self.database, self.artifacts, ttl_s=TTL_S, max_lost_leases=MAX_LOST, clock=self.clock)
+        self.checkpoint = store_checkpoint(self.artifacts)
+        datasets = Datasets(self.database, self.artifacts, self.clock)
+        self.do(datasets.create("udhr", "TEXT", self.artifacts.write_bytes(text_rows())))
+
+    def do(self, coroutine):
+        return self.runner.run(coroutine)
+
+    def close(self):
+        self.do(self.database.close())
+        self.runner.close()
+
+
+class JobHistories(RuleBasedStateMachine):
+    world: World
+
+    def __init__(self):
+        super().__init__()
+        self.known: dict[str, Known] = {}
+        self.now = 0.0
+
+    def do(self, coroutine):
+        return self.world.do(coroutine)
+
+    def row(self, job_id) -> Job:
+        return self.do(self.world.jobs.get(job_id))
+
+    def any_job(self, data) -> str | None:
+        return data.draw(st.sampled_from(sorted(self.known))) if self.known else None
+
+    @rule()
+    def submit(self):
+        if len(self.known) < 3:
+            spec = PretrainSpec(
+                output_model="sprout",
+                tokenizer_digest=self.world.checkpoint.tokenizer_digest,
+                datasets=["udhr"],
+                config=CONFIG,
+                options=TrainOptions(steps=1),
+            )
+            job = self.do(self.world.jobs.create(NewJob(spec=spec, created_by="ada")))
+            self.known[job.id] = Known()
+
+    @rule(seconds=st.sampled_from([1.0, 5.0, 14.0, 20.0]))
+    def time_passes(self, seconds):
+        self.world.clock.advance(seconds)
+        self.now += seconds
+
+    @rule()
+    def reconciler_runs(self):
+        self.do(
+            reconcile(self.world.database, wake_again_s=WAKE_AGAIN_S, max_lost_leases=MAX_LOST, clock=self.world.clock)
+        )
+
+    @rule(data=st.data())
+    def relay_sends_and_the_broker_may_lose_it(self, data):
+        """Whether the message arrives is up to `worker_asks`, which needs none."""
+
+        async def send():
+            async with self.world.database.write() as session:
+                for wakeup in await session.scalars(select(Wakeup).where(Wakeup.job_id.in_(self.known))):
+                    await session.delete(wakeup)
+
+        self.do(send())
+
+    @rule(data=st.data(), worker=st.sampled_from(["w1", "w2"]))
+    def worker_asks(self, data, worker):
+        if not (job_id := self.any_job(data)):
+            return
+        known, before = self.known[job_id], self.row(job_id)
+        held = before.state == RUNNING and self.now < known.expires
+        try:
+            acquired = self.do(self.world.leases.acquire(job_id, worker))
+        except Aborted:
+            assert held
+        except FailedPrecondition:
+            assert not held
+            assert self.row(job_id).state in ENDED
+        else:
+            assert not held, "two live leases"
+            token = acquired.job.fencing_token
+            assert token > max(known.tokens, default=0)
+            known.tokens.append(token)
+            known.expires = self.now + TTL_S
+
+    @rule(data=st.data(), how=st.sampled_from(["renew", "release", "fail", "succeed", "stop"]))
+    def worker_speaks(self, data, how):
+        """With the newest token or an older one; whether it should count is decided from what was seen."""
+        job_id = self.any_job(data)
+        if not job_id or not self.known[job_id].tokens:
+            return
+        known = self.known[job_id]
+        token = data.draw(st.sampled_from(known.tokens))
+        before = self.row(job_id)
+        live = before.state == RUNNING and token == known.tokens[-1]
+        repeated_end = before.state in ENDED and token == known.tokens[-1] and before.holder is not None
+        try:
+            self.do(self.speak(job_id, token, how))
+        except DomainError:
+            assert not live or (how == "stop" and not before.cancel_requested)
+            assert columns(self.row(job_id)) == columns(before), "a refused call changed the job"
+        else:
+            assert live or (repeated_end and how in ("fail", "succeed", "stop"))
+            if how == "renew":
+                known.expires = self.now + TTL_S
+            if repeated_end:
+                assert columns(self.row(job_id)) == columns(before)
+
+    def speak(self, job_id, token, how):
+        leases = self.world.leases
+        match how:
+            case "renew":
+                return leases.renew(job_id, token, messages=["still here"])
+            case "release":
+                return leases.release(job_id, token, "told to stop")
+            case "fail":
+                return leases.finish(job_id, token, Failed("RANK_DIED", "rank 1 died"))
+            case "succeed":
+                return leases.finish(job_id, token, Succeeded(self.world.checkpoint.files))
+        return leases.finish(job_id, token, Stopped())
+
+    @rule(data=st.data())
+    def user_cancels(self, data):
+        if not (job_id := self.any_job(data)):
+            return
+        before = self.row(job_id)
+        try:
+            self.do(self.world.jobs.cancel(job_id))
+        except FailedPrecondition:
+            assert before.ended or before.cancel_requested
+
+    @invariant()
+    def what_has_ended_stays_ended(self):
+        for job_id, known in self.known.items():
+            state = self.row(job_id).state
+            assert not known.ended or state == known.ended
+            known.ended = state if state in ENDED else ""
+
+    def teardown(self):
+        """However it went, every job that has not ended is woken, taken and brought to its end."""
+        for job_id in self.known:
+            self.world.clock.advance(TTL_S + WAKE_AGAIN_S)
+            self.reconciler_runs()
+            job = self.row(job_id)
+            if not job.ended:
+                assert job.state == PENDING
+                assert self.do(self.count_wakeups(job_id)) >= 1, "an accepted job was lost"
+                token = self.do(self.world.leases.acquire(job_id, "w3")).job.fencing_token
+                self.do(self.speak(job_id, token, "succeed"))
+            self.check_events(job_id)
+
+    async def count_wakeups(self, job_id):
+        async with self.world.database.read() as session:
+            return len(list(await session.scalars(select(Wakeup).where(Wakeup.job_id == job_id))))
+
+    def check_events(self, job_id):
+        async def events():
+            async with self.world.database.read() as session:
+                return await read_events(session, job_id, after=0)
+
+        found = self.do(events())
+        assert [event.sequence for event in found] == list(range(1, len(found) + 1))
+        ends = [event for event in found if event.body.get("state") in ENDED]
+        assert ends == found[-1:], "a job ends once, and nothing follows"
+
+
+def columns(job: Job) -> dict[str, object]:
+    return {column.name: getattr(job, column.name) for column in Job.__table__.columns}
+
+
+@pytest.mark.parametrize("kind", DATABASES)
+def test_no_history_loses_a_job_or_gives_it_to_two_workers(kind, tmp_path):
+    world = World(fresh_database(kind, tmp_path), tmp_path)
+
+    class Histories(JobHistories):
+        pass
+
+    Histories.world = world
+    try:
+        run_state_machine_as_test(
+            Histories,
+            settings=settings(
+                max_examples=20,
+                stateful_step_count=25,
+                derandomize=True,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    finally:
+        world.close()

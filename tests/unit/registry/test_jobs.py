@@ -1,0 +1,180 @@
+import asyncio
+
+import pytest
+from sqlalchemy import select
+
+from services.common.errors import DomainError, FailedPrecondition, InvalidArgument, NotFound
+from services.registry.job_specs import LoraOptions, TrainOptions
+from services.registry.jobs import NewJob
+from services.registry.leases import Failed
+from services.registry.pages import PageRequest
+from services.registry.tables import CANCELLED, PENDING, RUNNING, Job, Wakeup
+from tests.support.registry_data import tokenizer_bytes
+
+
+async def rows(registry, table):
+    async with registry.database.read() as session:
+        return list(await session.scalars(select(table)))
+
+
+async def test_a_job_and_its_wake_up_are_stored_together(registry):
+    job = await registry.submit()
+    assert job.state == PENDING
+    assert [wakeup.job_id for wakeup in await rows(registry, Wakeup)] == [job.id]
+
+
+async def test_the_base_of_a_fine_tune_is_fixed_when_the_job_is_created(registry):
+    spec = await registry.fine_tune_spec()
+    await registry.aliases.set("flower", "seedling")
+    job = await registry.submit(
+        spec=type(spec)(output_model="sprout", base="flower", datasets=["tasks"], options=spec.options)
+    )
+    await registry.add_version()
+    await registry.aliases.set("flower", "seedling@2")
+    assert (await registry.jobs.get(job.id)).spec["base"] == "seedling@1"
+
+
+async def test_the_same_idempotency_key_gives_the_same_job(registry):
+    spec = await registry.pretrain_spec()
+    submitting = [registry.submit(spec=spec, idempotency_key="once") for _ in range(5)]
+    assert len({job.id for job in await asyncio.gather(*submitting)}) == 1
+    assert len(await rows(registry, Job)) == 1
+    assert len(await rows(registry, Wakeup)) == 1
+
+
+async def test_two_users_may_use_the_same_idempotency_key(registry):
+    spec = await registry.pretrain_spec()
+    jobs = [
+        await registry.jobs.create(NewJob(spec=spec, created_by=user, idempotency_key="1")) for user in ("ada", "grace")
+    ]
+    assert jobs[0].id != jobs[1].id
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"options": TrainOptions(steps=10, learning_rate=1.5)}, r"learning_rate=1\.5 .* choose a value in \(0, 1\]"),
+        ({"output_model": "Sprout!"}, "model name 'Sprout!' is not allowed"),
+        ({"datasets": []}, "name at least one dataset"),
+        ({"datasets": ["udhr", "udhr"]}, "name one twice"),
+        ({"datasets": ["tasks"]}, "dataset 'tasks' is MULTITASK; pre-training reads TEXT only"),
+        ({"datasets": ["gone"]}, "no dataset 'gone'; upload it"),
+        ({"config": "560M"}, "config='560M' is neither a preset"),
+        ({"config": "[]"}, "neither a preset"),
+        ({"config": '{"model_type": "bloom", "hidden_size": 13, "n_layer": 2, "n_head": 3}'}, "hidden_size=13"),
+        ({"config": '{"model_type": "llama"}'}, "model_type='llama'"),
+        ({"tokenizer_digest": "sha256:" + "0" * 64}, "no artifact sha256:0+ in the store"),
+        ({"tokenizer_digest": ""}, "tokenizer_digest is empty"),
+        ({"tokenizer_digest": "../../etc/passwd"}, "is not 'sha256:' and 64"),
+        ({"licence": "x" * 200}, "is not allowed; give an SPDX identifier"),
+    ],
+)
+async def test_a_pretrain_job_that_cannot_run_is_refused_and_nothing_is_stored(registry, changes, message):
+    await registry.add_dataset("tasks", "MULTITASK")
+    spec = await registry.pretrain_spec(**changes)
+    with pytest.raises(DomainError, match=message):
+        await registry.submit(spec=spec)
+    assert await rows(registry, Job) == []
+    assert await rows(registry, Wakeup) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base": "seedlin"}, "no model, version or alias 'seedlin'; did you mean 'seedling'"),
+        ({"lora": LoraOptions(rank=2000)}, r"lora\.rank=2000 is out of range; choose a value in \[1, 1024\]"),
+        ({"options": TrainOptions()}, "got neither, set exactly one"),
+    ],
+)
+async def test_a_fine_tune_that_cannot_run_is_refused(registry, changes, message):
+    spec = await registry.fine_tune_spec(**changes)
+    with pytest.raises(DomainError, match=message):
+        await registry.submit(spec=spec)
+
+
+async def test_vocabulary_0_stands_for_the_tokenizers_own(registry):
+    config = '{"model_type": "bloom", "hidden_size": 12, "n_layer": 2, "n_head": 3, "vocab_size": 0}'
+    job = await registry.submit(spec=await registry.pretrain_spec(config=config))
+    assert job.spec["config"] == config
+
+
+async def test_a_tokenizer_larger_than_the_models_vocabulary_is_refused(registry):
+    digest = registry.artifacts.write_bytes(tokenizer_bytes(301))
+    with pytest.raises(InvalidArgument, match="has 301 ids, the model's embedding 300 rows"):
+        await registry.submit(spec=await registry.pretrain_spec(tokenizer_digest=digest))
+
+
+async def test_a_fine_tune_into_a_model_under_another_licence_is_refused(registry):
+    spec = await registry.fine_tune_spec(output_model="closed")
+    await registry.add_version("closed", licence="mit")
+    with pytest.raises(InvalidArgument, match=r"'closed' is under 'mit', the new version under 'apache-2\.0'"):
+        await registry.submit(spec=spec)
+
+
+async def test_pretraining_into_a_model_takes_the_models_licence(registry):
+    await registry.add_version("sprout", licence="mit")
+    assert (await registry.submit()).spec["licence"] == "mit"
+
+
+async def test_a_pending_job_is_cancelled_at_once(registry):
+    job = await registry.submit()
+    assert (await registry.jobs.cancel(job.id)).state == CANCELLED
+    with pytest.raises(FailedPrecondition, match=f"job {job.id} has already ended: CANCELLED"):
+        await registry.jobs.cancel(job.id)
+
+
+async def test_a_running_job_is_cancelled_by_its_worker_and_only_once(registry):
+    job = await registry.submit()
+    await registry.leases.acquire(job.id, "worker-1")
+    cancelled = await registry.jobs.cancel(job.id)
+    assert (cancelled.state, cancelled.cancel_requested) == (RUNNING, True)
+    with pytest.raises(FailedPrecondition, match="already being cancelled"):
+        await registry.jobs.cancel(job.id)
+
+
+async def test_an_unknown_job_is_not_found(registry):
+    for call in (registry.jobs.get("job-0"), registry.jobs.cancel("job-0"), anext(registry.jobs.watch("job-0", 0))):
+        with pytest.raises(NotFound, match="no job 'job-0'"):
+            await call
+
+
+async def test_jobs_are_listed_newest_first_and_by_state(registry):
+    spec = await registry.pretrain_spec()
+    ids = []
+    for _ in range(5):
+        ids.append((await registry.submit(spec=spec)).id)
+        registry.clock.advance(1)
+    await registry.jobs.cancel(ids[0])
+    first = await registry.jobs.list_jobs("", PageRequest(size=3))
+    second = await registry.jobs.list_jobs("", PageRequest(size=3, token=first.next_token))
+    assert [job.id for job in first.rows + second.rows] == ids[::-1]
+    assert second.next_token == ""
+    assert [job.id for job in (await registry.jobs.list_jobs(CANCELLED, PageRequest())).rows] == ids[:1]
+    with pytest.raises(InvalidArgument, match="is not from this list"):
+        await registry.jobs.list_jobs(CANCELLED, PageRequest(token=first.next_token))
+
+
+async def test_a_watcher_sees_every_event_in_order_and_stops_when_the_job_ends(registry):
+    job = await registry.submit()
+    seen, first_seen = [], asyncio.Event()
+
+    async def watch():
+        async for event in registry.jobs.watch(job.id, after=0):
+            seen.append((event.sequence, event.kind, event.body))
+            first_seen.set()
+
+    watching = asyncio.create_task(watch())
+    await first_seen.wait()
+    await registry.leases.acquire(job.id, "worker-1")
+    await registry.leases.renew(job.id, 1, messages=["tokens written"])
+    await registry.leases.finish(job.id, 1, Failed("OUT_OF_MEMORY", "no memory"))
+    await asyncio.wait_for(watching, 10)
+    assert seen == [
+        (1, "state", {"state": "PENDING"}),
+        (2, "state", {"state": "RUNNING"}),
+        (3, "message", {"message": "attempt 1 on worker-1"}),
+        (4, "message", {"message": "tokens written"}),
+        (5, "state", {"state": "FAILED"}),
+    ]
+    assert [event.sequence async for event in registry.jobs.watch(job.id, after=3)] == [4, 5]
+    assert [event async for event in registry.jobs.watch(job.id, after=5)] == []

@@ -1,0 +1,120 @@
+import asyncio
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from alembic.script import ScriptDirectory
+from sqlalchemy import Column, Integer, inspect, select, text
+
+from services.registry.aliases import Aliases
+from services.registry.catalogue import seed_catalogue
+from services.registry.database import Database, alembic_config, open_engine
+from services.registry.datasets import Datasets
+from services.registry.deployments import Deployments
+from services.registry.job_specs import PretrainSpec, TrainOptions
+from services.registry.jobs import Jobs, NewJob
+from services.registry.keys import Keys
+from services.registry.leases import Leases, Succeeded
+from services.registry.tables import Base
+from tests.support.registry_data import DATABASES, empty_database, store_checkpoint, text_rows
+
+REVISIONS = [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()][::-1]
+
+
+@pytest.fixture(params=DATABASES)
+def url(request, tmp_path):
+    return empty_database(request.param, tmp_path)
+
+
+async def migrate(url, direction, revision):
+    await asyncio.to_thread(getattr(command, direction), alembic_config(url), revision)
+
+
+async def fill(database, artifacts):
+    """A row in every table."""
+    await seed_catalogue(database)
+    await Keys(database, b"pepper").create("ada", "user")
+    await Datasets(database, artifacts).create("udhr", "TEXT", artifacts.write_bytes(text_rows()))
+    stored = store_checkpoint(artifacts)
+    spec = PretrainSpec(
+        output_model="sprout",
+        tokenizer_digest=stored.tokenizer_digest,
+        datasets=["udhr"],
+        config='{"model_type": "bloom", "hidden_size": 12, "n_layer": 2, "n_head": 3, "vocab_size": 300}',
+        options=TrainOptions(steps=1),
+    )
+    job = await Jobs(database, artifacts).create(NewJob(spec=spec, created_by="ada", deploy_alias="bud"))
+    leases = Leases(database, artifacts)
+    await leases.acquire(job.id, "w1")
+    await leases.finish(job.id, 1, Succeeded(stored.files))
+    await Aliases(database).set("flower", "bud")
+    await Deployments(database).heartbeat("w1", "a:1", "cpu", [])
+
+
+async def row_counts(database):
+    async with database.read() as session:
+        return {table.name: len(list(await session.execute(select(table)))) for table in Base.metadata.sorted_tables}
+
+
+async def test_every_revision_goes_back_and_forth_with_rows_in_every_table(url, artifacts):
+    await migrate(url, "upgrade", "head")
+    database = Database(url)
+    await fill(database, artifacts)
+    assert 0 not in (await row_counts(database)).values()
+    for revision in REVISIONS[::-1]:
+        await migrate(url, "downgrade", f"{revision}-1" if revision != REVISIONS[0] else "base")
+        await migrate(url, "upgrade", revision)
+        await migrate(url, "downgrade", f"{revision}-1" if revision != REVISIONS[0] else "base")
+    async with database.engine.connect() as connection:
+        tables = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
+    assert tables == ["alembic_version"]
+    await migrate(url, "upgrade", "head")
+    await fill(database, artifacts)
+    assert 0 not in (await row_counts(database)).values()
+    await database.close()
+
+
+async def test_the_newest_revision_is_what_the_tables_say(url):
+    await migrate(url, "upgrade", "head")
+    database = Database(url)
+    async with database.engine.connect() as connection:
+        difference = await connection.run_sync(
+            lambda sync: compare_metadata(MigrationContext.configure(sync), Base.metadata)
+        )
+    assert difference == []
+    await database.check_revision()
+    await database.close()
+
+
+async def test_a_database_at_another_revision_is_refused_with_the_remedy(url):
+    database = Database(url)
+    with pytest.raises(RuntimeError, match=r"at revision None.*run `python -m services\.registry\.bootstrap`"):
+        await database.check_revision()
+    await database.close()
+
+
+async def test_rows_survive_a_migration_that_copies_their_table(url, artifacts):
+    """SQLite changes a column by copying the table: foreign keys must neither stop it nor lose rows (see env.py)."""
+    await migrate(url, "upgrade", "head")
+    database = Database(url)
+    await fill(database, artifacts)
+    before = await row_counts(database)
+    engine = open_engine(url, sqlite_foreign_keys=False)
+    async with engine.begin() as connection:
+        await connection.run_sync(add_and_drop_a_column)
+    await engine.dispose()
+    assert await row_counts(database) == before
+    async with database.engine.connect() as connection:
+        if connection.dialect.name == "sqlite":
+            assert (await connection.execute(text("PRAGMA foreign_key_check"))).all() == []
+    await database.close()
+
+
+def add_and_drop_a_column(connection):
+    operations = Operations(MigrationContext.configure(connection, opts={"render_as_batch": True}))
+    with operations.batch_alter_table("jobs") as batch:
+        batch.add_column(Column("priority", Integer(), nullable=False, server_default="0"))
+    with operations.batch_alter_table("jobs") as batch:
+        batch.drop_column("priority")
