@@ -1,0 +1,146 @@
+"""The playground as a person uses it: Chromium, and every service behind it, none of them faked."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("playwright", reason="left out: the playground in a browser needs playwright")
+
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.e2e.conftest import LocalPlatform
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+PATIENCE_MS = 60_000  # for one thing to appear, on a machine that is busy
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        bundled = Path(playwright.chromium.executable_path)
+        path = CHROMIUM if CHROMIUM.exists() else bundled
+        if not path.exists():
+            pytest.skip(
+                f"left out: the playground in a browser needs Chromium; there is no {CHROMIUM} and no {bundled}"
+            )
+        chromium = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 1360, "height": 1100})
+    page.set_default_timeout(PATIENCE_MS)
+    expect.set_options(timeout=PATIENCE_MS)
+    outside: list[str] = []
+    page.on("request", lambda request: outside.append(request.url) if not ours(request.url) else None)
+    yield page
+    page.close()
+    assert not outside, f"the playground asked for {outside}"
+
+
+def ours(url: str) -> bool:
+    return url.startswith(("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:"))
+
+
+def main_button(page: Page, label: str):
+    """The button whose words, after its icon's name, are `label`."""
+    return page.get_by_test_id("stMain").get_by_role("button").filter(has_text=re.compile(rf"{label}$"))
+
+
+def set_slider(page: Page, label: str, key: str, times: int) -> None:
+    thumb = page.get_by_role("slider", name=label)
+    thumb.focus()
+    for _ in range(times):
+        page.keyboard.press(key)
+
+
+def test_a_completion_streams_and_stops(platform: LocalPlatform, page: Page) -> None:
+    page.goto(platform.url)
+    page.get_by_role("textbox", name="Prompt").fill("Tous les êtres humains")
+    set_slider(page, "Longest answer", "End", 1)
+    start = main_button(page, "Generate")
+    start.click()
+    page.wait_for_selector(".an-caret")  # under way
+    page.wait_for_function(
+        "document.querySelector('.an-caret') && document.querySelector('.an-added').textContent.length > 10"
+    )
+    partial = page.locator(".an-added").inner_text()
+    page.wait_for_function("seen => document.querySelector('.an-added').textContent.length > seen", arg=len(partial))
+    assert page.locator(".an-caret").count() == 1, "it was over before it was seen"
+    assert page.locator(".an-prompt").inner_text() == "Tous les êtres humains"
+    main_button(page, "Stop").click()
+    expect(page.locator(".an-facts")).to_contain_text("stopped by you")
+    stopped_at = page.locator(".an-added").inner_text()
+    expect(start).to_be_enabled()
+    assert page.locator(".an-added").inner_text() == stopped_at
+
+
+def test_arabic_reads_right_to_left(platform: LocalPlatform, page: Page) -> None:
+    page.goto(platform.url)
+    language = page.get_by_role("combobox", name="Language")
+    language.click()
+    language.fill("Arabic")
+    page.get_by_role("option").filter(has_text="Arabic").click()
+    prompt = page.get_by_role("textbox", name="Prompt")
+    expect(prompt).to_have_value(re.compile("^يولد"))
+    assert prompt.evaluate("e => [getComputedStyle(e).unicodeBidi, getComputedStyle(e).textAlign]") == [
+        "plaintext",
+        "start",
+    ]
+    main_button(page, "Generate").click()
+    expect(page.locator(".an-completion")).to_have_css("direction", "rtl")
+
+
+def test_a_fine_tune_is_submitted_its_curve_grows_and_its_version_is_tried(
+    platform: LocalPlatform, page: Page, tasks_file: Path
+) -> None:
+    page.goto(f"{platform.url}/finetune")
+    page.locator("input[type=file]").set_input_files(tasks_file)
+    upload = main_button(page, "Upload").last
+    expect(upload).to_be_enabled()
+    upload.click()
+    expect(page.get_by_test_id("stMultiSelect")).to_contain_text("repeat")
+    page.get_by_role("textbox", name="Name of the new model").fill("repeater")
+    page.get_by_role("spinbutton", name="Steps").fill("150")
+    page.get_by_text("More settings").click()
+    page.get_by_role("spinbutton", name="Sequence length").fill("64")
+    page.get_by_role("spinbutton", name="Batch (sequences)").fill("4")
+    page.keyboard.press("Tab")
+    start = main_button(page, "Start training")
+    expect(start).to_be_enabled()
+    start.click()
+
+    page.wait_for_url("**/jobs?job=*")
+    expect(page.locator(".an-state")).to_have_text("Running", timeout=180_000)
+    step = page.get_by_test_id("stProgress")
+    expect(step).to_contain_text(re.compile(r"Step \d+ of 150"), timeout=180_000)
+    curve = page.get_by_test_id("stVegaLiteChart").first
+    expect(curve).to_be_visible()
+    seen = {step.inner_text()}
+    while len(seen) < 3 and "150 of 150" not in step.inner_text():
+        expect(step).not_to_have_text(step.inner_text(), timeout=120_000)
+        seen.add(step.inner_text())
+    assert len(seen) >= 3, f"the curve did not grow while it was watched: {seen}"
+
+    expect(page.locator(".an-state")).to_have_text("Succeeded", timeout=300_000)
+    expect(page.get_by_text("New version: repeater@1")).to_be_visible()
+    (job,) = platform.client.jobs.list()
+    assert job.model_version == "repeater@1"
+    assert platform.client.models.get_version("repeater@1").parent == "seedling@1"
+
+    main_button(page, "Deploy").click()
+    page.get_by_role("link").filter(has_text="Try it").click(timeout=120_000)
+    page.wait_for_url("**?model=repeater@1")
+    expect(page.get_by_role("combobox", name="Model")).to_have_value(re.compile("repeater@1"))
+    main_button(page, "Generate").click()
+    expect(page.locator(".an-added")).not_to_be_empty()
