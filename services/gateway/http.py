@@ -18,6 +18,7 @@ from services.gateway.openai_schema import CompletionBody, CompletionWriter, dom
 from services.gateway.registry_client import ListedModel, RegistryClient
 from services.gateway.routing import Router
 
+MAX_BODY_BYTES = 16 << 20  # 128 prompts of 2,048 tokens are about 1.5 MB
 T = TypeVar("T")
 _HTTP_CODES = {404: "unknown_url", 405: "method_not_allowed"}
 
@@ -25,7 +26,7 @@ _HTTP_CODES = {404: "unknown_url", 405: "method_not_allowed"}
 def build_app(
     completions: Completions, router: Router, registry: RegistryClient, authenticate: Authenticate
 ) -> ASGIApp:
-    app = FastAPI(title="Anthesis", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, max_body_size=MAX_BODY_BYTES)
     app.add_exception_handler(DomainError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -56,24 +57,32 @@ def build_app(
         # The first event is awaited here, so that an error before it has a status of its own.
         return EventStream(await _unless_disconnected(request, anext(stream)), stream)
 
-    return RequireKey(app, authenticate)
+    return Admission(app, authenticate)
 
 
-class RequireKey:
-    """Lets nothing but /health through without a valid key, not even to learn which routes exist."""
+class Admission:
+    """Lets nothing but /health through without a valid key, not even to learn which routes exist, nor a huge body."""
 
     def __init__(self, app: ASGIApp, authenticate: Authenticate) -> None:
         self._app = app
         self._authenticate = authenticate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] != "/health":
-            try:
-                await self._authenticate(bearer_key(Request(scope).headers.get("authorization")))
-            except DomainError as error:
-                await _error_response(error)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        refusal = await self._refusal(Request(scope)) if scope["type"] == "http" else None
+        await (refusal or self._app)(scope, receive, send)
+
+    async def _refusal(self, request: Request) -> Response | None:
+        if request.url.path == "/health":
+            return None
+        try:
+            await self._authenticate(bearer_key(request.headers.get("authorization")))
+        except DomainError as error:
+            return _error_response(error)
+        num_bytes = int(request.headers.get("content-length", 0))  # the server has checked that it is a number
+        if num_bytes > MAX_BODY_BYTES:
+            message = f"the body has {num_bytes} bytes; send at most {MAX_BODY_BYTES}"
+            return JSONResponse(error_json(message, "invalid_request_error"), 413)
+        return None
 
 
 class ClientGone(Exception):

@@ -67,11 +67,10 @@ class GatewayService:
         """Raise InvalidParameter unless some worker serves the prompt with `num_new_tokens` after it."""
         limit = model.resolved.max_sequence_tokens
         if limit and len(prompt_ids) + num_new_tokens > limit:
-            room = f" and room for {num_new_tokens} new" if num_new_tokens else ""
             raise InvalidParameter(
                 "prompt",
                 f"the prompt has {len(prompt_ids)} tokens; {model.version} serves sequences of {limit} tokens at most, "
-                f"prompt{room} included: shorten it",
+                f"output included: send at most {limit - num_new_tokens}",
                 "context_length_exceeded",
             )
 

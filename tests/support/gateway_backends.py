@@ -45,8 +45,9 @@ class ScriptedWorker(inference_pb2_grpc.InferenceServiceServicer):
         self.scored: list[inference_pb2.InferenceServiceScoreRequest] = []
         self.fail_before: tuple[grpc.StatusCode, str] | None = None
         self.fail_after: tuple[grpc.StatusCode, str] | None = None
-        self.pause_after: int | None = None  # messages, after which it draws no more
+        self.pause_after: int | None = None  # messages, after which it draws no more until `resume`
         self.paused = asyncio.Event()
+        self.resume = asyncio.Event()
         self.cancelled = asyncio.Event()
 
     async def Generate(self, request: Any, context: Any) -> AsyncIterator[Any]:
@@ -67,7 +68,7 @@ class ScriptedWorker(inference_pb2_grpc.InferenceServiceServicer):
         for number, ids in enumerate(self.script):
             if number == self.pause_after:
                 self.paused.set()
-                await asyncio.Event().wait()
+                await self.resume.wait()
             ids, ended = self._cut(ids[:left], request.sampling.stop_ids)
             left -= len(ids)
             last = ended or not left or number == len(self.script) - 1
@@ -148,6 +149,7 @@ class Backends:
     store: ArtifactStore
     registry: SmallRegistry
     workers: list[ScriptedWorker]
+    gateway: Gateway
     servers: dict[str, GrpcServer] = field(default_factory=dict)  # "registry", "tokenizer", "worker-0", …
 
     @property
@@ -216,5 +218,6 @@ async def running_gateway(folder: Path, *, num_workers: int = 1, resolve_ttl_s: 
             store=store,
             registry=registry,
             workers=workers,
+            gateway=gateway,
             servers=servers,
         )
