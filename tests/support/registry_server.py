@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -134,7 +135,8 @@ class RegistryProcess:
     def __init__(self, platform: Platform, **env: str) -> None:
         self.platform = platform
         self._env = platform_env(platform) | env
-        bootstrap(platform)  # in a thread of its own when called under a running event loop
+        with ThreadPoolExecutor(1) as pool:  # it runs an event loop, which a thread that has one cannot
+            pool.submit(bootstrap, platform).result()
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
