@@ -12,7 +12,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from infra.local.config import LocalConfig
 
 PROBE_S = 2.0  # how long one look may take
-TRAINER_QUEUE = "train"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,6 +22,7 @@ class Process:
     args: Sequence[str]
     ready: Callable[[], bool]
     environment: Mapping[str, str] = field(default_factory=dict)
+    priority: int = 3  # lower starts earlier and stops later; equals stop together
     start_s: int = 1  # what lives shorter counts as failed
     stop_wait_s: int = 15  # between SIGTERM and SIGKILL
 
@@ -38,17 +38,22 @@ def processes(config: LocalConfig) -> list[Process]:
         "server.fileWatcherType": "none",
         "browser.gatherUsageStats": "false",
     }
-    celery = "-A services.trainer.worker worker -Q {} -P prefork -c 1 --prefetch-multiplier 1 --loglevel INFO"
+    celery = "celery -A services.trainer.worker worker -Q train -P prefork -c 1 --prefetch-multiplier 1 --loglevel INFO"
     everything = [
-        Process(name="valkey", args=["-m", "infra.local.valkey"], ready=lambda: _pings(str(config.valkey_socket))),
-        _server("registry", platform.registry_address),
+        Process(
+            name="valkey",
+            args=["-m", "infra.local.valkey"],
+            ready=lambda: _pings(str(config.valkey_socket)),
+            priority=1,
+        ),
+        _server("registry", platform.registry_address, priority=2),
         Process(name="relay", args=["-m", "services.registry.relay"], ready=_runs, start_s=2),
         _server("tokenizer", platform.tokenizer_address),
         _server("inference", platform.inference_address, stop_wait_s=30),
         _server("gateway", platform.gateway_address),
         Process(
             name="trainer",
-            args=["-m", "celery", *celery.format(TRAINER_QUEUE).split()],
+            args=["-m", *celery.split()],
             ready=_runs,
             start_s=4,
             environment={"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},  # a rank is a process of its own
@@ -63,9 +68,14 @@ def processes(config: LocalConfig) -> list[Process]:
     return [process for process in everything if config.embedded_broker or process.name != "valkey"]
 
 
-def _server(name: str, address: str, stop_wait_s: int = 15) -> Process:
-    args = ["-m", f"services.{name}.server"]
-    return Process(name=name, args=args, ready=lambda: _serves(address), stop_wait_s=stop_wait_s)
+def _server(name: str, address: str, *, priority: int = 3, stop_wait_s: int = 15) -> Process:
+    return Process(
+        name=name,
+        args=["-m", f"services.{name}.server"],
+        ready=lambda: _serves(address),
+        priority=priority,
+        stop_wait_s=stop_wait_s,
+    )
 
 
 def _runs() -> bool:

@@ -20,7 +20,11 @@ LEFTOVER_GRACE_S = 5.0
 
 
 def config_text(config: LocalConfig, processes: Iterable[Process]) -> str:
-    """supervisord.conf. Children restart whenever they end, and the supervisor never gives up on them."""
+    """supervisord.conf. Children restart whenever they end, and the supervisor never gives up on them.
+
+    Only a process itself is asked to stop: it ends its own children in order (an engine drains, a trainer gives its job
+    back). One that does not is killed with its group.
+    """
     sections = [
         f"""[unix_http_server]
 file={_escape(config.supervisor_socket)}
@@ -42,18 +46,17 @@ serverurl=unix://{_escape(config.supervisor_socket)}
 supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
 """
     ]
-    for priority, process in enumerate(processes, start=1):
+    for process in processes:
         command = " ".join([sys.executable, *process.args])
         unset = {name: value for name, value in process.environment.items() if name not in os.environ}
         sections.append(
             f"""[program:{process.name}]
 command={_escape(command)}
 environment={_environment(unset)}
-priority={priority}
+priority={process.priority}
 autorestart=true
 startsecs={process.start_s}
 startretries=1000000
-stopasgroup=true
 killasgroup=true
 stopwaitsecs={process.stop_wait_s}
 redirect_stderr=true

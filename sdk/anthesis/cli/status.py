@@ -29,7 +29,9 @@ def status(as_json: Json = False) -> None:
     else:
         rows = [(name, service["address"], service["status"]) for name, service in services.items()]
         print_table(("SERVICE", "ADDRESS", "STATUS"), rows)
+        print()
         print_table(("LOADED", "STATE", "RUNNING", "WAITING", "FREE KV BLOCKS"), map(_loaded, worker.models))
+        print()
         print_table(("DEPLOYMENT", "TARGET", "VERSION", "READY", "ERRORS"), map(_deployment, deployments))
     if any(answer != "SERVING" for answer in health.values()):
         raise typer.Exit(1)
