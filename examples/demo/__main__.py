@@ -43,14 +43,17 @@ class Demo:
         base, tuned = self._train(text)
         with self._stage("baselines"):
             baselines = results.of_baselines(text, CACHE / "results")
+        with self._stage("bits per byte"):
+            sizes = results.of_text(self._client, base, text, CACHE / "results")
         models = {}
         for alias, version in ((recipe.PRETRAINED, base), (recipe.FINE_TUNED, tuned)):
-            with self._stage(f"evaluate {alias}"):
+            with self._stage(f"tasks and completions, {alias}"):
                 models[alias] = results.of_model(self._client, version, text, CACHE / "results")
         return Results(
             pretrained=recipe.PRETRAINED,
             fine_tuned=recipe.FINE_TUNED,
             models=models,
+            sizes=sizes,
             baselines=baselines,
             prompts=text.prompts,
         )

@@ -15,7 +15,6 @@ MIN_CHRF_RATIO = 2.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelResults:
-    sizes: Sizes  # of the held-out passages, by language
     naming: float  # share of held-out sentences whose language was named
     chrf: float  # of held-out translations, 0 to 100
     completions: Sequence[str]  # of the results' prompts
@@ -26,16 +25,17 @@ class Results:
     pretrained: str
     fine_tuned: str
     models: Mapping[str, ModelResults]  # of both, in this order
-    baselines: Mapping[str, Sizes]
+    sizes: Sizes  # what the pre-trained model makes of the held-out passages
+    baselines: Mapping[str, Sizes]  # the same of each baseline, by its name
     prompts: Sequence[tuple[str, str]]  # (language, prompt)
 
     @property
     def natural_languages(self) -> list[str]:
-        return [language for language in self.models[self.pretrained].sizes if language in NAMES]
+        return [language for language in self.sizes if language in NAMES]
 
     @property
     def programming_languages(self) -> list[str]:
-        return [language for language in self.models[self.pretrained].sizes if language not in NAMES]
+        return [language for language in self.sizes if language not in NAMES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,10 @@ def judge(results: Results) -> list[Bar]:
     """Every bar of the demo."""
     languages = results.natural_languages
     base, tuned = results.models[results.pretrained], results.models[results.fine_tuned]
-    learned = total(base.sizes, languages)
+    learned = total(results.sizes, languages)
     primed, byte_ngram = (total(results.baselines[name], languages) for name in (PRIMED_LZMA, BYTE_NGRAM))
     won = sum(
-        base.sizes[language].bits_per_byte < results.baselines[PRIMED_LZMA][language].bits_per_byte
+        results.sizes[language].bits_per_byte < results.baselines[PRIMED_LZMA][language].bits_per_byte
         for language in languages
     )
     name, tuned_name = results.pretrained, results.fine_tuned

@@ -9,8 +9,10 @@ from . import corpus, parallel, source_code
 from .corpus import Article, Passage
 from .parallel import Example
 
-NUM_PAIRS = 2  # held-out translation pairs per language
-MAX_PAIR_CHARACTERS = 160  # longer ones take long to generate and tell no more
+NUM_PAIRS = 1  # held-out translation pairs per language
+NAMING_STRIDE = 2  # every so manieth held-out sentence is asked
+MAX_PAIR_CHARACTERS = 140  # longer ones take long to generate and tell no more
+MIN_PAIR_BYTES = 40  # a word or two tell little
 PROMPT_ARTICLE = 29  # held out; its paragraphs' beginnings are the prompts of the completions
 PROMPT_LANGUAGES = ("en", "es", "ar", "hi", "bn", "ta", "te", "gu", "zh-hans", "yo")
 PROMPT_CHARACTERS = 32
@@ -43,7 +45,7 @@ def gather(folder: Path, held_out: frozenset[int] = corpus.TEST_ARTICLES) -> Dat
         code=source_code.documents(code),
         multitask=[example.row() for example in parallel.examples(training)],
         passages=[*corpus.passages(articles, held_out), *source_code.passages(code)],
-        naming=list(parallel.naming(testing)),
+        naming=list(parallel.naming(testing))[::NAMING_STRIDE],
         pairs=_some_pairs(list(parallel.translation(testing))),
         prompts=[(language, beginning(testing, language)) for language in PROMPT_LANGUAGES],
         missing_code=code.missing,
@@ -52,7 +54,7 @@ def gather(folder: Path, held_out: frozenset[int] = corpus.TEST_ARTICLES) -> Dat
 
 def _some_pairs(pairs: Sequence[Example]) -> list[Example]:
     """The first few short ones of each language."""
-    short = [pair for pair in pairs if len(pair.targets) <= MAX_PAIR_CHARACTERS]
+    short = [p for p in pairs if len(p.targets) <= MAX_PAIR_CHARACTERS and len(p.targets.encode()) >= MIN_PAIR_BYTES]
     languages = dict.fromkeys(pair.language for pair in short)
     return [pair for language in languages for pair in [p for p in short if p.language == language][:NUM_PAIRS]]
 

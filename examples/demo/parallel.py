@@ -15,7 +15,7 @@ from .languages import NAMES
 
 NAMING = "name the language"
 TRANSLATION = "translate"
-MAX_SENTENCE_CHARACTERS = 240  # naming needs no more
+MAX_SENTENCE_CHARACTERS = 120  # naming needs no more
 MIN_SENTENCE_CHARACTERS = 12
 
 

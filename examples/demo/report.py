@@ -18,7 +18,7 @@ def language_table(results: Results) -> Table:
     """Bits per byte of every language, best column bold, natural and programming languages apart."""
     table = Table(title="Bits per byte on text never trained on", caption="lower is better")
     table.add_column("language")
-    for name in (*COLUMNS, *results.models):
+    for name in (*COLUMNS, results.pretrained):
         table.add_column(name, justify="right")
     natural, programming = results.natural_languages, results.programming_languages
     for language in natural:
@@ -35,7 +35,7 @@ def language_table(results: Results) -> Table:
 
 def _row(results: Results, languages: Sequence[str]) -> list[Text]:
     baselines = [total(results.baselines[name], languages) for name in COLUMNS]
-    values = [*baselines, *(total(results.models[name].sizes, languages) for name in results.models)]
+    values = [*baselines, total(results.sizes, languages)]
     return [Text(f"{value:.2f}", style="green" if value == min(values) else "") for value in values]
 
 

@@ -25,28 +25,31 @@ def of_baselines(data: Data, folder: Path) -> dict[str, Sizes]:
     return {name: _sizes(by_language) for name, by_language in found.items()}
 
 
+def of_text(client: Client, version: ModelVersion, data: Data, folder: Path) -> Sizes:
+    """What a version makes of the held-out passages, asked through the gateway."""
+    key = _key("text", _weights(version), [asdict(passage) for passage in data.passages])
+    measured = _kept(folder, key, lambda: _plain({"text": evaluate.model_sizes(client, version.name, data.passages)}))
+    return _sizes(measured["text"])
+
+
 def of_model(client: Client, version: ModelVersion, data: Data, folder: Path) -> ModelResults:
-    """Bits per byte, tasks and completions of a version, asked through the gateway."""
-    weights = sorted(file.digest for file in version.files)
-    asked = [asdict(item) for items in (data.passages, data.naming, data.pairs) for item in items]
-    key = _key("model", weights, version.tokenizer_digest, asked, data.prompts)
+    """Tasks and completions of a version, asked through the gateway."""
+    asked = [asdict(example) for examples in (data.naming, data.pairs) for example in examples]
+    key = _key("model", _weights(version), asked, data.prompts)
 
     def measure() -> dict[str, Any]:
         prompts = [prompt for _, prompt in data.prompts]
         return {
-            "sizes": _plain({"": evaluate.model_sizes(client, version.name, data.passages)})[""],
             "naming": evaluate.naming_accuracy(client, version.name, data.naming),
             "chrf": evaluate.chrf(client, version.name, data.pairs),
             "completions": evaluate.complete_all(client, version.name, prompts, COMPLETION_TOKENS),
         }
 
-    found = _kept(folder, key, measure)
-    return ModelResults(
-        sizes=_sizes(found["sizes"]),
-        naming=found["naming"],
-        chrf=found["chrf"],
-        completions=found["completions"],
-    )
+    return ModelResults(**_kept(folder, key, measure))
+
+
+def _weights(version: ModelVersion) -> list[str]:
+    return [version.tokenizer_digest, *sorted(file.digest for file in version.files)]
 
 
 def _kept(folder: Path, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
