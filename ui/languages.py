@@ -4,6 +4,9 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+TO_TRANSLATE = "Everyone has the right to education."
+TITLE_CHARACTERS = 36
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Language:
@@ -17,8 +20,24 @@ class Language:
     programming: bool = False
 
     @property
+    def examples(self) -> list[tuple[str, str]]:
+        """(title, prompt): beginnings to continue, then tasks as models tuned on tasks know them."""
+        beginnings = [(_shortened(prompt), prompt) for prompt in self.prompts]
+        if not self.article:
+            return beginnings
+        tasks = [("Which language?", f"{self.article}\nThe language of this sentence is:")]
+        if self.code != "en":
+            tasks.append(("Translate", f"{TO_TRANSLATE}\nIn {self.name}:"))
+        return beginnings + tasks
+
+    @property
     def label(self) -> str:
         return self.name if self.endonym == self.name else f"{self.endonym} · {self.name}"
+
+
+def _shortened(prompt: str) -> str:
+    line = " ".join(prompt.split())
+    return line if len(line) <= TITLE_CHARACTERS else line[: TITLE_CHARACTERS - 1].rstrip() + "…"
 
 
 def _load() -> tuple[Language, ...]:
@@ -55,4 +74,8 @@ BY_CODE = {language.code: language for language in LANGUAGES}
 
 def label_of(name: str) -> str:
     """The label of a language by its code, tag or, for programming languages, name; else `name` itself."""
-    return next((x.label for x in LANGUAGES if name in ((x.name,) if x.programming else (x.code, x.tag))), name)
+    for language in LANGUAGES:
+        names = (language.name,) if language.programming else (language.code, language.tag.lower())
+        if name in names or name.lower() in names:
+            return language.label
+    return name

@@ -179,24 +179,22 @@ def write_prompt(*, disabled: bool) -> tuple[Language, str]:
     prompt = st.text_area(
         "Prompt", key="prompt", persist_state="session", height=150, disabled=disabled, placeholder="Begin a text…"
     )
-    if len(language.prompts) > 1:
-        with st.container(horizontal=True, gap="small"):
-            for number, example in enumerate(language.prompts):
-                shown = example if len(example) <= 44 else example[:42].rstrip() + "…"
-                st.button(
-                    shown,
-                    key=f"example{number}",
-                    on_click=take_prompt,
-                    args=(number,),
-                    disabled=disabled,
-                    type="tertiary",
-                    icon=":material/format_quote:",
-                )
+    with st.container(horizontal=True, gap="small"):
+        for number, (title, _) in enumerate(language.examples):
+            st.button(
+                title,
+                key=f"example{number}",
+                on_click=take_prompt,
+                args=(number,),
+                disabled=disabled,
+                type="tertiary",
+                icon=":material/format_quote:" if number < len(language.prompts) else ":material/assignment:",
+            )
     return language, prompt
 
 
 def take_prompt(number: int = 0) -> None:
-    state["prompt"] = BY_CODE[state["language"]].prompts[number]
+    _, state["prompt"] = BY_CODE[state["language"]].examples[number]
 
 
 def buttons(prompt: str, *, running: bool) -> bool:

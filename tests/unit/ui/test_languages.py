@@ -33,6 +33,14 @@ def test_a_language_is_labelled_in_its_own_script_and_in_english():
 
 
 def test_labels_are_found_by_code_by_tag_and_by_programming_name():
-    assert label_of("zht") == label_of("zh-Hant") == "繁體中文 · Chinese, traditional"
+    assert label_of("zht") == label_of("zh-hant") == "繁體中文 · Chinese, traditional"
     assert label_of("C#") == "C#"
     assert label_of("tlh") == "tlh"
+
+
+def test_examples_are_beginnings_and_then_tasks():
+    examples = dict(BY_CODE["fr"].examples)
+    assert examples["Translate"] == "Everyone has the right to education.\nIn French:"
+    assert examples["Which language?"].endswith("\nThe language of this sentence is:")
+    assert [prompt for _, prompt in BY_CODE["rust"].examples] == list(BY_CODE["rust"].prompts)
+    assert "Translate" not in dict(BY_CODE["en"].examples)
