@@ -1,5 +1,6 @@
 """One attempt at a job: lease, prepare, launch, watch, finish."""
 
+import contextlib
 import json
 import logging
 import subprocess
@@ -71,7 +72,7 @@ class Attempt:
         self._should_stop = should_stop
         self._folder = JobFolder(platform.data_dir / "jobs" / held.job_id)
         self._folder.path.mkdir(parents=True, exist_ok=True)
-        reader = ProgressReader(self._folder.progress(held.fencing_token))
+        reader = ProgressReader(self._folder.progress)
         self._lease = HeldLease(registry, held, self._folder.lease, reader)
 
     def run(self) -> None:
@@ -87,7 +88,7 @@ class Attempt:
         except CancelRequested:
             self._end(lambda: self._registry.cancelled(self._held, self._lease.unreported()))
         except Stopped:
-            self._end(lambda: self._registry.release(self._held, "the worker was told to stop"))
+            self._release("the worker was told to stop")
         except Killed as error:
             self._killed(str(error))
         except JobFailure as failure:
@@ -133,10 +134,15 @@ class Attempt:
     def _killed(self, reason: str) -> None:
         deaths = self._folder.count_fruitless_death()
         if deaths < MAX_FRUITLESS_DEATHS:
-            self._end(lambda: self._registry.release(self._held, f"RANK_DIED: {reason}"), ended=False)
+            self._release(f"RANK_DIED: {reason}")
             return
         remedy = "the machine may be out of memory: lower micro_batch, or checkpoint more often"
         self._fail(JobFailure("RANK_DIED", f"{deaths} times before a new checkpoint: {reason}; {remedy}"))
+
+    def _release(self, reason: str) -> None:
+        with contextlib.suppress(LeaseLost, CancelRequested):
+            self._lease.report()
+        self._end(lambda: self._registry.release(self._held, reason), ended=False)
 
     def _fail(self, failure: JobFailure) -> None:
         LOG.error("job %s: %s: %s", self._held.job_id, failure.code, failure.message)

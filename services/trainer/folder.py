@@ -44,9 +44,10 @@ class JobFolder:
         """CLOCK_BOOTTIME until which the worker holds the lease: past it the ranks end themselves."""
         return self.path / "lease"
 
-    def progress(self, fencing_token: int) -> Path:
-        """JSON lines that rank 0 of one attempt writes."""
-        return self.path / f"progress-{fencing_token}.jsonl"
+    @property
+    def progress(self) -> Path:
+        """JSON lines that rank 0 writes, attempt after attempt."""
+        return self.path / "progress.jsonl"
 
     def failure(self, fencing_token: int) -> Path:
         return self.path / f"failure-{fencing_token}.json"

@@ -53,11 +53,15 @@ class HeldLease:
         now = boot_clock()
         if now >= self._until:
             raise LeaseLost(f"no answer from the registry for {now - self._asked:.1f} s")
-        if now < self._next:
-            return
+        if now >= self._next:
+            self.report()
+
+    def report(self) -> None:
+        """Renew now, with all progress; a registry that does not answer is asked again. Raises as `keep` does."""
+        now = boot_clock()
         self._collect()
         try:
-            timeout_s = min(2.0, self._until - now)
+            timeout_s = max(0.1, min(2.0, self._until - now))
             cancel = self._registry.renew(self._held, self._progress, self._messages, timeout_s=timeout_s)
         except LOST as error:
             raise LeaseLost(str(error)) from error
@@ -66,6 +70,7 @@ class HeldLease:
             self._next = boot_clock() + 0.5
             return
         self._progress, self._messages = [], []
+        self._reader.reported()
         self._extend(now)
         if cancel:
             raise CancelRequested

@@ -1,10 +1,11 @@
 """How far training is: rank 0 writes JSON lines, the worker reads them and tells the registry."""
 
 import json
+import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 FLUSH_S = 0.5
 
@@ -23,21 +24,25 @@ class Progress:
 
 
 class ProgressWriter:
-    """Rank 0's side. Lines appear within FLUSH_S, at checkpoints at once."""
+    """Rank 0's side; appends to what earlier attempts wrote. Lines appear within FLUSH_S."""
 
     def __init__(self, path: Path) -> None:
         self._file: TextIO = path.open("a")
+        self._file.write("\n")  # a killed attempt may have left half a line
         self._flushed = time.monotonic()
 
     def step(self, progress: Progress) -> None:
-        self._file.write(json.dumps({"progress": asdict(progress)}) + "\n")
+        self._write({"progress": asdict(progress)})
         if time.monotonic() - self._flushed > FLUSH_S:
             self.flush()
 
     def message(self, text: str) -> None:
         """An event for people, for example "attempt 2 resumed from step 300"."""
-        self._file.write(json.dumps({"message": text}) + "\n")
+        self._write({"message": text})
         self.flush()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
 
     def flush(self) -> None:
         self._file.flush()
@@ -45,11 +50,14 @@ class ProgressWriter:
 
 
 class ProgressReader:
-    """The worker's side: what came since it last looked."""
+    """The worker's side. What was reported is remembered beside the file, so that the next attempt, on a worker that
+    may have been killed in between, goes on from there: steps may be reported twice, never left out.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._offset = 0
+        self._reported = path.with_suffix(".reported")
+        self._offset = int(self._reported.read_text()) if self._reported.exists() else 0
 
     def read(self) -> tuple[list[Progress], list[str]]:
         """New steps and new messages; a line still being written waits for the next call."""
@@ -58,9 +66,20 @@ class ProgressReader:
         with self._path.open("rb") as file:
             file.seek(self._offset)
             complete = file.read().rpartition(b"\n")[0]
-        if not complete:
-            return [], []
-        self._offset += len(complete) + 1
-        lines = [json.loads(line) for line in complete.splitlines()]
+        self._offset += len(complete) + 1 if complete else 0
+        lines = [line for text in complete.splitlines() if (line := _parsed(text))]
         steps = [Progress(**line["progress"]) for line in lines if "progress" in line]
         return steps, [line["message"] for line in lines if "message" in line]
+
+    def reported(self) -> None:
+        """All that was read is with the registry."""
+        temporary = self._reported.with_suffix(".new")
+        temporary.write_text(str(self._offset))
+        os.replace(temporary, self._reported)
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        return dict(json.loads(line))
+    except ValueError:
+        return {}  # blank, or cut off by a kill

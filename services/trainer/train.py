@@ -163,6 +163,8 @@ def run(spec: RunSpec, folder: JobFolder, progress: ProgressWriter | None) -> No
         if progress:
             progress.step(report)
         if report.step % config.checkpoint_every_steps == 0 or report.step == prepared.total_steps:
+            if progress:
+                progress.flush()  # no step before the checkpoint is done again: its report must outlive a kill
             checkpoint.save(engine, folder.checkpoints, report.step, prepared.fingerprint)
     if progress:
         export(model, exported, spec, folder)
@@ -185,7 +187,7 @@ def start_process_group() -> None:
     """Join the other ranks: NCCL with CUDA, gloo without."""
     if not torch.cuda.is_available():
         # Else DeepSpeed compiles a C++ all-reduce for inference, for 80 s, that training never calls.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
     deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo")
 
 
@@ -196,7 +198,7 @@ def main(job_folder: str) -> None:
     end_with_lease(folder.lease)
     with recorded(folder.failure(spec.fencing_token)):
         start_process_group()
-        run(spec, folder, ProgressWriter(folder.progress(spec.fencing_token)) if dist.get_rank() == 0 else None)
+        run(spec, folder, ProgressWriter(folder.progress) if dist.get_rank() == 0 else None)
     dist.barrier()
     dist.destroy_process_group()
 

@@ -89,9 +89,9 @@ def run_stages(spec: RunSpec, *, threads: int = 1) -> JobFolder:
     return folder
 
 
-def progress(folder: JobFolder, fencing_token: int = 1) -> list[Progress]:
-    return ProgressReader(folder.progress(fencing_token)).read()[0]
+def progress(folder: JobFolder) -> list[Progress]:
+    return ProgressReader(folder.progress).read()[0]
 
 
-def losses(folder: JobFolder, fencing_token: int = 1) -> list[float]:
-    return [step.loss for step in progress(folder, fencing_token)]
+def losses(folder: JobFolder) -> list[float]:
+    return [step.loss for step in progress(folder)]

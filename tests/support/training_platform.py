@@ -1,0 +1,181 @@
+"""What a training job needs, as real processes that tests may kill: Valkey, registry, relay, trainer worker.
+
+A dead process comes back only when a test starts it again, as the supervisor would.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+import grpc
+from anthesis.channel import open_channel
+from anthesis.errors import from_rpc
+from anthesis.v1 import job_pb2, job_pb2_grpc, registry_pb2, registry_pb2_grpc
+
+from services.common.artifacts import ArtifactStore
+from services.common.settings import ROOT
+from services.trainer.processes import JOB_VARIABLE
+from tests.support.registry_server import RegistryProcess, platform_env, test_platform
+from tests.support.tokenizers import small_tokenizer_json
+from tests.support.training import jsonl
+
+LEASE_S = 6
+ENDED = {job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED}
+WORKER = "celery -A services.trainer.worker worker -Q train -P prefork -c 1 --prefetch-multiplier 1 --loglevel INFO"
+
+
+class TrainingPlatform:
+    """`with TrainingPlatform(folder) as platform`; `folder` must have a short path (a Unix socket lies in it)."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.settings = test_platform(data_dir)
+        (data_dir / "run").mkdir(parents=True, exist_ok=True)
+        self._socket = data_dir / "run" / "valkey.sock"
+        fast = {"ANTHESIS_LEASE_SECONDS": str(LEASE_S), "ANTHESIS_WAKE_AGAIN_SECONDS": "5", "OMP_NUM_THREADS": "1"}
+        self._env = platform_env(self.settings) | fast
+        self._registry = RegistryProcess(self.settings, **fast)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._commands = {
+            "valkey": ["-m", "infra.local.valkey"],
+            "relay": ["-m", "services.registry.relay"],
+            "worker": ["-m", *WORKER.split()],
+        }
+        self.store = ArtifactStore(self.settings.artifacts_url, data_dir / "cache" / "test")
+        channel = open_channel(self.settings.registry_address, self.settings.read_key("admin", {}))
+        self.jobs = job_pb2_grpc.JobServiceStub(channel)
+        self.registry = registry_pb2_grpc.RegistryServiceStub(channel)
+        self.tokenizer_digest = self.store.write_bytes(small_tokenizer_json().encode())
+
+    def __enter__(self) -> Self:
+        for name in self._commands:
+            self.start(name)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes.values():
+            process.kill()
+            process.wait()
+        self._registry.kill()
+
+    def log_path(self, name: str) -> Path:
+        return self.settings.data_dir / f"{name}.log"
+
+    def start(self, name: str) -> None:
+        """Start a process that is not running: "valkey", "relay", "worker" or "registry"."""
+        if name == "registry":
+            self._registry.restart()
+            return
+        with self.log_path(name).open("ab") as log:
+            command = [sys.executable, *self._commands[name]]
+            self._processes[name] = subprocess.Popen(command, env=self._env, cwd=ROOT, stdout=log, stderr=log)
+        if name == "valkey":
+            wait_for(self._valkey_answers, 20, "Valkey to answer")
+
+    def _valkey_answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(self._socket))
+            return True
+        return False
+
+    def pid(self, name: str) -> int:
+        return (self._registry.process if name == "registry" else self._processes[name]).pid
+
+    def kill(self, name: str, how: signal.Signals = signal.SIGKILL, timeout_s: float = 60) -> None:
+        """Send a signal and wait for the process to end."""
+        process = self._registry.process if name == "registry" else self._processes[name]
+        process.send_signal(how)
+        process.wait(timeout_s)
+
+    def dataset(self, name: str, rows: Sequence[dict[str, object]]) -> str:
+        form = "TEXT" if "text" in rows[0] else "MULTITASK"
+        self.registry.CreateDataset(
+            registry_pb2.CreateDatasetRequest(
+                name=name,
+                format=registry_pb2.DatasetFormat.Value(f"DATASET_FORMAT_{form}"),
+                digest=self.store.write_bytes(jsonl(rows)),
+            )
+        )
+        return name
+
+    def submit(self, spec: job_pb2.PretrainSpec | job_pb2.FineTuneSpec, deploy_alias: str = "") -> str:
+        field = "pretrain" if isinstance(spec, job_pb2.PretrainSpec) else "fine_tune"
+        request = job_pb2.CreateJobRequest(**{field: spec}, deploy_alias=deploy_alias)
+        return str(self.jobs.CreateJob(request).job.id)
+
+    def job(self, job_id: str) -> job_pb2.Job:
+        """The job now; waits out a registry that is just being restarted."""
+        return self.jobs.GetJob(job_pb2.GetJobRequest(id=job_id), timeout=30, wait_for_ready=True).job
+
+    def wait_until_ended(self, job_id: str, timeout_s: float = 180) -> job_pb2.Job:
+        wait_for(lambda: self.job(job_id).state in ENDED, timeout_s, f"job {job_id} to end", self._say_why)
+        return self.job(job_id)
+
+    def wait_for_step(self, job_id: str, step: int, timeout_s: float = 120) -> None:
+        """Until the registry knows of `step` in the job's newest attempt."""
+        wait_for(lambda: self.job(job_id).progress.step >= step, timeout_s, f"step {step}", self._say_why)
+
+    def events(self, job_id: str) -> list[job_pb2.JobEvent]:
+        """All events of an ended job."""
+        request = job_pb2.WatchJobRequest(id=job_id)
+        return [response.event for response in self.jobs.WatchJob(request, timeout=30)]
+
+    def ranks(self, job_id: str) -> list[int]:
+        """Pids of the job's ranks."""
+        return [
+            pid
+            for pid, command in processes_of(job_id)
+            if "services.trainer.train" in command and "launch" not in command
+        ]
+
+    def _say_why(self) -> str:
+        logs = [self.log_path("worker"), *self.settings.data_dir.glob("jobs/*/train.log")]
+        return "\n".join(f"--- {path}\n{path.read_text(errors='replace')[-3000:]}" for path in logs if path.exists())
+
+
+def processes_of(job_id: str) -> list[tuple[int, str]]:
+    """(pid, command line) of this machine's processes that work for the job."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if f"{JOB_VARIABLE}={job_id}\0".encode() in (entry / "environ").read_bytes():
+                    found.append((int(entry.name), (entry / "cmdline").read_text().replace("\0", " ")))
+    return found
+
+
+def losses_by_step(events: Sequence[job_pb2.JobEvent]) -> dict[int, float]:
+    """Each step's loss; asserts that a step done twice gave the same loss both times."""
+    losses: dict[int, float] = {}
+    for event in events:
+        if event.WhichOneof("event") == "progress":
+            step, loss = event.progress.step, event.progress.loss
+            assert losses.setdefault(step, loss) == loss, f"step {step}: {losses[step]}, then {loss}"
+    return losses
+
+
+def messages(events: Sequence[job_pb2.JobEvent]) -> list[str]:
+    return [event.message for event in events if event.WhichOneof("event") == "message"]
+
+
+def wait_for(
+    condition: Callable[[], bool], timeout_s: float, what: str, say_why: Callable[[], str] = lambda: ""
+) -> None:
+    """Return when `condition` holds; raises TimeoutError with what was waited for."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            if condition():
+                return
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.UNAVAILABLE:
+                raise from_rpc(error) from error
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {timeout_s} s for {what}\n{say_why()}")
+        time.sleep(0.05)

@@ -1,0 +1,63 @@
+"""The loss of a micro-batch: what counts, what does not, and packed equal to alone."""
+
+import pytest
+import torch
+
+from bloom.config import BloomConfig
+from bloom.model import BloomModel
+from services.trainer import loss as loss_module
+from services.trainer.dataset import IGNORE
+from services.trainer.loss import LanguageModelLoss
+
+CONFIG = BloomConfig(vocab_size=50, hidden_size=24, n_layer=2, n_head=3)
+
+
+def make_model() -> BloomModel:
+    model = BloomModel(CONFIG)
+    model.initialize(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.3)
+    return model
+
+
+def loss_and_gradients(inputs, targets, segments=None):
+    model = LanguageModelLoss(make_model())
+    loss = model(torch.tensor(inputs), torch.tensor(targets), None if segments is None else torch.tensor(segments), 1.0)
+    loss.backward()
+    return loss.detach(), [parameter.grad for parameter in model.parameters()]
+
+
+A = ([4, 5, 6, 7], [IGNORE, 6, 7, 2])
+B = ([9, 8, 7], [8, 7, 2])
+
+
+def test_a_packed_window_gives_the_losses_and_gradients_of_its_examples_alone():
+    packed = loss_and_gradients([A[0] + B[0] + [3]], [A[1] + B[1] + [IGNORE]], [[0] * 4 + [1] * 3 + [2]])
+    alone = [loss_and_gradients([inputs], [targets]) for inputs, targets in (A, B)]
+    torch.testing.assert_close(packed[0], alone[0][0] + alone[1][0], rtol=1e-5, atol=1e-5)
+    for got, first, second in zip(packed[1], alone[0][1], alone[1][1], strict=True):
+        torch.testing.assert_close(got, first + second, rtol=1e-5, atol=1e-5)
+
+
+def test_without_segments_the_examples_would_see_each_other():
+    packed = loss_and_gradients([A[0] + B[0]], [A[1] + B[1]], [[0] * 7])[0]
+    alone = sum(loss_and_gradients([inputs], [targets])[0] for inputs, targets in (A, B))
+    assert abs(packed - alone) > 1e-2
+
+
+def test_targets_without_loss_change_nothing():
+    some = loss_and_gradients([A[0]], [[IGNORE, IGNORE, IGNORE, 2]])[0]
+    model = make_model()
+    hidden = LanguageModelLoss(model)
+    logits = model.logits(model(torch.tensor(A[0]), hidden._attention(torch.tensor([A[0]]), None)))
+    torch.testing.assert_close(some, torch.nn.functional.cross_entropy(logits[-1:], torch.tensor([2])))
+
+
+def test_chunked_logits_give_the_same_loss_and_gradients(monkeypatch: pytest.MonkeyPatch):
+    whole = loss_and_gradients([A[0]], [[5, 6, 7, 2]])
+    monkeypatch.setattr(loss_module, "MAX_LOGITS", 2 * CONFIG.vocab_size)
+    chunked = loss_and_gradients([A[0]], [[5, 6, 7, 2]])
+    torch.testing.assert_close(chunked[0], whole[0])
+    for got, expected in zip(chunked[1], whole[1], strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
