@@ -1,18 +1,17 @@
 # The platform on this machine, under supervisor; included by the Makefile.
-#   make up    make status    make logs [S=registry]    make down
 # Ports and data folder: the ANTHESIS_* variables in docs/architecture.md, and ANTHESIS_PLAYGROUND_PORT.
-PYTHON ?= .venv/bin/python
+BIN ?= .venv/bin
 
 .PHONY: up down logs status
 
-up:
-	@$(PYTHON) -m infra.local up
+up: setup ## start the platform and wait until it answers
+	@$(BIN)/python -m infra.local up
 
-down:
-	@$(PYTHON) -m infra.local down
+down: ## stop it; its state stays
+	@$(BIN)/python -m infra.local down
 
-logs:
-	@$(PYTHON) -m infra.local logs $(S)
+logs: ## follow the logs; S=registry: of one service
+	@$(BIN)/python -m infra.local logs $(S)
 
-status:
-	@$(PYTHON) -m infra.local status
+status: ## what runs and what answers
+	@$(BIN)/python -m infra.local status

@@ -1,17 +1,10 @@
 """What runs, and how each process says that it is ready."""
 
-import socket
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
 from infra.local.config import LocalConfig
-
-PROBE_S = 2.0  # how long one look may take
+from infra.probes import answers, pings, serves
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,14 +36,20 @@ def processes(config: LocalConfig) -> list[Process]:
         Process(
             name="valkey",
             args=["-m", "infra.local.valkey"],
-            ready=lambda: _pings(str(config.valkey_socket)),
+            ready=lambda: pings(str(config.valkey_socket)),
             priority=1,
         ),
         _server("registry", platform.registry_address, priority=2),
         Process(name="relay", args=["-m", "services.registry.relay"], ready=_runs, start_s=2),
         _server("tokenizer", platform.tokenizer_address),
         _server("inference", platform.inference_address, stop_wait_s=30),
-        _server("gateway", platform.gateway_address),
+        Process(
+            name="gateway",
+            args=["-m", "services.gateway.server"],
+            ready=lambda: (
+                serves(platform.gateway_address) and answers(f"http://{platform.gateway_http_address}/health")
+            ),
+        ),
         Process(
             name="trainer",
             args=["-m", *celery.split()],
@@ -62,7 +61,7 @@ def processes(config: LocalConfig) -> list[Process]:
         Process(
             name="playground",
             args=["-m", "streamlit", "run", "ui/app.py", *(f"--{name}={value}" for name, value in streamlit.items())],
-            ready=lambda: _answers(f"http://{config.playground_address}/_stcore/health"),
+            ready=lambda: answers(f"http://{config.playground_address}/_stcore/health"),
         ),
     ]
     return [process for process in everything if config.embedded_broker or process.name != "valkey"]
@@ -72,7 +71,7 @@ def _server(name: str, address: str, *, priority: int = 3, stop_wait_s: int = 15
     return Process(
         name=name,
         args=["-m", f"services.{name}.server"],
-        ready=lambda: _serves(address),
+        ready=lambda: serves(address),
         priority=priority,
         stop_wait_s=stop_wait_s,
     )
@@ -81,35 +80,3 @@ def _server(name: str, address: str, *, priority: int = 3, stop_wait_s: int = 15
 def _runs() -> bool:
     """For what nobody calls: it is ready when the supervisor says that it runs."""
     return True
-
-
-def _serves(address: str) -> bool:
-    """grpc.health.v1 says SERVING."""
-    with grpc.insecure_channel(address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        try:
-            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=PROBE_S)
-        except grpc.RpcError:
-            return False
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-
-
-def _answers(url: str) -> bool:
-    """HTTP says 200."""
-    try:
-        with urllib.request.urlopen(url, timeout=PROBE_S) as response:
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def _pings(path: str) -> bool:
-    """Valkey on a Unix socket answers PONG."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(PROBE_S)
-        try:
-            connection.connect(path)
-            connection.sendall(b"PING\r\n")
-            return connection.recv(16).startswith(b"+PONG")
-        except OSError:
-            return False

@@ -17,7 +17,7 @@ from anthesis.jobs import Jobs
 from anthesis.keys import Keys
 from anthesis.models import Models
 from anthesis.policy import service_config
-from anthesis.rpc import stream, unary
+from anthesis.rpc import HEALTH_CHECK, HEALTH_REQUEST, HEALTH_SERVING, stream, unary
 from anthesis.settings import Settings
 from anthesis.tokenizers import Tokenizers
 from anthesis.v1 import generation_pb2 as pb
@@ -133,11 +133,9 @@ class AsyncClient:
 
 
 async def _check_health(channel: grpc.aio.Channel) -> str:
-    # grpc.health.v1 by hand: its package refuses protobuf 6. The empty request asks for the whole server; in the
-    # answer, field 1 holds the status, and 1 is SERVING.
-    check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/grpc.health.v1.Health/Check")
+    check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(HEALTH_CHECK)
     try:
-        answer = await unary(check(b"", timeout=HEALTH_DEADLINE_S))
+        answer = await unary(check(HEALTH_REQUEST, timeout=HEALTH_DEADLINE_S))
     except AnthesisError as error:
         return str(error)
-    return "SERVING" if answer == b"\x08\x01" else "NOT_SERVING"
+    return "SERVING" if answer == HEALTH_SERVING else "NOT_SERVING"
