@@ -31,7 +31,9 @@ def test_the_kernel_passes_its_tests_in_tritons_interpreter():
 
 @pytest.mark.parametrize("head_dim", [64, 80, 96, 128])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
-def test_the_kernel_compiles_for_sm_90_without_spilling(tmp_path: Path, head_dim: int, dtype: str):
+@pytest.mark.parametrize("aligned", [True, False], ids=["aligned", "unaligned"])
+def test_the_kernel_compiles_for_sm_90_without_spilling(tmp_path: Path, head_dim: int, dtype: str, aligned: bool):
+    """Aligned: pointers and strides known to divide by 16, as triton finds them when it launches on whole tensors."""
     kernel = paged_attention.paged_decode_attention_kernel
     known = {"block_tables_ptr": "*i32", "context_lens_ptr": "*i32", "slopes_ptr": "*fp32", "scale": "fp32"}
     known |= dict.fromkeys(("out_ptr", "q_ptr", "k_ptr", "v_ptr"), f"*{dtype}")
@@ -42,8 +44,10 @@ def test_the_kernel_compiles_for_sm_90_without_spilling(tmp_path: Path, head_dim
         "block_d": triton.next_power_of_2(head_dim),
     }
     signature = {p.name: "constexpr" if p.is_constexpr else known.get(p.name, "i32") for p in kernel.params}
+    divisible = [i for i, kind in enumerate(signature.values()) if kind.startswith("*") or kind == "i32"]
+    attributes = {(i,): [["tt.divisibility", 16]] for i in divisible} if aligned else {}
     compiled = triton.compile(
-        ASTSource(fn=kernel, signature=signature, constexprs=constants),
+        ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes),
         target=GPUTarget("cuda", 90, 32),
         options={"num_warps": paged_attention.NUM_WARPS},
     )
