@@ -245,3 +245,9 @@ def test_more_token_ids_than_rows_are_refused(folder: Path):
 def test_a_cache_without_room_for_one_block_names_the_setting(folder: Path):
     with pytest.raises(ValueError, match="ANTHESIS_INFERENCE_MAX_KV_BYTES"):
         engine_of(folder, max_kv_bytes=1000)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_greedy_ids_are_the_same_on_a_gpu(folder: Path):
+    assert_all_greedy(folder, generate(engine_of(folder, device="cuda"), PROMPTS, greedy()))
