@@ -38,23 +38,30 @@ def model_sizes(client: Client, model: str, passages: Sequence[Passage]) -> Size
 def naming_accuracy(client: Client, model: str, examples: Sequence[Example]) -> float:
     """Share of sentences whose language the model's greedy answer names, exactly."""
     answers = complete_all(client, model, [example.inputs for example in examples], MAX_NAME_TOKENS)
-    right = [answer.strip() == NAMES[e.language] for answer, e in zip(answers, examples, strict=True)]
+    right = [first_line(answer) == NAMES[e.language] for answer, e in zip(answers, examples, strict=True)]
     return sum(right) / len(right)
 
 
 def chrf(client: Client, model: str, pairs: Sequence[Example]) -> float:
     """chrF (0 to 100) of the model's greedy translations against the pairs' targets."""
     answers = complete_all(client, model, [pair.inputs for pair in pairs], MAX_TRANSLATION_TOKENS)
-    score = sacrebleu.corpus_chrf([answer.strip() for answer in answers], [[pair.targets.strip() for pair in pairs]])
+    score = sacrebleu.corpus_chrf(
+        [first_line(answer) for answer in answers], [[pair.targets.strip() for pair in pairs]]
+    )
     return float(score.score)
 
 
+def first_line(completion: str) -> str:
+    """The first line that says something: a model that begins with a new line has not failed for that."""
+    return completion.strip().partition("\n")[0].strip()
+
+
 def complete_all(client: Client, model: str, prompts: Sequence[str], max_tokens: int) -> list[str]:
-    """The greedy completion of each prompt, up to the end of its line."""
+    """The greedy completion of each prompt."""
     sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens)
 
     def complete(prompt: str) -> str:
-        return str(client.complete(model, prompt, sampling, stop=["\n"]).text)
+        return str(client.complete(model, prompt, sampling).text)
 
     return concurrently(complete, prompts)
 

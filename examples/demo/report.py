@@ -57,7 +57,7 @@ def completion_table(results: Results) -> Table:
         table.add_column(name)
     completions = zip(*(model.completions for model in results.models.values()), strict=True)
     for (language, prompt), answers in zip(results.prompts, completions, strict=True):
-        table.add_row(NAMES[language], Text(prompt), *(Text(answer) for answer in answers))
+        table.add_row(NAMES[language], Text(prompt), *(Text(" ".join(answer.split())) for answer in answers))
     return table
 
 
