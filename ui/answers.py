@@ -16,7 +16,10 @@ from ui.streams import Stream
 REDRAW_S = 0.05  # while tokens come
 TICK_S = 0.2  # while none does; each drawing is where Streamlit notices the Stop button
 
-_ENDINGS = {FINISH_REASON_STOP: "came to its end", FINISH_REASON_LENGTH: "reached the token limit"}
+_ENDINGS: dict[FinishReason.ValueType | None, str] = {
+    FINISH_REASON_STOP: "came to its end",
+    FINISH_REASON_LENGTH: "reached the token limit",
+}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -33,9 +36,14 @@ class Answer:
     first: float = 0.0
     last: float = 0.0
     version: str = ""
-    finish: FinishReason.ValueType | None = None  # None: still running, or stopped by the user
+    finish: FinishReason.ValueType | None = None  # None until it ended by itself
     error: AnthesisError | None = None
-    running: bool = True
+    ended: bool = False  # by itself
+    stopped: bool = False  # by the user: set by whichever run of the page comes next
+
+    @property
+    def running(self) -> bool:
+        return not (self.ended or self.stopped)
 
     def add(self, at: float, part: GenerateResponse) -> None:
         self.text += part.text
@@ -59,13 +67,13 @@ class Answer:
             return "writing…"
         if self.error:
             return "failed"
-        return _ENDINGS.get(self.finish, "stopped by you") if self.finish else "stopped by you"
+        return _ENDINGS.get(self.finish, "stopped by you")
 
 
 def stream_answers(
     client: AsyncClient, answers: Sequence[Answer], sampling: SamplingParams, draw: Callable[[Answer], None]
 ) -> None:
-    """Run all to their end, calling `draw` as they grow. An exception from `draw` cancels the calls."""
+    """Run all until they end or are stopped, calling `draw` as they grow; its exceptions cancel the calls."""
     with ExitStack() as stack:
         under_way = []
         for answer in answers:
@@ -85,10 +93,10 @@ def _advance(answer: Answer, call: Stream[GenerateResponse]) -> None:
     try:
         parts = call.take(TICK_S if not answer.num_tokens else REDRAW_S)
     except AnthesisError as error:
-        answer.error, answer.running = error, False
+        answer.error, answer.ended = error, True
         return
     for at, part in parts:
         answer.add(at, part)
-    answer.running = not call.ended
+    answer.ended = call.ended
     if parts and answer.running:
         time.sleep(REDRAW_S)  # several tokens a drawing

@@ -40,6 +40,7 @@ def main() -> None:
             if running:
                 generate(answers, sampling)
             else:
+                stop(state.get("answers", []))
                 show(state.get("answers", []))
 
 
@@ -213,12 +214,14 @@ def buttons(prompt: str, *, running: bool) -> bool:
 
 def generate(answers: Sequence[Answer], sampling: SamplingParams) -> None:
     cards = {id(answer): card for answer, card in zip(answers, place(len(answers)), strict=True)}
-    try:
-        stream_answers(connect().streaming, answers, sampling, lambda answer: draw(answer, cards[id(answer)]))
-    finally:
-        for answer in answers:
-            answer.running = False
+    stream_answers(connect().streaming, answers, sampling, lambda answer: draw(answer, cards[id(answer)]))
     st.rerun()  # enables the settings again
+
+
+def stop(answers: Sequence[Answer]) -> None:
+    """End what an earlier run of the page still streams; Streamlit may end that run only after this one."""
+    for answer in answers:
+        answer.stopped = True
 
 
 def show(answers: Sequence[Answer]) -> None:

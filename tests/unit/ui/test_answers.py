@@ -68,7 +68,20 @@ def test_stopping_cancels_a_call_that_is_silent(gateway_and_client):
     with pytest.raises(StopButton):
         stream_answers(client, [mine], SAMPLING, draw)
     assert gateway.cancelled.wait(5), "the gateway still generates"
-    mine.running = False
+    mine.stopped = True
+    assert (mine.text, mine.ending) == ("one", "stopped by you")
+
+
+def test_an_answer_marked_as_stopped_ends_its_call_without_an_exception(gateway_and_client):
+    gateway, client = gateway_and_client
+    gateway.script, gateway.silent = ["one"], True
+    mine = answer()
+
+    def draw(a: Answer) -> None:
+        a.stopped = bool(a.text)
+
+    stream_answers(client, [mine], SAMPLING, draw)
+    assert gateway.cancelled.wait(5), "the gateway still generates"
     assert (mine.text, mine.ending) == ("one", "stopped by you")
 
 
