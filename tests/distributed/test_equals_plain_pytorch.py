@@ -15,7 +15,7 @@ from services.trainer.config import Layout, TrainConfig
 from services.trainer.dataset import Windows
 from services.trainer.folder import JobFolder
 from services.trainer.loss import LanguageModelLoss
-from services.trainer.optimizer import build_optimizer
+from services.trainer.optimizer import MuonAdamW, build_optimizer
 from services.trainer.prepare import Prepared
 from services.trainer.schedule import Schedule
 from tests.support.training import BASE, MODEL, job_folder, losses, make_run, progress, run_stages
@@ -66,7 +66,18 @@ def torch_adamw(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Opti
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
 
 
-@pytest.mark.parametrize(("optimizer", "plain"), [("adamw", torch_adamw), ("muon", build_optimizer)])
+def whole_matrices(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Muon without partitions: every matrix is a group of its own. That this is Muon the unit tests show."""
+    groups = []
+    for group in build_optimizer(model, config).param_groups:
+        if "matrices" not in group:
+            groups.append(group)
+            continue
+        groups += [{**group, "params": [matrix], "matrices": [tuple(matrix.shape)]} for matrix in group["params"]]
+    return MuonAdamW(groups, compute_dtype=torch.float32)
+
+
+@pytest.mark.parametrize(("optimizer", "plain"), [("adamw", torch_adamw), ("muon", whole_matrices)])
 def test_two_ranks_with_accumulation_equal_a_plain_loop(tmp_path, optimizer, plain):
     config = dataclasses.replace(TWO_RANKS, optimizer=optimizer)
     folder = run_stages(make_run(tmp_path, config))
@@ -99,7 +110,7 @@ def test_a_resumed_run_has_the_losses_of_an_undisturbed_one_to_the_last_bit(tmp_
 def test_a_diverging_run_fails_with_the_step_and_the_remedy(tmp_path):
     config = dataclasses.replace(BASE, learning_rate=1e30, min_learning_rate=1e30, warmup_steps=0, weight_decay=0.0)
     spec = make_run(tmp_path, config)
-    with pytest.raises(RuntimeError, match="DIVERGED|lower learning_rate"):
+    with pytest.raises(RuntimeError, match="lower learning_rate"):
         run_stages(spec)
     failure = json.loads(job_folder(spec).failure(1).read_text())
     assert failure["code"] == "DIVERGED"

@@ -107,6 +107,29 @@ def test_cancelling_ends_the_processes(platform):
     assert processes_of(job_id) == []
 
 
+def test_a_worker_told_to_stop_gives_its_job_back_and_the_next_one_goes_on(platform, undisturbed):
+    job_id = pretrain(platform)
+    wait_for(lambda: any(folder_of(platform, job_id).checkpoints.glob("step-*0")), 90, "a checkpoint")
+    platform.kill("worker", signal.SIGTERM)
+    assert processes_of(job_id) == []
+    job = platform.job(job_id)
+    assert job.state in (job_pb2.JOB_STATE_PENDING, job_pb2.JOB_STATE_SUCCEEDED)
+    platform.start("worker")
+    assert platform.wait_until_ended(job_id).state == job_pb2.JOB_STATE_SUCCEEDED
+    assert losses_by_step(platform.events(job_id)) == losses_by_step(platform.events(undisturbed))
+
+
+def test_a_killed_worker_takes_all_its_processes_along(platform, undisturbed):
+    """And its job goes on once the lease has run out."""
+    job_id = pretrain(platform)
+    wait_for(lambda: any(folder_of(platform, job_id).checkpoints.glob("step-*0")), 90, "a checkpoint")
+    platform.kill("worker")
+    wait_for(lambda: processes_of(job_id) == [], 5, "the processes to end")
+    platform.start("worker")
+    assert platform.wait_until_ended(job_id).state == job_pb2.JOB_STATE_SUCCEEDED
+    assert losses_by_step(platform.events(job_id)) == losses_by_step(platform.events(undisturbed))
+
+
 def test_a_tuned_version_continues_its_base_with_lora(platform, undisturbed):
     spec = job_pb2.FineTuneSpec(
         output_model="seedling-z",

@@ -1,0 +1,33 @@
+"""Options as they arrive: what was set is kept, zero too; the rest gets its default."""
+
+import pytest
+from anthesis.v1 import job_pb2
+
+from services.trainer.config import Layout, LoraConfig
+from services.trainer.failure import JobFailure
+from services.trainer.registry_client import train_config
+
+
+def test_unset_options_take_their_defaults():
+    config = train_config(job_pb2.TrainOptions(steps=10), None, {"learning_rate": 2e-5})
+    assert (config.learning_rate, config.min_learning_rate) == (2e-5, pytest.approx(2e-6))
+    assert (config.precision, config.optimizer, config.layout) == ("bf16", "adamw", Layout())
+    assert config.warmup(200) == 10
+
+
+def test_options_set_to_zero_stay_zero():
+    options = job_pb2.TrainOptions(epochs=1, min_learning_rate=0, warmup_steps=0, clip_grad_norm=0, layout="1x1x2")
+    config = train_config(options, None, {})
+    assert (config.min_learning_rate, config.warmup(100), config.clip_grad_norm) == (0, 0, 0)
+    assert config.layout.dp == 2
+
+
+def test_lora_takes_its_defaults():
+    assert train_config(job_pb2.TrainOptions(steps=1), job_pb2.LoraOptions(rank=4), {}).lora == LoraConfig(rank=4)
+
+
+@pytest.mark.parametrize("layout", ["2x1x1", "1x2x1", "1x1x0", "1x1", "axbxc"])
+def test_a_layout_that_is_not_built_is_refused(layout):
+    with pytest.raises(JobFailure) as refused:
+        train_config(job_pb2.TrainOptions(steps=1, layout=layout), None, {})
+    assert refused.value.code == "BAD_LAYOUT"
