@@ -19,8 +19,8 @@ CONFIG = json.dumps(
     }
 )
 
-# 4,096 tokens a step. Muon, BPE-dropout, dropout and much weight decay are what a text of half a megabyte asks for: with
-# weaker ones the model is best after some 9 passes and then learns it by heart.
+# 4,096 tokens a step. Muon, BPE-dropout, dropout and much weight decay are what half a megabyte of text asks for: with
+# weaker ones the model is best after some nine passes and then learns the text by heart.
 PRETRAIN = TrainOptions(
     steps=440,
     sequence_length=128,
