@@ -42,14 +42,19 @@ def all_models() -> None:
 def grid(models: Sequence[Model], aliases: dict[str, list[str]]) -> None:
     for start in range(0, len(models), 3):
         for column, model in zip(st.columns(3), models[start : start + 3], strict=False):
-            with column.container(border=True):
+            with column.container(border=True, height="stretch"):
                 card(model, aliases.get(model.name, []))
 
 
 def card(model: Model, aliases: Sequence[str]) -> None:
-    st.html(markup.card_title(model.name, f"{size(model.parameters)} parameters"))
+    st.html(markup.card_title(model.name))
     st.html(markup.description(model.description))
-    marks = [*(f"alias {alias}" for alias in aliases), model.licence, f"{len(model.languages)} languages"]
+    marks = [
+        *(f"alias {alias}" for alias in aliases),
+        f"{size(model.parameters)} parameters" if model.parameters else "",
+        model.licence,
+        f"{len(model.languages)} languages" if model.languages else "",
+    ]
     st.html(markup.chips([mark for mark in marks if mark]))
     label = f"Version {model.latest_version}" if model.latest_version else "Details"
     st.page_link(VIEWS / "models.py", label=label, icon=":material/arrow_forward:", query_params={"model": model.name})
@@ -60,7 +65,7 @@ def size(parameters: int) -> str:
     for unit, name in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
         if parameters >= unit:
             return f"{parameters / unit:.3g} {name}"
-    return str(parameters or "?")
+    return str(parameters)
 
 
 def one_model(name: str) -> None:
