@@ -72,6 +72,7 @@ def _weight_files(folder: Path) -> list[str]:
 
 def conversion_command(folder: Path) -> str:
     """The shell command that turns a pickle checkpoint into safetensors beside it, with transformers."""
+    folder = folder.resolve()  # `.` has no name to put the new folder beside
     target = folder.with_name(folder.name + "-safetensors")
     code = (
         "from transformers import BloomForCausalLM as M; "

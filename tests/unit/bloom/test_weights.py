@@ -176,6 +176,13 @@ def test_a_folder_without_weights_says_what_it_needs(folder: Path):
         load_model(folder)
 
 
+def test_a_pickle_in_the_working_folder_is_refused_with_whole_paths(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    (folder / "model.safetensors").rename(folder / "pytorch_model-00001-of-00001.bin")
+    monkeypatch.chdir(folder)
+    with pytest.raises(ValueError, match=f"python -c .*{folder}.*{folder}-safetensors"):
+        load_model(".")
+
+
 @pytest.mark.parametrize("dtype", [None, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("max_shard_bytes", [5_000_000_000, 50_000, 1])
 def test_what_is_saved_loads_again(folder: Path, tmp_path: Path, dtype: torch.dtype | None, max_shard_bytes: int):
