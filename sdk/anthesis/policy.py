@@ -11,7 +11,7 @@ _READ_S, _WRITE_S, _COMPUTE_S = 30, 60, 600
 _ALL = {"name": [{}], "timeout": f"{_WRITE_S}s"}
 _RETRY = {
     "maxAttempts": 5,  # gRPC's own ceiling
-    "initialBackoff": "0.2s",  # with jitter of a fifth either way
+    "initialBackoff": "0.3s",  # 4 s over all attempts: longer than a channel waits before it connects again
     "maxBackoff": "2s",
     "backoffMultiplier": 2,
     "retryableStatusCodes": ["UNAVAILABLE"],

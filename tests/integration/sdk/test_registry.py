@@ -141,6 +141,7 @@ def test_a_watch_outlives_the_registry(client: Client, registry: RegistryProcess
     assert first.wait(10)
     registry.kill()
     registry.restart()
+    client.jobs.get(job.id)  # is retried until the channel has connected again, which cancelling is not
     client.jobs.cancel(job.id)
     watching.join(30)
 
