@@ -12,7 +12,7 @@ from anthesis.errors import AnthesisError, InvalidArgumentError
 
 from services.common.settings import ROOT, Platform
 from services.trainer.config import RunSpec
-from services.trainer.failure import JobFailure
+from services.trainer.failure import JobFailure, from_exception
 from services.trainer.folder import JobFolder
 from services.trainer.launch import deepspeed_command, environment, prepare_command
 from services.trainer.lease import LOST, CancelRequested, HeldLease, LeaseLost
@@ -93,6 +93,8 @@ class Attempt:
             self._killed(str(error))
         except JobFailure as failure:
             self._fail(failure)
+        except OSError as error:  # our own files: a full disk, most likely
+            self._fail(from_exception(error) or JobFailure("TRAINING_ERROR", str(error)))
 
     def _run_stages(self, spec: RunSpec) -> None:
         spec.save(self._folder.run)

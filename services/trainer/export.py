@@ -1,6 +1,7 @@
 """The finished model as artifacts: a Hugging Face folder, stored by content."""
 
 import json
+import shutil
 from pathlib import Path
 
 from bloom.config import BloomConfig
@@ -19,6 +20,7 @@ def export(model: BloomModel, config: BloomConfig, spec: RunSpec, folder: JobFol
     """
     merge_adapters(model)
     model.config = config
+    shutil.rmtree(folder.export, ignore_errors=True)  # what a killed attempt may have left
     save_model(model, folder.export)
     store = ArtifactStore(spec.artifacts_url, Path(spec.data_dir) / "cache" / "artifacts")
     (folder.export / "tokenizer.json").write_bytes(store.read_bytes(spec.tokenizer_digest))

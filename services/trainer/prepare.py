@@ -29,6 +29,7 @@ from services.trainer.dataset import WindowsMeta, write_meta
 from services.trainer.failure import JobFailure, recorded
 from services.trainer.folder import JobFolder
 from services.trainer.packing import Window, WindowWriter, cut_stream, pack
+from services.trainer.processes import end_with_lease
 
 LAYOUT_VERSION = 1  # of the token files; part of their name
 ROWS_PER_BATCH = 512  # encoded together, in parallel
@@ -256,6 +257,7 @@ def prepare(spec: RunSpec, folder: JobFolder) -> Prepared:
 def main(job_folder: str) -> None:
     folder = JobFolder(Path(job_folder))
     spec = RunSpec.load(folder.run)
+    end_with_lease(folder.lease)
     with recorded(folder.failure(spec.fencing_token)):
         folder.tokens.write_text(json.dumps(asdict(prepare(spec, folder))))
 

@@ -17,7 +17,7 @@ from bloom.config import BloomConfig
 from bloom.model import BloomModel
 from bloom.weights import load_config, load_model
 from services.trainer import checkpoint
-from services.trainer.config import RunSpec
+from services.trainer.config import Layout, RunSpec
 from services.trainer.dataset import Windows
 from services.trainer.export import export
 from services.trainer.failure import JobFailure, recorded
@@ -183,9 +183,13 @@ def _announce(progress: ProgressWriter, spec: RunSpec, prepared: Prepared, model
         progress.message(f"{prepared.num_truncated} examples are longer than sequence_length={length} and were cut")
 
 
-def start_process_group() -> None:
-    """Join the other ranks: NCCL with CUDA, gloo without."""
-    if not torch.cuda.is_available():
+def start_process_group(layout: Layout) -> None:
+    """Join the other ranks: NCCL with CUDA, gloo without. Raises JobFailure."""
+    if torch.cuda.is_available():
+        if torch.cuda.device_count() < layout.dp:
+            found = f"layout asks for {layout.dp} processes and this machine has {torch.cuda.device_count()} GPUs"
+            raise JobFailure("BAD_LAYOUT", f"{found}; use '1x1x{torch.cuda.device_count()}'", "layout")
+    else:
         # Else DeepSpeed compiles a C++ all-reduce for inference, for 80 s, that training never calls.
         deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
     deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo")
@@ -197,7 +201,7 @@ def main(job_folder: str) -> None:
     spec = RunSpec.load(folder.run)
     end_with_lease(folder.lease)
     with recorded(folder.failure(spec.fencing_token)):
-        start_process_group()
+        start_process_group(spec.config.layout)
         run(spec, folder, ProgressWriter(folder.progress) if dist.get_rank() == 0 else None)
     dist.barrier()
     dist.destroy_process_group()

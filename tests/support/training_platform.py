@@ -113,7 +113,7 @@ class TrainingPlatform:
         """The job now; waits out a registry that is just being restarted."""
         return self.jobs.GetJob(job_pb2.GetJobRequest(id=job_id), timeout=30, wait_for_ready=True).job
 
-    def wait_until_ended(self, job_id: str, timeout_s: float = 180) -> job_pb2.Job:
+    def wait_until_ended(self, job_id: str, timeout_s: float = 300) -> job_pb2.Job:
         wait_for(lambda: self.job(job_id).state in ENDED, timeout_s, f"job {job_id} to end", self._say_why)
         return self.job(job_id)
 
