@@ -72,7 +72,7 @@ def judge(results: Results) -> list[Bar]:
         ),
         Bar(f"{name}: names {named:.1%} of languages, under {MAX_BASE_NAMING:.0%}", named < MAX_BASE_NAMING),
         Bar(
-            f"{tuned_name}: chrF {tuned.chrf:.1f}, at least {MIN_CHRF_RATIO:g} times {name}'s {base.chrf:.1f}",
-            tuned.chrf >= MIN_CHRF_RATIO * base.chrf,
+            f"{tuned_name}: chrF {tuned.chrf:.1f}, more than {MIN_CHRF_RATIO:g} times {name}'s {base.chrf:.1f}",
+            tuned.chrf > MIN_CHRF_RATIO * base.chrf,
         ),
     ]

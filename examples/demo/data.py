@@ -9,8 +9,7 @@ from . import corpus, parallel, source_code
 from .corpus import Article, Passage
 from .parallel import Example
 
-NUM_PAIRS = 1  # held-out translation pairs per language
-NAMING_STRIDE = 2  # every so manieth held-out sentence is asked
+NUM_PAIRS = 2  # held-out translation pairs per language
 MAX_PAIR_CHARACTERS = 140  # longer ones take long to generate and tell no more
 MIN_PAIR_BYTES = 40  # a word or two tell little
 PROMPT_ARTICLE = 29  # held out; its paragraphs' beginnings are the prompts of the completions
@@ -45,7 +44,7 @@ def gather(folder: Path, held_out: frozenset[int] = corpus.TEST_ARTICLES) -> Dat
         code=source_code.documents(code),
         multitask=[example.row() for example in parallel.examples(training)],
         passages=[*corpus.passages(articles, held_out), *source_code.passages(code)],
-        naming=list(parallel.naming(testing))[::NAMING_STRIDE],
+        naming=list(parallel.naming(testing)),
         pairs=_some_pairs(list(parallel.translation(testing))),
         prompts=[(language, beginning(testing, language)) for language in PROMPT_LANGUAGES],
         missing_code=code.missing,

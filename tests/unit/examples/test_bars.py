@@ -57,7 +57,7 @@ def test_a_base_that_names_languages_already_is_a_miss():
 
 
 def test_a_base_that_translates_half_as_well_already_is_a_miss():
-    assert missed(with_base(chrf=10.5)) == ["seedling-z: chrF 20.0, at least 2 times seedling's 10.5"]
+    assert missed(with_base(chrf=10.5)) == ["seedling-z: chrF 20.0, more than 2 times seedling's 10.5"]
 
 
 def test_source_code_counts_for_no_bar():
