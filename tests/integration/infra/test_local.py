@@ -17,7 +17,9 @@ from anthesis import Client, Settings
 from infra.local.config import LocalConfig
 from infra.local.supervisor import Supervisor
 from services.common.settings import ROOT
+from tests.support.bloom_models import make_hf_folder
 from tests.support.registry_server import free_address
+from tests.support.tokenizers import write_small_tokenizer
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -85,6 +87,32 @@ def test_every_service_answers(environment: dict[str, str], platform: LocalConfi
     services = json.loads(asked.stdout)["services"]
     assert {service["status"] for service in services.values()} == {"SERVING"}
     assert asked.returncode == 0
+
+
+def test_a_checkpoint_made_by_transformers_is_imported_deployed_and_answers(
+    environment: dict[str, str], platform: LocalConfig, tmp_path: Path
+) -> None:
+    make_hf_folder(tmp_path, vocab=512, sharded=True)
+    write_small_tokenizer(tmp_path)
+
+    def anthesis(*args: str) -> str:
+        command = [sys.executable, "-m", "anthesis.cli", *args]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=100).stdout
+
+    anthesis("models", "import", "lab/odd", "--from", str(tmp_path), "--licence", "mit", "--alias", "odd", "--deploy")
+    tokens = json.loads(anthesis("tokenize", "odd", "人人生而自由 </s>", "--json"))
+    greedy = ("--temperature", "0", "--max-tokens", "8")
+    streamed = anthesis("generate", "odd", "All human beings", *greedy)
+    answer = json.loads(anthesis("generate", "odd", "All human beings", *greedy, "--json"))
+    score = json.loads(anthesis("score", "odd", "free", "--context", "born ", "--json"))
+
+    assert tokens["text"] == "人人生而自由 </s>"
+    assert len(tokens["ids"]) == len(tokens["tokens"]) > 1
+    assert streamed == answer["text"] + "\n"
+    assert answer["model_version"] == "lab/odd@1"
+    assert (answer["usage"]["completion_tokens"], len(answer["ids"])) == (8, 8)
+    assert score["num_bytes"] == 4
+    assert score["bits_per_byte"] > 0
 
 
 def test_what_dies_is_restarted(platform: LocalConfig, local: Command, client: Client) -> None:
