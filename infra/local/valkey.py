@@ -23,6 +23,7 @@ def main() -> None:
         "appendonly": "yes",
         "save": "",
         "daemonize": "no",
+        "set-proc-title": "no",  # it would overwrite the environment by which a leftover is recognised
     }
     binary = str(get_binary_path())
     os.execv(binary, [binary, *(part for name, value in settings.items() for part in (f"--{name}", value))])

@@ -30,7 +30,7 @@ def follow(client: Client, job_id: str, as_json: bool) -> None:
 def _show_bar(client: Client, job_id: str) -> None:
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[figures]}"),
     )
