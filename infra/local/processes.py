@@ -42,7 +42,7 @@ def processes(config: LocalConfig) -> list[Process]:
         _server("registry", platform.registry_address, priority=2),
         Process(name="relay", args=["-m", "services.registry.relay"], ready=_runs, start_s=2),
         _server("tokenizer", platform.tokenizer_address),
-        _server("inference", platform.inference_address, stop_wait_s=30),
+        _server("inference", platform.inference_address, stop_wait_s=40),
         Process(
             name="gateway",
             args=["-m", "services.gateway.server"],
