@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,9 +68,7 @@ def undisturbed(platform: TrainingPlatform) -> dict[int, float]:
 def kill(platform: TrainingPlatform, victim: str, job_id: str, rng: random.Random) -> None:
     """SIGKILL the victim and, where nothing of ours restarts it, start it again."""
     if victim == "rank":
-        ranks = platform.ranks(job_id)
-        if ranks:
-            os.kill(rng.choice(ranks), signal.SIGKILL)
+        os.kill(rng.choice(platform.ranks(job_id)), signal.SIGKILL)
         return
     platform.kill(victim)
     platform.start(victim)
@@ -82,11 +81,14 @@ def test_a_job_goes_on_from_its_last_checkpoint_whatever_is_killed(platform, und
     LOG.warning("victim %s, ANTHESIS_KILL_SEED=%d", victim, seed)
     job_id = submit(platform)
     moments = sorted(rng.sample(range(1, STEPS - EVERY), KILLS))
+    last_kill = 0.0
     for moment in moments:
-        platform.wait_for_step(job_id, moment, 600)
+        # Reported since the last kill: an attempt that was resumed has to get there again.
+        platform.wait_for_step(job_id, moment, 600, since=last_kill)
         reached = platform.job(job_id)
         LOG.warning("%s killed at step %d of attempt %d", victim, reached.progress.step, reached.attempts)
         kill(platform, victim, job_id, rng)
+        last_kill = time.time()
         if victim in ("worker", "rank"):  # the next kill is to hit the next attempt
             wait_for(lambda before=reached.attempts: platform.job(job_id).attempts > before, 120, "another attempt")
 

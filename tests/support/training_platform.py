@@ -117,9 +117,14 @@ class TrainingPlatform:
         wait_for(lambda: self.job(job_id).state in ENDED, timeout_s, f"job {job_id} to end", self._say_why)
         return self.job(job_id)
 
-    def wait_for_step(self, job_id: str, step: int, timeout_s: float = 120) -> None:
-        """Until the registry knows of `step` in the job's newest attempt."""
-        wait_for(lambda: self.job(job_id).progress.step >= step, timeout_s, f"step {step}", self._say_why)
+    def wait_for_step(self, job_id: str, step: int, timeout_s: float = 120, *, since: float = 0.0) -> None:
+        """Until the registry knows that `step` was done, after the Unix time `since`."""
+
+        def done() -> bool:
+            progress = self.job(job_id).progress
+            return progress.step >= step and progress.time.ToNanoseconds() / 1e9 > since
+
+        wait_for(done, timeout_s, f"step {step}", self._say_why)
 
     def events(self, job_id: str) -> list[job_pb2.JobEvent]:
         """All events of an ended job."""
