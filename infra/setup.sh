@@ -20,4 +20,3 @@ fi
 echo "Installing the platform ..."
 "${pip[@]}" setuptools
 "${pip[@]}" -e sdk -e '.[all]'
-"$venv/bin/python" -m services.trainer.warm
