@@ -28,6 +28,7 @@ UP_TIMEOUT_S = 240
 class LocalPlatform:
     url: str  # of the playground
     client: Client
+    settings: Settings
 
 
 def environment(data_dir: Path) -> dict[str, str]:
@@ -57,9 +58,12 @@ def platform() -> Iterator[LocalPlatform]:
     data_dir = Path(tempfile.mkdtemp(prefix="an-"))
     env = environment(data_dir)
     try:
-        with running_platform(env), Client(Settings.from_env(env)) as client:
-            add_seedling(client)
-            yield LocalPlatform(url=f"http://127.0.0.1:{env['ANTHESIS_PLAYGROUND_PORT']}", client=client)
+        with running_platform(env):
+            settings = Settings.from_env(env)  # the first start has made the key
+            with Client(settings) as client:
+                add_seedling(client)
+                url = f"http://127.0.0.1:{env['ANTHESIS_PLAYGROUND_PORT']}"
+                yield LocalPlatform(url=url, client=client, settings=settings)
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)
 
