@@ -24,6 +24,7 @@ demo: setup ## start the platform, train, fine-tune and try two small BLOOMs, le
 	$(BIN)/python -m examples.demo
 
 test: setup ## the tests (at most 25 minutes on 2 cores)
+	@infra/test_packages.sh
 	$(BIN)/python -m pytest -m "not long and not gpu" tests
 
 test-long: setup ## the tests that take longer
