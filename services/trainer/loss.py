@@ -1,5 +1,7 @@
 """The language-modelling loss of a micro-batch. T = B * S tokens packed row-major, H = hidden size, V = vocabulary."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ class LanguageModelLoss(nn.Module):
         super().__init__()
         self.model = model
         self._slopes = slopes(model.config.n_head)
-        self._shared: DenseCausalAttention | None = None
+        self._shared: tuple[Any, DenseCausalAttention] | None = None
 
     def forward(self, inputs: Tensor, targets: Tensor, segments: Tensor | None, scale: float) -> Tensor:
         """inputs, targets (B, S) int64, segments (B, S) or None -> scalar, fp32."""
@@ -39,16 +41,13 @@ class LanguageModelLoss(nn.Module):
 
     def _attention(self, inputs: Tensor, segments: Tensor | None) -> DenseCausalAttention:
         batch, length = inputs.shape
-        if segments is None and self._shared is not None:  # the mask is the same for every batch
-            return self._shared
+        dropout = self.model.config.attention_dropout if self.training else 0.0
+        key = (batch, length, dropout, inputs.device)
+        if segments is None and self._shared and self._shared[0] == key:  # one mask for all batches of a shape
+            return self._shared[1]
         attention = DenseCausalAttention(
-            self._slopes,
-            batch,
-            length,
-            segment_ids=segments,
-            dropout=self.model.config.attention_dropout if self.training else 0.0,
-            device=inputs.device,
+            self._slopes, batch, length, segment_ids=segments, dropout=dropout, device=inputs.device
         )
         if segments is None:
-            self._shared = attention
+            self._shared = (key, attention)
         return attention

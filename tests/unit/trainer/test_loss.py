@@ -1,5 +1,7 @@
 """The loss of a micro-batch: what counts, what does not, and packed equal to alone."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -44,6 +46,27 @@ def test_without_segments_the_examples_would_see_each_other():
     packed = loss_and_gradients([A[0] + B[0]], [A[1] + B[1]], [[0] * 7])[0]
     alone = sum(loss_and_gradients([inputs], [targets])[0] for inputs, targets in (A, B))
     assert abs(packed - alone) > 1e-2
+
+
+def test_one_module_serves_training_and_evaluation_and_batches_of_any_shape():
+    """The mask that is kept between calls fits the call: its batch, its length, and no dropout in evaluation."""
+    model = make_model()
+    model.config = dataclasses.replace(CONFIG, attention_dropout=0.5)
+    module = LanguageModelLoss(model)
+
+    def loss_of(*rows: list[int]) -> float:
+        inputs = torch.tensor(rows)
+        return module(inputs, inputs.roll(-1, 1), None, 1.0).item()
+
+    module.train()
+    assert loss_of(A[0]) != loss_of(A[0])  # dropout
+    module.eval()
+    alone = loss_of(A[0]), loss_of(B[0])
+    assert loss_of(A[0]) == alone[0]
+    assert loss_of(A[0], A[0], A[0]) == pytest.approx(3 * alone[0], rel=1e-5)
+    assert loss_of(B[0]) == alone[1]
+    module.train()
+    assert loss_of(A[0]) != alone[0]
 
 
 def test_targets_without_loss_change_nothing():
