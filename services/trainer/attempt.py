@@ -101,6 +101,7 @@ class Attempt:
         env = environment(spec.job_id, spec.fencing_token, spec.config.layout)
         self._run_stage(prepare_command(self._folder.path), env)
         self._run_stage(deepspeed_command(self._folder.path, spec.config.layout), env)
+        self._lease.report()  # messages too, which the call that ends the job does not carry
 
     def _run_stage(self, command: list[str], env: dict[str, str]) -> None:
         process = start(command, env, self._folder.log, ROOT)

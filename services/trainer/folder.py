@@ -1,6 +1,7 @@
 """The files of one job on this machine: `<data>/jobs/<job id>/`."""
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,9 @@ class JobFolder:
         newest = max((path.name for path in self.checkpoints.glob("step-*")), default="")
         path = self.path / "deaths.json"
         count = json.loads(path.read_text()).get(newest, 0) + 1 if path.exists() else 1
-        path.write_text(json.dumps({newest: count}))
+        temporary = path.with_suffix(".new")
+        temporary.write_text(json.dumps({newest: count}))
+        os.replace(temporary, path)
         return count
 
     def drop_weights(self) -> None:
