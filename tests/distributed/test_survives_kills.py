@@ -1,7 +1,7 @@
 """kill -9 of whatever runs a job, five times each at random logged moments.
 
 The job goes on from its last checkpoint and succeeds once, with the losses of a job that nothing happened to.
-`make test-long`. The seed of the moments is printed; ANTHESIS_KILL_SEED repeats it.
+`make test-long`. The seed of the moments is logged; ANTHESIS_KILL_SEED repeats it.
 """
 
 import json
@@ -18,15 +18,24 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from anthesis.v1 import job_pb2
+from anthesis.v1 import job_pb2, registry_pb2
 
 from tests.support.training import MODEL, text_rows
-from tests.support.training_platform import TrainingPlatform, losses_by_step, messages, processes_of, wait_for
+from tests.support.training_platform import (
+    TrainingPlatform,
+    longest_silence_s,
+    losses_by_step,
+    messages,
+    processes_of,
+    reports,
+    wait_for,
+)
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 LOG = logging.getLogger(__name__)
-STEPS, EVERY, KILLS = 400, 20, 5
-RESUMED = re.compile(r"attempt (\d+) resumed from step (\d+)")
+STEPS, EVERY, KILLS = 600, 20, 5
+LAST_MOMENT = STEPS - 100  # training goes on while a moment is noticed
+START = re.compile(r"attempt (\d+) (?:resumed from step (\d+)|started from the beginning)")
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +72,14 @@ def submit(platform: TrainingPlatform) -> str:
 def undisturbed(platform: TrainingPlatform) -> dict[int, float]:
     job_id = submit(platform)
     assert platform.wait_until_ended(job_id, 600).state == job_pb2.JOB_STATE_SUCCEEDED
-    return losses_by_step(platform.events(job_id))
+    events = platform.events(job_id)
+    assert longest_silence_s(events) < 5
+    losses = losses_by_step(events)
+    assert list(losses) == list(range(1, STEPS + 1))
+    return losses
 
 
-def kill(platform: TrainingPlatform, victim: str, job_id: str, rng: random.Random) -> None:
+def kill_and_restart(platform: TrainingPlatform, victim: str, job_id: str, rng: random.Random) -> None:
     """SIGKILL the victim and, where nothing of ours restarts it, start it again."""
     if victim == "rank":
         os.kill(rng.choice(platform.ranks(job_id)), signal.SIGKILL)
@@ -78,43 +91,62 @@ def kill(platform: TrainingPlatform, victim: str, job_id: str, rng: random.Rando
 @pytest.mark.parametrize("victim", ["worker", "rank", "valkey", "relay", "registry"])
 def test_a_job_goes_on_from_its_last_checkpoint_whatever_is_killed(platform, undisturbed, victim):
     seed = int(os.environ.get("ANTHESIS_KILL_SEED") or random.SystemRandom().randrange(2**32))
-    rng = random.Random(seed)
     LOG.warning("victim %s, ANTHESIS_KILL_SEED=%d", victim, seed)
+    rng = random.Random(seed)
+    trains = victim in ("worker", "rank")  # what dies is the attempt, or only something that it needs
+    fifth = LAST_MOMENT // KILLS
+    moments = [rng.randrange(1 + number * fifth, 1 + (number + 1) * fifth) for number in range(KILLS)]
+    if not trains:
+        moments[0] = 0  # while the job waits for a worker
     job_id = submit(platform)
-    moments = sorted(rng.sample(range(1, STEPS - EVERY), KILLS))
-    last_kill = 0.0
+    last_kill, resumed_at = 0.0, []
     for moment in moments:
-        # Reported since the last kill: an attempt that was resumed has to get there again.
-        platform.wait_for_step(job_id, moment, 600, since=last_kill)
-        reached = platform.job(job_id)
-        LOG.warning("%s killed at step %d of attempt %d", victim, reached.progress.step, reached.attempts)
-        kill(platform, victim, job_id, rng)
+        # An attempt that was resumed has to get there again.
+        platform.wait_for_step(job_id, moment, 600, since=last_kill if trains else 0.0)
+        time.sleep(rng.uniform(0, 0.5))  # any moment of a step, a checkpoint, a heartbeat
+        attempts = platform.job(job_id).attempts
+        LOG.warning("%s killed at step %d of attempt %d", victim, platform.last_step(job_id), attempts)
         last_kill = time.time()
-        if victim in ("worker", "rank"):  # the next kill is to hit the next attempt
-            wait_for(lambda before=reached.attempts: platform.job(job_id).attempts > before, 120, "another attempt")
+        kill_and_restart(platform, victim, job_id, rng)
+        if trains:
+            wait_for(lambda before=attempts: platform.job(job_id).attempts > before, 120, "another attempt")
+            resumed_at.append(platform.last_checkpoint(job_id))  # the next one is seconds away
 
     job = platform.wait_until_ended(job_id, 900)
     assert job.state == job_pb2.JOB_STATE_SUCCEEDED, job.error
     events = platform.events(job_id)
-    ended = [event.state for event in events if event.state == job_pb2.JOB_STATE_SUCCEEDED]
-    assert len(ended) == 1
+    assert [event.state for event in events].count(job_pb2.JOB_STATE_SUCCEEDED) == 1
+    assert versions_of(platform, job_id) == [job.model_version]
     assert losses_by_step(events) == undisturbed  # which asserts that steps done twice gave the same loss, too
     assert processes_of(job_id) == []
-    if victim in ("worker", "rank"):
-        assert job.attempts == KILLS + 1
-    else:
+    starts = starts_of(events)
+    LOG.warning("%s: attempts after the first went on from steps %s", victim, list(starts.values()))
+    assert len(starts) == job.attempts - 1
+    if trains:
+        assert list(starts.values()) == resumed_at
+    elif victim != "registry":  # without which a lease can run out
         assert job.attempts == 1
-    assert_each_attempt_resumed_at_its_last_checkpoint(events)
+    assert_steps_fall_back_to_the_last_checkpoint_alone(events, starts)
 
 
-def assert_each_attempt_resumed_at_its_last_checkpoint(events: list[job_pb2.JobEvent]) -> None:
-    """Where the reported steps fall back, they go on after the newest checkpoint, which the event log names."""
-    resumed = {int(found.group(2)) for text in messages(events) if (found := RESUMED.search(text))}
-    steps = [event.progress.step for event in events if event.WhichOneof("event") == "progress"]
-    for before, after in pairwise(steps):
+def versions_of(platform: TrainingPlatform, job_id: str) -> list[str]:
+    """Names of the versions that the job has made."""
+    request = registry_pb2.ListModelVersionsRequest(model="survivor", page_size=100)
+    versions = platform.registry.ListModelVersions(request).versions
+    return [f"{version.model}@{version.number}" for version in versions if version.job_id == job_id]
+
+
+def starts_of(events: list[job_pb2.JobEvent]) -> dict[int, int]:
+    """Attempt -> the step it says that it went on from."""
+    found = [match for text in messages(events) if (match := START.match(text))]
+    return {int(match.group(1)): int(match.group(2) or 0) for match in found}
+
+
+def assert_steps_fall_back_to_the_last_checkpoint_alone(events: list[job_pb2.JobEvent], starts: dict[int, int]) -> None:
+    for before, after in pairwise(report.step for report in reports(events)):
         if after == before + 1:
             continue
-        assert after - 1 in resumed
         newest = before // EVERY * EVERY
-        # A kill while a checkpoint is written leaves the one before it.
-        assert after - 1 in (newest, newest - EVERY)
+        # Killed while the newest was written: the one before it.
+        assert after - 1 == newest or (before == newest and after - 1 == newest - EVERY)
+        assert after - 1 in starts.values()

@@ -4,6 +4,7 @@ A dead process comes back only when a test starts it again, as the supervisor wo
 """
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -21,7 +23,9 @@ from anthesis.v1 import job_pb2, job_pb2_grpc, registry_pb2, registry_pb2_grpc
 
 from services.common.artifacts import ArtifactStore
 from services.common.settings import ROOT
+from services.trainer.folder import JobFolder
 from services.trainer.processes import JOB_VARIABLE
+from services.trainer.progress import Progress
 from tests.support.registry_server import RegistryProcess, platform_env, test_platform
 from tests.support.tokenizers import small_tokenizer_json
 from tests.support.training import jsonl
@@ -117,14 +121,24 @@ class TrainingPlatform:
         wait_for(lambda: self.job(job_id).state in ENDED, timeout_s, f"job {job_id} to end", self._say_why)
         return self.job(job_id)
 
+    def folder(self, job_id: str) -> JobFolder:
+        return JobFolder(self.settings.data_dir / "jobs" / job_id)
+
+    def last_step(self, job_id: str, *, since: float = 0.0) -> int:
+        """The newest step that rank 0 has written down, unless it was before the Unix time `since`: then 0."""
+        path = self.folder(job_id).progress
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # the last may still be written
+        newest = next((json.loads(line)["progress"] for line in reversed(lines) if b'"progress"' in line), None)
+        return Progress(**newest).step if newest and newest["time"] > since else 0
+
+    def last_checkpoint(self, job_id: str) -> int:
+        """The step of the newest checkpoint; 0 when there is none."""
+        found = self.folder(job_id).checkpoints.glob("step-????????")
+        return max((int(path.name.removeprefix("step-")) for path in found), default=0)
+
     def wait_for_step(self, job_id: str, step: int, timeout_s: float = 120, *, since: float = 0.0) -> None:
-        """Until the registry knows that `step` was done, after the Unix time `since`."""
-
-        def done() -> bool:
-            progress = self.job(job_id).progress
-            return progress.step >= step and progress.time.ToNanoseconds() / 1e9 > since
-
-        wait_for(done, timeout_s, f"step {step}", self._say_why)
+        """Until `step` is done, after the Unix time `since`."""
+        wait_for(lambda: self.last_step(job_id, since=since) >= step, timeout_s, f"step {step}", self._say_why)
 
     def events(self, job_id: str) -> list[job_pb2.JobEvent]:
         """All events of an ended job."""
@@ -155,13 +169,27 @@ def processes_of(job_id: str) -> list[tuple[int, str]]:
     return found
 
 
+def reports(events: Sequence[job_pb2.JobEvent]) -> list[job_pb2.TrainingProgress]:
+    """The reported steps in order. One sent twice, because nobody heard that it had arrived, counts once."""
+    found = {}
+    for event in events:
+        if event.WhichOneof("event") == "progress":
+            found.setdefault((event.progress.step, event.progress.time.ToNanoseconds()), event.progress)
+    return list(found.values())
+
+
+def longest_silence_s(events: Sequence[job_pb2.JobEvent]) -> float:
+    """The longest time in which no step reached the registry, between the first and the last that did."""
+    times = [event.time.ToNanoseconds() / 1e9 for event in events if event.WhichOneof("event") == "progress"]
+    return max(after - before for before, after in pairwise(times))
+
+
 def losses_by_step(events: Sequence[job_pb2.JobEvent]) -> dict[int, float]:
     """Each step's loss; asserts that a step done twice gave the same loss both times."""
     losses: dict[int, float] = {}
-    for event in events:
-        if event.WhichOneof("event") == "progress":
-            step, loss = event.progress.step, event.progress.loss
-            assert losses.setdefault(step, loss) == loss, f"step {step}: {losses[step]}, then {loss}"
+    for report in reports(events):
+        step, loss = report.step, report.loss
+        assert losses.setdefault(step, loss) == loss, f"step {step}: {losses[step]}, then {loss}"
     return losses
 
 

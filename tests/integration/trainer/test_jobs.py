@@ -13,9 +13,15 @@ import torch
 from anthesis.v1 import job_pb2, registry_pb2
 from transformers import BloomForCausalLM
 
-from services.trainer.folder import JobFolder
 from tests.support.training import MODEL, multitask_rows, text_rows
-from tests.support.training_platform import TrainingPlatform, losses_by_step, messages, processes_of, wait_for
+from tests.support.training_platform import (
+    TrainingPlatform,
+    longest_silence_s,
+    losses_by_step,
+    messages,
+    processes_of,
+    wait_for,
+)
 
 pytestmark = pytest.mark.timeout(900)
 STEPS = 150
@@ -66,10 +72,6 @@ def version_of(platform: TrainingPlatform, name: str) -> registry_pb2.ModelVersi
     return platform.registry.GetModelVersion(registry_pb2.GetModelVersionRequest(name=name)).version
 
 
-def folder_of(platform: TrainingPlatform, job_id: str) -> JobFolder:
-    return JobFolder(platform.settings.data_dir / "jobs" / job_id)
-
-
 def test_a_pretrained_version_is_registered_and_loads_in_transformers(platform, undisturbed, tmp_path):
     version = platform.job(undisturbed).model_version
     assert version == "seedling@1"
@@ -84,15 +86,17 @@ def test_a_pretrained_version_is_registered_and_loads_in_transformers(platform, 
 
 
 def test_every_step_is_reported_and_checkpoints_are_removed(platform, undisturbed):
-    losses = losses_by_step(platform.events(undisturbed))
+    events = platform.events(undisturbed)
+    assert longest_silence_s(events) < 5
+    losses = losses_by_step(events)
     assert list(losses) == list(range(1, STEPS + 1))
     assert losses[STEPS] < losses[1]
-    assert not folder_of(platform, undisturbed).checkpoints.exists()
+    assert not platform.folder(undisturbed).checkpoints.exists()
 
 
 def wait_for_another_checkpoint(platform: TrainingPlatform, job_id: str) -> None:
     """Until a checkpoint is finished that is not there now."""
-    folder = folder_of(platform, job_id).checkpoints
+    folder = platform.folder(job_id).checkpoints
     before = {path.name for path in folder.glob("step-????????")}
     wait_for(lambda: {path.name for path in folder.glob("step-????????")} - before, 120, "another checkpoint")
 
