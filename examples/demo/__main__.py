@@ -25,6 +25,7 @@ from .languages import MISSING
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "demo"
 PLAYGROUND_PORT = os.environ.get("ANTHESIS_PLAYGROUND_PORT") or "8501"
 REPORT_EVERY_S = 15.0
+WIDTH = 120  # columns where the output is no terminal
 
 
 class Demo:
@@ -55,6 +56,7 @@ class Demo:
             models=models,
             sizes=sizes,
             baselines=baselines,
+            questions=text.shown,
             prompts=text.prompts,
         )
 
@@ -110,7 +112,7 @@ class Demo:
 
 
 def main() -> int:
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     try:
         with Client() as client:
             demo = Demo(client, console)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from .baselines import BYTE_NGRAM, PRIMED_LZMA
 from .languages import NAMES
+from .parallel import Example
 from .sizes import Sizes, total
 
 MAX_BITS_PER_BYTE = 1.60
@@ -17,6 +18,7 @@ MIN_CHRF_RATIO = 2.0
 class ModelResults:
     naming: float  # share of held-out sentences whose language was named
     chrf: float  # of held-out translations, 0 to 100
+    answers: Sequence[str]  # to the results' questions
     completions: Sequence[str]  # of the results' prompts
 
 
@@ -27,6 +29,7 @@ class Results:
     models: Mapping[str, ModelResults]  # of both, in this order
     sizes: Sizes  # what the pre-trained model makes of the held-out passages
     baselines: Mapping[str, Sizes]  # the same of each baseline, by its name
+    questions: Sequence[Example]  # a few of the held-out tasks, to look at
     prompts: Sequence[tuple[str, str]]  # (language, prompt)
 
     @property

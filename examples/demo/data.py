@@ -15,6 +15,8 @@ MIN_PAIR_BYTES = 40  # a word or two tell little
 PROMPT_ARTICLE = 29  # held out; its paragraphs' beginnings are the prompts of the completions
 PROMPT_LANGUAGES = ("en", "es", "ar", "hi", "bn", "ta", "te", "gu", "zh-hans", "yo")
 PROMPT_CHARACTERS = 32
+SHOWN_NAMING = ("ar", "ta", "yo", "pt")  # languages of the tasks whose answers are printed
+SHOWN_PAIRS = ("es", "hi", "sw", "zh-hans")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +27,7 @@ class Data:
     passages: Sequence[Passage]  # held out
     naming: Sequence[Example]  # held out
     pairs: Sequence[Example]  # held out
+    shown: Sequence[Example]  # a few of the held-out examples, to look at
     prompts: Sequence[tuple[str, str]]  # (language, beginning of a held-out paragraph)
     missing_code: Sequence[str]
 
@@ -39,13 +42,15 @@ def gather(folder: Path, held_out: frozenset[int] = corpus.TEST_ARTICLES) -> Dat
     articles = corpus.read_articles(corpus.declaration(folder))
     training, testing = corpus.split(articles, held_out)
     code = source_code.gather()
+    naming, pairs = list(parallel.naming(testing)), _some_pairs(list(parallel.translation(testing)))
     return Data(
         declaration=corpus.documents(training),
         code=source_code.documents(code),
         multitask=[example.row() for example in parallel.examples(training)],
         passages=[*corpus.passages(articles, held_out), *source_code.passages(code)],
-        naming=list(parallel.naming(testing)),
-        pairs=_some_pairs(list(parallel.translation(testing))),
+        naming=naming,
+        pairs=pairs,
+        shown=[*_first(naming, SHOWN_NAMING), *_first(pairs, SHOWN_PAIRS)],
         prompts=[(language, beginning(testing, language)) for language in PROMPT_LANGUAGES],
         missing_code=code.missing,
     )
@@ -56,6 +61,12 @@ def _some_pairs(pairs: Sequence[Example]) -> list[Example]:
     short = [p for p in pairs if len(p.targets) <= MAX_PAIR_CHARACTERS and len(p.targets.encode()) >= MIN_PAIR_BYTES]
     languages = dict.fromkeys(pair.language for pair in short)
     return [pair for language in languages for pair in [p for p in short if p.language == language][:NUM_PAIRS]]
+
+
+def _first(examples: Sequence[Example], languages: Sequence[str]) -> list[Example]:
+    """The first example of each of these languages that has one."""
+    found = (next((example for example in examples if example.language == code), None) for code in languages)
+    return [example for example in found if example is not None]
 
 
 def beginning(articles: Sequence[Article], language: str) -> str:

@@ -50,6 +50,17 @@ def task_table(results: Results) -> Table:
     return table
 
 
+def answer_table(results: Results) -> Table:
+    """A few held-out tasks, answered by both models."""
+    table = Table(title="Answers to held-out tasks", show_lines=True)
+    for name in ("task", *results.models, "right answer"):
+        table.add_column(name)
+    answers = zip(*(model.answers for model in results.models.values()), strict=True)
+    for question, given in zip(results.questions, answers, strict=True):
+        table.add_row(Text(question.inputs), *map(Text, given), Text(question.targets.strip()))
+    return table
+
+
 def completion_table(results: Results) -> Table:
     """The same prompts, completed by both models."""
     table = Table(title="Completions", show_lines=True)
@@ -73,5 +84,6 @@ def time_table(seconds: Mapping[str, float]) -> Table:
 
 
 def print_all(console: Console, results: Results, seconds: Mapping[str, float]) -> None:
-    for table in (language_table(results), task_table(results), completion_table(results), time_table(seconds)):
+    tables = (language_table, task_table, answer_table, completion_table)
+    for table in (*(make(results) for make in tables), time_table(seconds)):
         console.print(table)

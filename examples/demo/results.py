@@ -15,7 +15,7 @@ from .bars import ModelResults
 from .data import Data
 from .sizes import Size, Sizes
 
-COMPLETION_TOKENS = 32
+COMPLETION_TOKENS = 48
 
 
 def of_baselines(data: Data, folder: Path) -> dict[str, Sizes]:
@@ -35,14 +35,16 @@ def of_text(client: Client, version: ModelVersion, data: Data, folder: Path) -> 
 def of_model(client: Client, version: ModelVersion, data: Data, folder: Path) -> ModelResults:
     """Tasks and completions of a version, asked through the gateway."""
     asked = [asdict(example) for examples in (data.naming, data.pairs) for example in examples]
-    key = _key("model", _weights(version), asked, data.prompts)
+    shown = [asdict(example) for example in data.shown]
+    key = _key("model", _weights(version), asked, shown, data.prompts, COMPLETION_TOKENS, str(evaluate.LIVELY))
 
     def measure() -> dict[str, Any]:
         prompts = [prompt for _, prompt in data.prompts]
         return {
             "naming": evaluate.naming_accuracy(client, version.name, data.naming),
             "chrf": evaluate.chrf(client, version.name, data.pairs),
-            "completions": evaluate.complete_all(client, version.name, prompts, COMPLETION_TOKENS),
+            "answers": evaluate.answer_all(client, version.name, data.shown),
+            "completions": evaluate.complete_all(client, version.name, prompts, COMPLETION_TOKENS, evaluate.LIVELY),
         }
 
     return ModelResults(**_kept(folder, key, measure))

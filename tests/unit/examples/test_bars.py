@@ -1,9 +1,14 @@
 import dataclasses
+import io
+
+from rich.cells import cell_len
+from rich.console import Console
 
 from examples.demo.bars import ModelResults, Results, judge
 from examples.demo.baselines import BYTE_NGRAM, CHARACTER_NGRAM, LZMA, PRIMED_LZMA
 from examples.demo.languages import ROOTS
-from examples.demo.report import language_table, task_table
+from examples.demo.parallel import Example
+from examples.demo.report import language_table, print_all, task_table
 from examples.demo.sizes import Size, Sizes
 
 LANGUAGES = [language.code for language in ROOTS if language.file]
@@ -18,8 +23,8 @@ def results() -> Results:
         pretrained="seedling",
         fine_tuned="seedling-z",
         models={
-            "seedling": ModelResults(naming=0.01, chrf=5.0, completions=["a"]),
-            "seedling-z": ModelResults(naming=0.90, chrf=20.0, completions=["b"]),
+            "seedling": ModelResults(naming=0.01, chrf=5.0, answers=["a"], completions=["a"]),
+            "seedling-z": ModelResults(naming=0.90, chrf=20.0, answers=["French"], completions=["b"]),
         },
         sizes=sizes(1.50),
         baselines={
@@ -28,6 +33,7 @@ def results() -> Results:
             BYTE_NGRAM: sizes(1.7),
             CHARACTER_NGRAM: sizes(1.49),
         },
+        questions=[Example(task="name", language="fr", inputs="Tous\nThe language is:", targets=" French")],
         prompts=[("en", "All human")],
     )
 
@@ -68,3 +74,12 @@ def test_source_code_counts_for_no_bar():
 def test_the_table_has_a_row_for_each_language_and_one_for_each_total():
     assert language_table(results()).row_count == len(LANGUAGES) + 1 + 1 + 1
     assert task_table(results()).row_count == 2
+
+
+def test_the_tables_keep_to_the_width_that_they_are_given():
+    written = io.StringIO()
+    long = dataclasses.replace(results(), prompts=[("en", "All human beings " * 4)])
+    print_all(Console(file=written, width=120), long, {"pre-train seedling": 240.0})
+    lines = written.getvalue().splitlines()
+    assert max(map(cell_len, lines)) <= 120
+    assert any("character 5-gram" in line for line in lines)  # a header is not wrapped
