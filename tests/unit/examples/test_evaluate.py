@@ -25,7 +25,10 @@ def test_languages_count_by_their_bytes_in_a_total():
 
 
 def test_a_completion_leaves_out_a_character_that_was_cut():
-    with running_scripted_gateway() as (gateway, address), Client(Settings("key", gateway_address=address)) as client:
+    with (
+        running_scripted_gateway() as (gateway, address),
+        Client(Settings(api_key="k", gateway_address=address)) as client,
+    ):
         gateway.script = ["人人", "有\N{REPLACEMENT CHARACTER}"]
         assert complete_all(client, "seedling", ["第一"], 5, LIVELY) == ["人人有"]
         asked = gateway.requests[0].sampling
