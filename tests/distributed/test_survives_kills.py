@@ -95,14 +95,14 @@ def test_a_job_goes_on_from_its_last_checkpoint_whatever_is_killed(platform, und
     rng = random.Random(seed)
     trains = victim in ("worker", "rank")  # what dies is the attempt, or only something that it needs
     fifth = LAST_MOMENT // KILLS
-    moments = [rng.randrange(1 + number * fifth, 1 + (number + 1) * fifth) for number in range(KILLS)]
-    if not trains:
-        moments[0] = 0  # while the job waits for a worker
+    moments = [0] + [rng.randrange(1 + number * fifth, 1 + (number + 1) * fifth) for number in range(1, KILLS)]
     job_id = submit(platform)
     last_kill, resumed_at = 0.0, []
     for moment in moments:
-        # An attempt that was resumed has to get there again.
-        platform.wait_for_step(job_id, moment, 600, since=last_kill if trains else 0.0)
+        if moment:  # an attempt that was resumed has to get there again
+            platform.wait_for_step(job_id, moment, 600, since=last_kill if trains else 0.0)
+        elif trains:  # the first finds the ranks starting, or the job still waiting for a worker
+            wait_for(lambda: platform.ranks(job_id) != [], 120, "ranks")
         time.sleep(rng.uniform(0, 0.5))  # any moment of a step, a checkpoint, a heartbeat
         attempts = platform.job(job_id).attempts
         LOG.warning("%s killed at step %d of attempt %d", victim, platform.last_step(job_id), attempts)

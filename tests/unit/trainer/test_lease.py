@@ -1,16 +1,16 @@
 """A lease is renewed with progress in time, and given up before it can expire."""
 
-import time
+from pathlib import Path
 
 import pytest
 from anthesis.errors import AbortedError, UnavailableError
 
+from services.trainer import lease as lease_module
 from services.trainer.lease import CancelRequested, HeldLease, LeaseLost
-from services.trainer.processes import boot_clock
 from services.trainer.progress import Progress, ProgressReader, ProgressWriter
 from services.trainer.registry_client import Assignment
 
-TTL_S = 1.2
+TTL_S = 15.0
 
 
 class Registry:
@@ -27,58 +27,87 @@ class Registry:
         return self.answer
 
 
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @pytest.fixture
 def registry() -> Registry:
     return Registry()
 
 
 @pytest.fixture
-def lease(registry, tmp_path) -> HeldLease:
-    held = Assignment(job_id="job", attempt=1, fencing_token=1, ttl_s=TTL_S, asked=boot_clock(), spec=lambda: None)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(lease_module, "boot_clock", clock)
+    return clock
+
+
+@pytest.fixture
+def lease(registry, clock: Clock, tmp_path: Path) -> HeldLease:
+    held = Assignment(job_id="job", attempt=1, fencing_token=1, ttl_s=TTL_S, asked=clock.now, spec=lambda: None)
     return HeldLease(registry, held, tmp_path / "lease", ProgressReader(tmp_path / "progress.jsonl"))
 
 
-def keep_for(lease: HeldLease, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+def keep_for(lease: HeldLease, clock: Clock, seconds: float) -> None:
+    end = clock.now + seconds
+    while clock.now < end:
         lease.keep()
-        time.sleep(0.02)
+        clock.now += 0.2
 
 
-def test_it_is_given_up_before_it_can_expire(registry, lease):
+def write_step(writer: ProgressWriter, step: int) -> None:
+    writer.step(
+        Progress(step=step, total_steps=30, loss=1, learning_rate=1, grad_norm=1, tokens_per_second=1, tokens_seen=1,
+                 seconds_left=0, time=0)
+    )  # fmt: skip
+    writer.flush()
+
+
+def test_it_is_given_up_before_it_can_expire(registry, lease, clock):
     registry.answer = UnavailableError("down")
-    started = boot_clock()
+    started = clock.now
     with pytest.raises(LeaseLost, match="no answer from the registry"):
-        keep_for(lease, 10)
-    assert boot_clock() - started < TTL_S
+        keep_for(lease, clock, 60)
+    assert clock.now - started < TTL_S
 
 
-def test_it_survives_a_registry_that_is_away_for_a_moment_and_loses_no_step(registry, lease, tmp_path):
+def test_it_survives_a_registry_that_is_away_for_a_moment_and_loses_no_step(registry, lease, clock, tmp_path):
     writer = ProgressWriter(tmp_path / "progress.jsonl")
     registry.answer = UnavailableError("restarting")
     for number in (1, 2):
-        writer.step(
-            Progress(step=number, total_steps=2, loss=1, learning_rate=1, grad_norm=1, tokens_per_second=1,
-                     tokens_seen=1, seconds_left=0, time=0)
-        )  # fmt: skip
-        writer.flush()
-        keep_for(lease, 0.3)
+        write_step(writer, number)
+        keep_for(lease, clock, 4)
     registry.answer = False
-    keep_for(lease, 2 * TTL_S)
+    keep_for(lease, clock, 2 * TTL_S)
     assert registry.reported == [1, 2]
 
 
-def test_a_stale_token_ends_it_at_once(registry, lease):
+def test_a_stale_token_ends_it_at_once(registry, lease, clock):
     registry.answer = AbortedError("token 1 is stale")
     with pytest.raises(LeaseLost, match="stale"):
-        keep_for(lease, TTL_S)
+        keep_for(lease, clock, TTL_S)
 
 
-def test_a_cancelled_job_is_noticed(registry, lease):
+def test_a_cancelled_job_is_noticed(registry, lease, clock):
     registry.answer = True
     with pytest.raises(CancelRequested):
-        keep_for(lease, TTL_S)
+        keep_for(lease, clock, TTL_S)
 
 
-def test_the_ranks_are_told_a_time_before_the_end_of_the_lease(lease, tmp_path):
-    assert float((tmp_path / "lease").read_text()) < boot_clock() + TTL_S
+def test_the_ranks_are_told_a_time_before_the_end_of_the_lease(lease, clock, tmp_path):
+    assert float((tmp_path / "lease").read_text()) < clock.now + TTL_S
+
+
+def test_progress_is_reported_at_least_every_five_seconds(registry, lease, clock, tmp_path):
+    writer = ProgressWriter(tmp_path / "progress.jsonl")
+    heard = []
+    for number in range(1, 31):  # a step a second
+        write_step(writer, number)
+        keep_for(lease, clock, 1)
+        heard.append(len(registry.reported))
+    assert all(after > before for before, after in zip(heard, heard[5:], strict=False))
