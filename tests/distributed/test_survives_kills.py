@@ -119,6 +119,8 @@ def test_a_job_goes_on_from_its_last_checkpoint_whatever_is_killed(platform, und
     assert versions_of(platform, job_id) == [job.model_version]
     assert losses_by_step(events) == undisturbed  # which asserts that steps done twice gave the same loss, too
     assert processes_of(job_id) == []
+    if victim == "rank":
+        assert sum("RANK_DIED" in text for text in messages(events)) == KILLS
     starts = starts_of(events)
     LOG.warning("%s: attempts after the first went on from steps %s", victim, list(starts.values()))
     assert len(starts) == job.attempts - 1

@@ -1,7 +1,6 @@
 """Jobs through the real parts: registry, relay, Valkey, Celery worker, DeepSpeed."""
 
 import json
-import os
 import shutil
 import signal
 import tempfile
@@ -24,7 +23,7 @@ from tests.support.training_platform import (
 )
 
 pytestmark = pytest.mark.timeout(900)
-STEPS = 150
+STEPS = 120
 OPTIONS = job_pb2.TrainOptions(
     steps=STEPS,
     sequence_length=32,
@@ -101,11 +100,10 @@ def wait_for_another_checkpoint(platform: TrainingPlatform, job_id: str) -> None
     wait_for(lambda: {path.name for path in folder.glob("step-????????")} - before, 120, "another checkpoint")
 
 
-def test_a_job_goes_on_from_its_checkpoint_with_the_same_losses_whatever_stops_it(platform, undisturbed):
+def test_a_job_goes_on_from_its_checkpoint_with_the_same_losses_when_its_worker_stops_or_is_killed(
+    platform, undisturbed
+):
     job_id = pretrain(platform)
-
-    wait_for_another_checkpoint(platform, job_id)
-    os.kill(platform.ranks(job_id)[0], signal.SIGKILL)
 
     wait_for_another_checkpoint(platform, job_id)
     platform.kill("worker", signal.SIGTERM)
@@ -119,14 +117,13 @@ def test_a_job_goes_on_from_its_checkpoint_with_the_same_losses_whatever_stops_i
     platform.start("worker")
 
     job = platform.wait_until_ended(job_id)
-    assert (job.state, job.attempts) == (job_pb2.JOB_STATE_SUCCEEDED, 4)
+    assert (job.state, job.attempts) == (job_pb2.JOB_STATE_SUCCEEDED, 3)
     events = platform.events(job_id)
     assert sum(event.state == job_pb2.JOB_STATE_SUCCEEDED for event in events) == 1
     said = messages(events)
-    assert any("RANK_DIED" in message for message in said)
     assert any("told to stop" in message for message in said)
     assert any("expired" in message for message in said)
-    for attempt in (2, 3, 4):
+    for attempt in (2, 3):
         assert any(message.startswith(f"attempt {attempt} resumed from step ") for message in said)
     assert losses_by_step(events) == losses_by_step(platform.events(undisturbed))
 
