@@ -64,6 +64,8 @@ _BY_CODE = {error.code: error for error in AnthesisError.__subclasses__()}
 
 # gRPC's own words when nothing listens; they go on with the address of the last attempt.
 _UNREACHABLE = re.compile(r"failed to connect to all addresses.*?(?:ipv[46]|dns):(?:///)?(\S+:\d+)")
+_UNRESOLVED = re.compile(r"(?:errors resolving|DNS resolution failed for) (\S+?):? ")
+_SAY_WHERE = "say where it is (ANTHESIS_GATEWAY_ADDRESS, ANTHESIS_REGISTRY_ADDRESS)"
 
 
 def from_rpc(error: grpc.RpcError) -> AnthesisError:
@@ -71,8 +73,7 @@ def from_rpc(error: grpc.RpcError) -> AnthesisError:
     code: grpc.StatusCode = error.code()
     details: str = error.details() or code.name
     if unreachable := _UNREACHABLE.search(details):
-        details = (
-            f"nothing answers at {unreachable[1]}; start the platform (`make up`) or say where it is "
-            "(ANTHESIS_GATEWAY_ADDRESS, ANTHESIS_REGISTRY_ADDRESS)"
-        )
+        details = f"nothing answers at {unreachable[1]}; start the platform (`make up`) or {_SAY_WHERE}"
+    elif unresolved := _UNRESOLVED.search(details):
+        details = f"the host of {unresolved[1]!r} has no address that can be found; {_SAY_WHERE}"
     return _BY_CODE.get(code, AnthesisError)(details)

@@ -20,6 +20,14 @@ class Settings:
     gateway_http_address: str = "127.0.0.1:8080"
     root_certificates: bytes | None = field(default=None, repr=False)  # PEM; None: no TLS
 
+    def __post_init__(self) -> None:
+        """Raises UnauthenticatedError for a key that no header can carry; it is not shown."""
+        if not (self.api_key.isascii() and self.api_key.isprintable()):
+            raise UnauthenticatedError(
+                "the API key has a line break or a character outside ASCII, which no key has; "
+                "copy it again (ANTHESIS_API_KEY, or the file keys/admin.key of the data folder)"
+            )
+
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ, *, cwd: Path | None = None) -> "Settings":
         """Read ANTHESIS_*_ADDRESS, ANTHESIS_TLS_CA and the API key.

@@ -7,6 +7,7 @@ from services.common.errors import InvalidArgument
 
 MAX_TOP_LOGPROBS = 20
 MAX_SEED = (1 << 64) - 1
+MAX_COUNT = (1 << 32) - 1  # what the contract's uint32 carries
 Prompt = str | list[int]
 Ranked = tuple[tuple[int, float], ...]  # the most likely ids with their log-probabilities, best first
 
@@ -35,7 +36,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         _check("temperature", self.temperature, 0 <= _of(self.temperature) < math.inf, "0 (greedy) or more")
-        _check("top_k", self.top_k, _of(self.top_k) >= 0, "0 (off) or more")
+        _check("top_k", self.top_k, 0 <= _of(self.top_k) <= MAX_COUNT, f"0 (off) to {MAX_COUNT}")
         _check("top_p", self.top_p, 0 < _of(self.top_p) <= 1, "above 0, at most 1")
         _check(
             "repetition_penalty",
@@ -44,7 +45,7 @@ class Sampling:
             "above 0; 1 is off",
         )
         _check("seed", self.seed, 0 <= _of(self.seed) <= MAX_SEED, f"0 to {MAX_SEED}")
-        _check("max_tokens", self.max_tokens, _of(self.max_tokens) >= 1, "1 or more")
+        _check("max_tokens", self.max_tokens, 1 <= _of(self.max_tokens) <= MAX_COUNT, f"1 to {MAX_COUNT}")
         _check("logprobs", self.logprobs, 0 <= _of(self.logprobs) <= MAX_TOP_LOGPROBS, f"0 to {MAX_TOP_LOGPROBS}")
 
 

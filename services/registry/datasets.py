@@ -2,12 +2,12 @@
 
 import asyncio
 
+from anthesis.rows import RowsSummary, check_rows
 from sqlalchemy import select
 
 from services.common.artifacts import ArtifactStore, check_digest
 from services.common.errors import AlreadyExists, InvalidArgument, NotFound
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
-from services.registry.dataset_rows import FORMATS, RowsSummary, check_rows
 from services.registry.names import check_name
 from services.registry.pages import Page, PageRequest, read_page
 from services.registry.tables import Dataset
@@ -25,8 +25,6 @@ class Datasets:
         Raises InvalidArgument listing all bad rows, NotFound for the artifact, AlreadyExists for other content.
         """
         check_name("dataset", name)
-        if dataset_format not in FORMATS:
-            raise InvalidArgument(f"dataset format {dataset_format!r} is not known; choose {' or '.join(FORMATS)}")
         check_digest(digest)
         await self._refuse_other(name, dataset_format, digest)
         summary, size = await asyncio.to_thread(self._check, dataset_format, digest)
@@ -56,7 +54,10 @@ class Datasets:
 
     def _check(self, dataset_format: str, digest: str) -> tuple[RowsSummary, int]:
         size = self._artifacts.size(digest)
-        return check_rows(self._artifacts.read(digest), dataset_format), size
+        try:
+            return check_rows(self._artifacts.read(digest), dataset_format), size
+        except ValueError as error:
+            raise InvalidArgument(str(error)) from None
 
     async def get(self, name: str) -> Dataset:
         """Raises NotFound."""

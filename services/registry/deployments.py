@@ -81,7 +81,7 @@ class Deployments:
         async with self._database.write() as session:
             row = await session.get(Deployment, name)
             if row is None:
-                raise NotFound(f"no deployment {name[:200]!r}; ListDeployments shows what there is")
+                raise NotFound(f"no deployment {name[:200]!r}; `anthesis status` shows what there is")
             await session.delete(row)
 
     async def heartbeat(

@@ -120,7 +120,7 @@ class Jobs:
         async with self._database.write() as session:
             job = await lock_job(session, job_id)
             if job.ended:
-                raise FailedPrecondition(f"job {job.id} has already ended: {job.state}")
+                raise FailedPrecondition(f"job {job.id} has already ended: {job.state}; nothing is left to cancel")
             if job.cancel_requested:
                 raise FailedPrecondition(f"job {job.id} is already being cancelled; its worker has been told to stop")
             job.cancel_requested = True

@@ -66,7 +66,7 @@ class Keys:
         async with self._database.write() as session:
             key = await session.get(ApiKey, key_id, with_for_update=True)
             if key is None:
-                raise NotFound(f"no API key {key_id[:200]!r}; ListApiKeys shows the ids")
+                raise NotFound(f"no API key {key_id[:200]!r}; `anthesis keys list` shows the ids")
             if key.revoke_time:
                 raise FailedPrecondition(f"API key {key_id} was revoked at {key.revoke_time.isoformat()} already")
             key.revoke_time = self._clock()

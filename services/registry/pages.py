@@ -60,9 +60,9 @@ def _encode(scope: str, last: str | int) -> str:
 def _decode(token: str, scope: str, kind: type) -> str | int:
     try:
         found, last = json.loads(base64.urlsafe_b64decode(token.encode()))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         found, last = None, None
     if found != scope or type(last) is not kind or (isinstance(last, int) and abs(last) > MAX_ID):
-        raise InvalidArgument(f"page_token {token!r} is not from this list; leave it empty to start over")
+        raise InvalidArgument(f"page_token {token[:40]!r} is not from this list; leave it empty to start over")
     assert isinstance(last, str | int)
     return last

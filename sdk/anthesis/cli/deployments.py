@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from anthesis import Client
-from anthesis.cli.output import Json, print_json, print_table, show_time, stderr
+from anthesis.cli.output import MAX_COUNT, Json, print_json, print_table, show_time, stderr
 
 group = typer.Typer(help="Names that point at versions.", no_args_is_help=True)
 
@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 def deploy(
     target: Annotated[str, typer.Argument(help="An alias (the deployment follows it) or a version.")],
     name: Annotated[str, typer.Option(help="The deployment's name; else the target.")] = "",
-    replicas: Annotated[int, typer.Option(min=0, help="Workers that should have it; 0: all.")] = 0,
+    replicas: Annotated[int, typer.Option(min=0, max=MAX_COUNT, help="Workers that should have it; 0: all.")] = 0,
     wait: Annotated[bool, typer.Option(help="Wait until a worker has loaded it.")] = True,
     timeout: Annotated[float, typer.Option(help="Seconds to wait at most.")] = 600.0,
     as_json: Json = False,

@@ -10,6 +10,7 @@ from anthesis import Client
 from anthesis.bloom.checkpoint import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, open_checkpoint
 from anthesis.cli.output import Json, print_json, stderr, transfer
 from anthesis.errors import NotFoundError
+from anthesis.names import check_model_name, check_name
 from anthesis.v1.registry_pb2 import ModelFile, ModelVersion
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -27,9 +28,12 @@ def import_model(
     as_json: Json = False,
 ) -> None:
     """Upload a BLOOM checkpoint and register it as a version. Begun again, it goes on where it stopped."""
+    check_model_name(name)  # this, and all that the files alone can tell, before anything is sent
+    if alias:
+        check_name("alias", alias)
     with Client() as client:
         folder = folder or _download(name)
-        open_checkpoint(folder)  # before anything is sent
+        open_checkpoint(folder)
         wanted = ModelVersion(model=name, licence=licence or _known_licence(client, name), source="import")
         wanted.tokenizer_digest = _tokenizer(client, folder, tokenizer)
         wanted.files.extend(_upload(client, folder / file) for file in _files(folder))
@@ -95,10 +99,10 @@ def _upload(client: Client, file: Path) -> ModelFile:
 
 
 def _find_same(client: Client, wanted: ModelVersion) -> ModelVersion | None:
-    """The version that an earlier import of the same files made."""
+    """The version that an earlier import of the same files, under the same licence, made."""
 
     def content(version: ModelVersion) -> object:
-        return version.tokenizer_digest, {(file.path, file.digest) for file in version.files}
+        return version.licence, version.tokenizer_digest, {(file.path, file.digest) for file in version.files}
 
     try:
         versions = client.models.list_versions(wanted.model)

@@ -16,6 +16,8 @@ from rich.table import Table
 
 from anthesis import artifacts
 
+MAX_COUNT = (1 << 32) - 1  # what a uint32 field of the contract carries
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 console = Console(highlight=False)

@@ -8,7 +8,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from anthesis import Client, FineTuneSpec, LoraOptions, PretrainSpec, TrainOptions
 from anthesis.cli.job_progress import follow
-from anthesis.cli.output import Json, enum_name, print_json
+from anthesis.cli.output import MAX_COUNT, Json, enum_name, print_json
 from anthesis.v1.job_pb2 import JobState
 
 pretrain = typer.Typer(help="Train a model from scratch.", no_args_is_help=True)
@@ -16,17 +16,17 @@ finetune = typer.Typer(help="Tune a version further.", no_args_is_help=True)
 
 Output = Annotated[str, typer.Option("--output", help="Model that receives the version; made when missing.")]
 Datasets = Annotated[list[str], typer.Option("--dataset", help="By name; may be repeated.")]
-Steps = Annotated[int | None, typer.Option(help="Optimizer steps; or give --epochs.")]
+Steps = Annotated[int | None, typer.Option(min=0, max=MAX_COUNT, help="Optimizer steps; or give --epochs.")]
 Epochs = Annotated[float | None, typer.Option(help="Passes over the data; or give --steps.")]
 Options = Annotated[
     list[str] | None,
     typer.Option("--option", "-o", metavar="NAME=VALUE", help="Any of TrainOptions: -o learning_rate=1e-4."),
 ]
-_KINDS: dict[int, type[int] | type[float] | type[str]] = {
-    FieldDescriptor.CPPTYPE_UINT32: int,
-    FieldDescriptor.CPPTYPE_UINT64: int,
-    FieldDescriptor.CPPTYPE_FLOAT: float,
-    FieldDescriptor.CPPTYPE_STRING: str,
+_KINDS: dict[int, tuple[type[int] | type[float] | type[str], str]] = {
+    FieldDescriptor.CPPTYPE_UINT32: (int, f"a whole number from 0 to {MAX_COUNT}"),
+    FieldDescriptor.CPPTYPE_UINT64: (int, f"a whole number from 0 to {(1 << 64) - 1}"),
+    FieldDescriptor.CPPTYPE_FLOAT: (float, "a number"),
+    FieldDescriptor.CPPTYPE_STRING: (str, "a text"),
 }
 DeployAlias = Annotated[str, typer.Option(help="Set this alias to the version when it is made, and deploy it.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")]
@@ -73,20 +73,24 @@ def submit_finetune(
     steps: Steps = None,
     epochs: Epochs = None,
     option: Options = None,
-    lora_rank: Annotated[int, typer.Option(min=0, help="Train LoRA adapters, merged at the end; 0: all weights.")] = 0,
-    lora_alpha: Annotated[float, typer.Option(min=0, help="With --lora-rank.")] = 16.0,
-    lora_dropout: Annotated[float, typer.Option(min=0, max=1, help="With --lora-rank.")] = 0.0,
+    lora_rank: Annotated[
+        int, typer.Option(min=0, max=MAX_COUNT, help="Train LoRA adapters, merged at the end; 0: all weights.")
+    ] = 0,
+    lora_alpha: Annotated[float | None, typer.Option(min=0, help="With --lora-rank; default 16.")] = None,
+    lora_dropout: Annotated[float | None, typer.Option(min=0, max=1, help="With --lora-rank; default 0.")] = None,
     deploy_alias: DeployAlias = "",
     watch: Watch = False,
     as_json: Json = False,
 ) -> None:
     """Submit a fine-tuning job."""
+    if not lora_rank and (lora_alpha is not None or lora_dropout is not None):
+        raise ValueError("--lora-alpha and --lora-dropout are for adapters; give their --lora-rank too, for example 8")
     spec = FineTuneSpec(
         output_model=output,
         base=base,
         datasets=dataset,
         options=parse_options(option or [], steps, epochs),
-        lora=LoraOptions(rank=lora_rank, alpha=lora_alpha, dropout=lora_dropout) if lora_rank else None,
+        lora=LoraOptions(rank=lora_rank, alpha=lora_alpha or 0, dropout=lora_dropout or 0) if lora_rank else None,
     )
     with Client() as client:
         _submit(client, spec, deploy_alias, watch, as_json)
@@ -100,10 +104,11 @@ def parse_options(pairs: list[str], steps: int | None = None, epochs: float | No
         name, separator, value = pair.partition("=")
         if not separator or name not in kinds:
             raise ValueError(f"--option {pair!r} is not NAME=VALUE with a NAME of {', '.join(kinds)}")
+        kind, meaning = kinds[name]
         try:
-            setattr(options, name, kinds[name](value))
+            setattr(options, name, kind(value))
         except ValueError:
-            raise ValueError(f"--option {pair!r}: {value!r} is not {kinds[name].__name__}") from None
+            raise ValueError(f"--option {pair!r}: {value!r} is not {meaning}") from None
     return options
 
 

@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from anthesis import Client, SamplingParams, ScoreItem
-from anthesis.cli.output import Json, print_json, print_table
+from anthesis.cli.output import MAX_COUNT, Json, print_json, print_table
 from anthesis.v1.inference_pb2 import FinishReason
+
+MAX_SEED = (1 << 64) - 1
 
 Model = Annotated[str, typer.Argument(help="An alias, a version (name@1) or a model.")]
 Text = Annotated[str, typer.Argument(help="The text; '-' reads standard input.")]
@@ -20,19 +22,25 @@ def register(app: typer.Typer) -> None:
 
 
 def read_text(text: str) -> str:
-    """The argument, or standard input for "-"."""
-    return sys.stdin.read() if text == "-" else text
+    """The argument, or standard input for "-". Raises ValueError for bytes that are no UTF-8."""
+    shown = "standard input" if text == "-" else f"the text {text[:40]!r}"
+    text = sys.stdin.read() if text == "-" else text
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # Python carries stray bytes as half surrogate pairs
+        raise ValueError(f"{shown} is not UTF-8 at character {error.start + 1}; convert it (iconv does)") from None
+    return text
 
 
 def generate(
     model: Model,
     prompt: Text,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate at most.")] = 64,
+    max_tokens: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Tokens to generate at most.")] = 64,
     temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy.")] = None,
-    top_k: Annotated[int | None, typer.Option(min=0, help="0 is off.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=0, max=MAX_COUNT, help="0 is off.")] = None,
     top_p: Annotated[float | None, typer.Option(min=0, max=1)] = None,
     repetition_penalty: Annotated[float | None, typer.Option(min=0)] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same text.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same text.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Ends the text; may be repeated.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import base64
 import hashlib
 import json
 import os
@@ -305,7 +306,7 @@ async def test_a_job_cancelled_twice_is_refused_the_second_time(registry):
     assert cancelled.state == job_pb2.JOB_STATE_CANCELLED
     again = jobs(registry).CancelJob(job_pb2.CancelJobRequest(id=job.id))
     message = await refused(again, grpc.StatusCode.FAILED_PRECONDITION)
-    assert message == f"job {job.id} has already ended: CANCELLED"
+    assert message == f"job {job.id} has already ended: CANCELLED; nothing is left to cancel"
 
 
 async def test_a_stale_token_is_aborted(registry):
@@ -326,10 +327,13 @@ async def test_lists_come_in_pages(registry):
             break
     assert len(names) == len(set(names)) == 16
     assert names == sorted(names)
-    message = await refused(
-        models(registry).ListAliases(pb.ListAliasesRequest(page_token="nonsense")), grpc.StatusCode.INVALID_ARGUMENT
-    )
-    assert "page_token 'nonsense' is not from this list" in message
+
+
+@pytest.mark.parametrize("token", ["nonsense", base64.urlsafe_b64encode(b"[" * 50_000).decode()])
+async def test_a_page_token_that_was_not_given_out_is_refused(registry, token: str):
+    listing = models(registry).ListAliases(pb.ListAliasesRequest(page_token=token))
+    message = await refused(listing, grpc.StatusCode.INVALID_ARGUMENT)
+    assert message == f"page_token {token[:40]!r} is not from this list; leave it empty to start over"
 
 
 async def test_a_catalogue_model_is_shown_with_its_configuration(registry):

@@ -2,12 +2,15 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from anthesis import Client
+from anthesis.artifacts import digest_file
+from anthesis.errors import NotFoundError
 
 from bloom.tensors import expected_tensors
 from tests.support.registry_data import TINY, safetensors_bytes, text_rows, tokenizer_bytes
@@ -138,6 +141,64 @@ def test_a_damaged_checkpoint_is_refused_before_anything_is_sent(
 
     assert "model-00002-of-00002.safetensors" in failed.stderr or "tensor" in failed.stderr
     assert "lab/damaged" not in {model.name for model in client.models.list()}
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b/c"])
+def test_a_name_that_is_not_allowed_is_refused_before_anything_is_sent(
+    anthesis: Run, client: Client, checkpoint: Path, name: str
+) -> None:
+    (checkpoint / "config.json").write_text(json.dumps(TINY.to_hf() | {"seq_length": 32}))  # a file of its own
+    args = ("--from", checkpoint, "--licence", "mit")
+
+    as_model = anthesis("models", "import", name, *args, code=1)
+    as_alias = anthesis("models", "import", "lab/aliased", *args, "--alias", name or "A", code=1)
+
+    assert as_model.stderr.startswith(f"error: model name {name!r} is not allowed; use a-z")
+    assert as_alias.stderr.startswith(f"error: alias name {name or 'A'!r} is not allowed; use a-z")
+    assert "lab/aliased" not in {model.name for model in client.models.list()}
+    with pytest.raises(NotFoundError):
+        client.artifacts.get(digest_file(checkpoint / "config.json"))
+
+
+def test_the_same_files_under_another_licence_are_refused(anthesis: Run, checkpoint: Path) -> None:
+    args = ("models", "import", "lab/licensed", "--from", checkpoint, "--licence")
+    anthesis(*args, "mit")
+
+    refused = anthesis(*args, "apache-2.0", code=1)
+
+    assert "licence 'apache-2.0' would replace 'mit' of model 'lab/licensed'" in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["generate", "tokenize", "score"])
+def test_text_that_is_no_utf8_is_refused(environment: dict[str, str], command: str) -> None:
+    args = [sys.executable, "-m", "anthesis.cli", command, "any"]
+
+    argument = subprocess.run([*args, b"ab\xff"], env=environment, capture_output=True, text=True)
+    piped = subprocess.run([*args, "-"], env=environment, input=b"ab\xff", capture_output=True)
+
+    assert "is not UTF-8 at character 3; convert it" in argument.stderr
+    assert b"standard input is not UTF-8 at character 3; convert it" in piped.stderr
+    assert argument.returncode == piped.returncode == 1
+
+
+def test_a_host_without_an_address_is_named(anthesis: Run) -> None:
+    failed = anthesis("models", "list", code=1, ANTHESIS_REGISTRY_ADDRESS="no-such-host.invalid:1")
+
+    assert "no-such-host.invalid:1" in failed.stderr
+    assert "ANTHESIS_REGISTRY_ADDRESS" in failed.stderr
+
+
+def test_a_key_with_a_line_break_is_refused(anthesis: Run) -> None:
+    failed = anthesis("models", "list", code=1, ANTHESIS_API_KEY="an_1\nan_2")
+
+    assert failed.stderr.startswith("error: the API key has a line break")
+    assert failed.stderr.count("\n") == 1
+
+
+def test_adapter_settings_need_a_rank(anthesis: Run) -> None:
+    args = ("finetune", "submit", "--output", "lab/f", "--base", "b", "--dataset", "d", "--steps", 1)
+
+    assert "--lora-rank" in anthesis(*args, "--lora-dropout", 0.1, code=1).stderr
 
 
 def test_datasets_are_uploaded_listed_and_shown(anthesis: Run, anthesis_json: Json, tmp_path: Path) -> None:

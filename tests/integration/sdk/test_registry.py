@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from anthesis import Client, PretrainSpec, Settings, TrainOptions
+from anthesis.artifacts import digest_file
 from anthesis.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -15,7 +16,7 @@ from anthesis.errors import (
     UnauthenticatedError,
 )
 from anthesis.v1.job_pb2 import JOB_STATE_CANCELLED, JOB_STATE_PENDING, Job
-from anthesis.v1.registry_pb2 import DATASET_FORMAT_TEXT, ROLE_USER, ModelFile, ModelVersion
+from anthesis.v1.registry_pb2 import DATASET_FORMAT_TEXT, DATASET_FORMAT_UNSPECIFIED, ROLE_USER, ModelFile, ModelVersion
 
 from bloom.tensors import expected_tensors
 from tests.support.registry_data import TINY, safetensors_bytes, text_rows, tokenizer_bytes
@@ -88,9 +89,18 @@ def test_a_missing_artifact_leaves_no_file(client: Client, tmp_path: Path) -> No
 def test_every_bad_row_of_a_dataset_is_reported(client: Client, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": "good"}\n{"txt": "bad"}\n[]\n')
 
-    with pytest.raises(InvalidArgumentError, match=r"(?s)2.*3"):
+    with pytest.raises(InvalidArgumentError, match=r"(?s)row 2: .*row 3: "):
         client.datasets.upload("bad-rows", tmp_path / "rows.jsonl", DATASET_FORMAT_TEXT)
     assert "bad-rows" not in {dataset.name for dataset in client.datasets.list()}
+    with pytest.raises(NotFoundError):  # nothing was sent
+        client.artifacts.get(digest_file(tmp_path / "rows.jsonl"))
+
+
+def test_a_dataset_of_no_known_format_is_refused(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "good"}\n')
+
+    with pytest.raises(InvalidArgumentError, match="choose TEXT or MULTITASK"):
+        client.datasets.upload("formless", tmp_path / "rows.jsonl", DATASET_FORMAT_UNSPECIFIED)
 
 
 def test_a_key_works_until_it_is_revoked(client: Client, settings: Settings) -> None:

@@ -60,7 +60,9 @@ def test_options_take_the_type_of_their_field() -> None:
     [
         ("speed=1", r"--option 'speed=1' is not NAME=VALUE with a NAME of steps, epochs, learning_rate"),
         ("seed", r"--option 'seed' is not NAME=VALUE"),
-        ("seed=x", r"--option 'seed=x': 'x' is not int"),
+        ("seed=x", r"--option 'seed=x': 'x' is not a whole number from 0 to 18446744073709551615"),
+        ("steps=-5", r"--option 'steps=-5': '-5' is not a whole number from 0 to 4294967295"),
+        ("dropout=x", r"--option 'dropout=x': 'x' is not a number"),
     ],
 )
 def test_a_bad_option_is_named(pair: str, message: str) -> None:

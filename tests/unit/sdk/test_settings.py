@@ -48,3 +48,10 @@ def test_a_missing_key_says_where_it_was_looked_for(tmp_path: Path) -> None:
 
 def test_a_printed_setting_shows_no_key() -> None:
     assert "sesame" not in repr(Settings(api_key="sesame"))
+
+
+@pytest.mark.parametrize("key", ["an_1\nan_2", "schlüssel", "a\x00b"])
+def test_a_key_that_no_header_can_carry_is_refused_unshown(key: str) -> None:
+    with pytest.raises(UnauthenticatedError, match=r"the API key has .* copy it again") as refused:
+        Settings(api_key=key)
+    assert key not in str(refused.value)

@@ -1,10 +1,11 @@
-"""The rows of a JSONL dataset: read as a stream, each checked against its format, every bad one reported."""
+"""The rows of a JSONL dataset: read as a stream, each checked against its format, every bad one reported.
+
+The client checks a file before it sends it; the registry checks what it was sent, with this same code.
+"""
 
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-
-from services.common.errors import InvalidArgument
 
 MAX_ROW_BYTES = 16 << 20
 MAX_REPORTED = 1_000
@@ -25,8 +26,10 @@ class RowsSummary:
 def check_rows(chunks: Iterable[bytes], dataset_format: str) -> RowsSummary:
     """Count the rows in `chunks` (bytes of the file, cut anywhere) and collect their languages.
 
-    Raises InvalidArgument listing every bad row by its number, from 1, and reason: the first 1,000 and how many more.
+    Raises ValueError listing every bad row by its number, from 1, and reason: the first 1,000 and how many more.
     """
+    if dataset_format not in FORMATS:
+        raise ValueError(f"dataset format {dataset_format!r} is not known; choose {' or '.join(FORMATS)}")
     needed, optional = FORMATS[dataset_format]
     summary = RowsSummary()
     bad: list[str] = []
@@ -41,9 +44,9 @@ def check_rows(chunks: Iterable[bytes], dataset_format: str) -> RowsSummary:
         elif language:
             summary.languages.add(language)
     if num_bad:
-        raise InvalidArgument(_report(dataset_format, summary.num_rows, num_bad, bad))
+        raise ValueError(_report(dataset_format, summary.num_rows, num_bad, bad))
     if not summary.num_rows:
-        raise InvalidArgument("the dataset has no rows; write one JSON object a line")
+        raise ValueError("the dataset has no rows; write one JSON object a line")
     return summary
 
 

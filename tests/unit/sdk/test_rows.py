@@ -1,12 +1,10 @@
 import json
 
 import pytest
+from anthesis import rows
+from anthesis.rows import check_rows, split_lines
 from hypothesis import given
 from hypothesis import strategies as st
-
-from services.common.errors import InvalidArgument
-from services.registry import dataset_rows
-from services.registry.dataset_rows import check_rows, split_lines
 
 
 def rows_of(*lines: str | bytes) -> list[bytes]:
@@ -43,18 +41,18 @@ def test_good_rows_are_counted_and_their_languages_collected():
 )
 def test_a_bad_row_is_named_with_its_number_and_reason(dataset_format, row, reason):
     good = '{"text": "a", "inputs": "a", "targets": "b"}'
-    with pytest.raises(InvalidArgument, match=rf"1 of 3 rows are not {dataset_format} rows.*\nrow 2: {reason}$"):
+    with pytest.raises(ValueError, match=rf"1 of 3 rows are not {dataset_format} rows.*\nrow 2: {reason}$"):
         check_rows(rows_of(good, row, good), dataset_format)
 
 
 def test_all_bad_rows_come_in_one_report():
     rows = rows_of('{"text": "a"}', "{}", '{"text": "b"}', "[]")
-    with pytest.raises(InvalidArgument, match=r'row 2: no "text"\nrow 4: a JSON array, not an object$'):
+    with pytest.raises(ValueError, match=r'row 2: no "text"\nrow 4: a JSON array, not an object$'):
         check_rows(rows, "TEXT")
 
 
 def test_of_very_many_bad_rows_the_first_thousand_are_listed_and_the_rest_counted():
-    with pytest.raises(InvalidArgument) as refused:
+    with pytest.raises(ValueError, match="1500 of 1500") as refused:
         check_rows(rows_of(*["{}"] * 1500), "TEXT")
     report = str(refused.value).splitlines()
     assert report[0].startswith("1500 of 1500 rows")
@@ -63,15 +61,15 @@ def test_of_very_many_bad_rows_the_first_thousand_are_listed_and_the_rest_counte
 
 
 def test_an_empty_file_is_no_dataset():
-    with pytest.raises(InvalidArgument, match="has no rows"):
+    with pytest.raises(ValueError, match="has no rows"):
         check_rows([], "TEXT")
 
 
 def test_a_row_too_long_for_memory_is_refused_without_keeping_it(monkeypatch):
-    monkeypatch.setattr(dataset_rows, "MAX_ROW_BYTES", 100)
+    monkeypatch.setattr(rows, "MAX_ROW_BYTES", 100)
     row = json.dumps({"text": "x" * 200}).encode()
     chunks = [b'{"text": "a"}\n', *(row[i : i + 10] for i in range(0, len(row), 10)), b'\n{"text": "b"}']
-    with pytest.raises(InvalidArgument, match=r"1 of 3 rows.*\nrow 2: longer than 100 bytes$"):
+    with pytest.raises(ValueError, match=r"1 of 3 rows.*\nrow 2: longer than 100 bytes$"):
         check_rows(chunks, "TEXT")
 
 
