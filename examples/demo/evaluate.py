@@ -21,7 +21,7 @@ MAX_NAME_TOKENS = 12
 MAX_TRANSLATION_TOKENS = 64
 GREEDY = SamplingParams(temperature=0.0)
 # What is read by people: a model this small repeats itself when it always takes the likeliest token.
-LIVELY = SamplingParams(temperature=0.6, top_p=0.9, repetition_penalty=1.15, seed=1)
+LIVELY = SamplingParams(temperature=0.4, top_p=0.9, repetition_penalty=1.15, seed=1)
 CUT = "\N{REPLACEMENT CHARACTER}"  # what the bytes of an unfinished character decode to
 
 Item = TypeVar("Item")

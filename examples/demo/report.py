@@ -54,7 +54,7 @@ def answer_table(results: Results) -> Table:
     """A few held-out tasks, answered by both models."""
     table = Table(title="Answers to held-out tasks", show_lines=True)
     for name in ("task", *results.models, "right answer"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")  # Chinese has no spaces to wrap at
     answers = zip(*(model.answers for model in results.models.values()), strict=True)
     for question, given in zip(results.questions, answers, strict=True):
         table.add_row(Text(question.inputs), *map(Text, given), Text(question.targets.strip()))
@@ -65,7 +65,7 @@ def completion_table(results: Results) -> Table:
     """The same prompts, completed by both models."""
     table = Table(title="Completions", show_lines=True)
     for name in ("language", "prompt", *results.models):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     completions = zip(*(model.completions for model in results.models.values()), strict=True)
     for (language, prompt), answers in zip(results.prompts, completions, strict=True):
         table.add_row(NAMES[language], Text(prompt), *(Text(" ".join(answer.split())) for answer in answers))
