@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
@@ -84,6 +84,19 @@ def add_seedling(client: Client) -> None:
     client.models.set_alias("seedling", "seedling@1")
     client.deployments.create("seedling")
     client.deployments.wait("seedling", timeout_s=120)
+
+
+def anthesis(settings: Settings, *args: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user runs it, against the platform of `settings`."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ANTHESIS_")}
+    addresses = (field.name for field in fields(settings) if field.name.endswith("_address"))
+    here = {f"ANTHESIS_{name.upper()}": getattr(settings, name) for name in addresses}
+    whole = inherited | here | {"ANTHESIS_API_KEY": settings.api_key} | env
+    command = [sys.executable, "-m", "anthesis.cli", *args]
+    done = subprocess.run(command, env=whole, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
 
 
 @pytest.fixture

@@ -164,7 +164,7 @@ async def test_an_empty_model_name_is_refused(stub) -> None:
     [
         ({"temperature": -1}, "temperature=-1.0 is out of range; use 0 (greedy) or more"),
         ({"top_p": 0}, "top_p=0.0 is out of range; use above 0, at most 1"),
-        ({"max_tokens": 0}, "max_tokens=0 is out of range; use 1 or more"),
+        ({"max_tokens": 0}, "max_tokens=0 is out of range; use 1 to 4294967295"),
         ({"logprobs": 21}, "logprobs=21 is out of range; use 0 to 20"),
     ],
 )
