@@ -9,7 +9,24 @@ from pathlib import Path
 
 from services.common.settings import ROOT
 from services.trainer.config import Layout
+from services.trainer.failure import JobFailure
 from services.trainer.processes import JOB_VARIABLE, TOKEN_VARIABLE
+
+
+def check_machine(layout: Layout, cores: int) -> None:
+    """Raise JobFailure (BAD_LAYOUT) where ranks would outnumber the cores, and starve all else on the machine.
+
+    Two ranks run anywhere, so that data parallelism can be tried on a single core.
+    """
+    most = max(2, cores)
+    if layout.dp > most:
+        text = f"{layout.tp}x{layout.pp}x{layout.dp}"
+        raise JobFailure(
+            "BAD_LAYOUT",
+            f"layout {text!r} asks for {layout.dp} processes, the worker's machine has {cores} cores; "
+            f"use at most '1x1x{most}', or a larger machine",
+            "layout",
+        )
 
 
 def prepare_command(folder: Path) -> list[str]:
@@ -29,17 +46,21 @@ def deepspeed_command(folder: Path, layout: Layout) -> list[str]:
 
 def environment(job_id: str, fencing_token: int, layout: Layout) -> dict[str, str]:
     """The worker's environment, marked with the job, and the cores shared among the ranks."""
-    cores = len(os.sched_getaffinity(0))
     env = dict(os.environ)
     env.update({
         JOB_VARIABLE: job_id,
         TOKEN_VARIABLE: str(fencing_token),
-        "OMP_NUM_THREADS": str(max(1, cores // layout.dp)),
+        "OMP_NUM_THREADS": str(max(1, num_cores() // layout.dp)),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     })  # fmt: skip
     if not Path("/dev/nvidiactl").exists():
         env["DS_ACCELERATOR"] = "cpu"
     return env
+
+
+def num_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def _free_port() -> int:
