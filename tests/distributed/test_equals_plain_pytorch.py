@@ -77,7 +77,9 @@ def whole_matrices(model: torch.nn.Module, config: TrainConfig) -> torch.optim.O
     return MuonAdamW(groups, compute_dtype=torch.float32)
 
 
-@pytest.mark.parametrize(("optimizer", "plain"), [("adamw", torch_adamw), ("muon", whole_matrices)])
+@pytest.mark.parametrize(
+    ("optimizer", "plain"), [pytest.param("adamw", torch_adamw, marks=pytest.mark.long), ("muon", whole_matrices)]
+)
 def test_two_ranks_with_accumulation_equal_a_plain_loop(tmp_path, optimizer, plain):
     config = dataclasses.replace(TWO_RANKS, optimizer=optimizer)
     folder = run_stages(make_run(tmp_path, config))
