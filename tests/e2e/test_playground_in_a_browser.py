@@ -57,8 +57,16 @@ def set_slider(page: Page, label: str, key: str, times: int) -> None:
         page.keyboard.press(key)
 
 
+def choose(page: Page, label: str, choice: str) -> None:
+    """Type into a select box until `choice` is offered, and take it."""
+    box = page.get_by_role("combobox", name=label)
+    box.click()
+    box.fill(choice)
+    page.get_by_role("option").filter(has_text=choice).first.click()
+
+
 def test_a_completion_streams_and_stops(platform: LocalPlatform, page: Page) -> None:
-    page.goto(platform.url)
+    page.goto(f"{platform.url}/?model=seedling")
     page.get_by_role("textbox", name="Prompt").fill("Tous les êtres humains")
     set_slider(page, "Longest answer", "End", 1)
     start = main_button(page, "Generate")
@@ -79,11 +87,8 @@ def test_a_completion_streams_and_stops(platform: LocalPlatform, page: Page) -> 
 
 
 def test_arabic_reads_right_to_left(platform: LocalPlatform, page: Page) -> None:
-    page.goto(platform.url)
-    language = page.get_by_role("combobox", name="Language")
-    language.click()
-    language.fill("Arabic")
-    page.get_by_role("option").filter(has_text="Arabic").click()
+    page.goto(f"{platform.url}/?model=seedling")
+    choose(page, "Language", "Arabic")
     prompt = page.get_by_role("textbox", name="Prompt")
     expect(prompt).to_have_value(re.compile("^يولد"))
     assert prompt.evaluate("e => [getComputedStyle(e).unicodeBidi, getComputedStyle(e).textAlign]") == [
@@ -98,11 +103,16 @@ def test_a_fine_tune_is_submitted_its_curve_grows_and_its_version_is_tried(
     platform: LocalPlatform, page: Page, tasks_file: Path
 ) -> None:
     page.goto(f"{platform.url}/finetune")
+    upload_form = page.get_by_test_id("stExpander").filter(has_text="Upload a JSONL file").locator("details")
+    expect(upload_form).to_be_visible()
+    if upload_form.get_attribute("open") is None:  # datasets are there already: it is folded
+        upload_form.locator("summary").click()
     page.locator("input[type=file]").set_input_files(tasks_file)
     upload = main_button(page, "Upload").last
     expect(upload).to_be_enabled()
     upload.click()
     expect(page.get_by_test_id("stMultiSelect")).to_contain_text("repeat")
+    choose(page, "Base", "seedling")
     page.get_by_role("textbox", name="Name of the new model").fill("repeater")
     page.get_by_role("spinbutton", name="Steps").fill("100")
     page.get_by_text("More settings").click()
@@ -127,7 +137,7 @@ def test_a_fine_tune_is_submitted_its_curve_grows_and_its_version_is_tried(
 
     expect(page.locator(".an-state")).to_have_text("Succeeded", timeout=480_000)
     expect(page.get_by_text("New version: repeater@1")).to_be_visible()
-    (job,) = platform.client.jobs.list()
+    (job,) = (job for job in platform.client.jobs.list() if job.fine_tune.output_model == "repeater")
     assert job.model_version == "repeater@1"
     assert platform.client.models.get_version("repeater@1").parent == "seedling@1"
 
