@@ -93,8 +93,9 @@ class AsyncClient:
         UnavailableError (no worker has it ready), InvalidArgumentError.
         """
         request = pb.GenerateRequest(model=model, prompt=prompt, sampling=sampling, stop=stop)
-        async for response in stream(self._generation.Generate(request)):
-            yield response
+        async with stream(self._generation.Generate(request)) as responses:
+            async for response in responses:
+                yield response
 
     async def complete(
         self, model: str, prompt: str, sampling: SamplingParams | None = None, *, stop: Iterable[str] = ()

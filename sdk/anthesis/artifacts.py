@@ -90,12 +90,13 @@ class Artifacts:
 
     async def _receive(self, digest: str, file: BinaryIO, total: int, progress: Progress | None) -> None:
         sha256, done = hashlib.sha256(), 0
-        async for part in stream(self._stub.DownloadArtifact(pb.DownloadArtifactRequest(digest=digest))):
-            sha256.update(part.data)
-            file.write(part.data)
-            done += len(part.data)
-            if progress:
-                progress(done, total)
+        async with stream(self._stub.DownloadArtifact(pb.DownloadArtifactRequest(digest=digest))) as parts:
+            async for part in parts:
+                sha256.update(part.data)
+                file.write(part.data)
+                done += len(part.data)
+                if progress:
+                    progress(done, total)
         if (found := f"sha256:{sha256.hexdigest()}") != digest:
             raise DataLossError(f"{done} of {total} bytes came and hash to {found}, not {digest}; download again")
 

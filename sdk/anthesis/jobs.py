@@ -61,10 +61,11 @@ class Jobs:
         while True:
             request = pb.WatchJobRequest(id=job_id, after_sequence=after_sequence)
             try:
-                async for response in stream(self._stub.WatchJob(request)):
-                    after_sequence = response.event.sequence
-                    yield response.event
-                    last_seen, wait_s = time.monotonic(), 0.1
+                async with stream(self._stub.WatchJob(request)) as responses:
+                    async for response in responses:
+                        after_sequence = response.event.sequence
+                        yield response.event
+                        last_seen, wait_s = time.monotonic(), 0.1
                 return
             except (UnavailableError, CancelledError):  # a draining server cancels what it streams
                 if time.monotonic() - last_seen > patience_s:

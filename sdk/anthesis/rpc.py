@@ -1,6 +1,7 @@
 """gRPC calls that raise anthesis.errors."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 import grpc
@@ -37,11 +38,11 @@ async def unary(call: Awaitable[T]) -> T:
         raise from_rpc(error) from None
 
 
-async def stream(call: "grpc.aio.UnaryStreamCall[Any, T]") -> AsyncIterator[T]:
-    """Yield a call's responses; leaving the loop early cancels the call."""
+@asynccontextmanager
+async def stream(call: "grpc.aio.UnaryStreamCall[Any, T]") -> AsyncGenerator[AsyncIterator[T], None]:
+    """The responses of a call that is cancelled, at once, when the block is left before their end."""
     try:
-        async for response in call:
-            yield response
+        yield call.__aiter__()
     except grpc.RpcError as error:
         raise from_rpc(error) from None
     finally:

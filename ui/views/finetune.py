@@ -36,12 +36,15 @@ def main() -> None:
             st.markdown("##### 2 · Model")
             first, second, third = st.columns(3)
             base = first.selectbox("Base", bases, key="base", help="Training starts from this model's weights.")
+            suggested = f"{base.split('@')[0].split('/')[-1]}-tuned"
+            # A placeholder and not a value that follows the base: a rerun must not replace a name being typed.
             output = second.text_input(
                 "Name of the new model",
-                f"{base.split('@')[0].split('/')[-1]}-tuned",
-                key=f"output-{base}",
+                key="output",
+                placeholder=suggested,
                 help="Lower-case letters, digits, '.', '_' and '-'. If it exists, it gets a new version.",
             )
+            output = output.strip() or suggested
             deploy = third.text_input(
                 "Deploy as (optional)",
                 key="deploy_as",
@@ -49,12 +52,12 @@ def main() -> None:
                 help="When the job succeeds, this alias points to the new version and a worker loads it.",
             )
         spec = choose_options(base, output, datasets)
-        ready = bool(datasets and output)
+        ready = bool(datasets)
         if st.button("Start training", type="primary", icon=":material/play_arrow:", disabled=not ready):
             job = client.jobs.create(spec, deploy_alias=deploy.strip())
             st.switch_page(VIEWS / "jobs.py", query_params={"job": job.id})
         if not ready:
-            st.caption("Choose at least one dataset and a name first.")
+            st.caption("Choose at least one dataset first.")
 
 
 def choose_data(known: Sequence[Dataset]) -> list[str]:

@@ -32,7 +32,7 @@ class Gateway(GenerationServiceServicer):
                 sent += 1
                 await asyncio.sleep(0)
             yield pb.GenerateResponse(finish_reason=2, usage=pb.Usage(completion_tokens=sent), model_version="m@1")
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # cancelled while it waits, or while a message is sent
             self.cancelled.set()
             raise
 
