@@ -1,23 +1,22 @@
 """Hugging Face safetensors <-> BloomModel, one tensor at a time.
 
-Reading is memory-mapped and copies each tensor into its place, so that the peak is the model and the model does not
-depend on the file afterwards. Writing streams tensor by tensor into a temporary file that then takes its name.
+Reading puts each tensor into its place, so that the peak is the model and the model does not depend on the file
+afterwards. Writing streams tensor by tensor into a temporary file that then takes its name.
 """
 
 import json
 import os
-from itertools import groupby
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from .checkpoint import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, load_config, open_checkpoint
+from .checkpoint import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, load_config
 from .model import BloomModel
+from .tensor_reader import TensorReader
 from .tensors import header
 
-__all__ = ["load_config", "load_model", "save_model"]
+__all__ = ["TensorReader", "load_config", "load_model", "save_model"]
 
 _STORED_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
@@ -29,14 +28,10 @@ def load_model(
 
     Raises ValueError, naming file or tensor and a remedy, when the checkpoint is not whole (see open_checkpoint).
     """
-    checkpoint = open_checkpoint(folder)
-    model = BloomModel(checkpoint.config, device="meta", dtype=dtype).to_empty(device=device)
-    parameters = dict(model.named_parameters())
-    by_file = sorted(checkpoint.tensors.items(), key=lambda item: item[1].file)
-    for file, tensors in groupby(by_file, key=lambda item: item[1].file):
-        with torch.no_grad(), safe_open(checkpoint.folder / file, framework="pt") as mapped:
-            for name, stored in tensors:
-                parameters[name].copy_(mapped.get_tensor(stored.name))
+    with TensorReader(folder) as reader, torch.no_grad():
+        model = BloomModel(reader.checkpoint.config, device="meta", dtype=dtype).to_empty(device=device)
+        for name, parameter in model.named_parameters():
+            reader.read(name, out=parameter)
     return model.eval()
 
 
