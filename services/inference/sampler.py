@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from services.inference.sampling import SamplingParams
+from services.inference.sampling import MAX_SEED, SamplingParams, mix64
 from services.inference.sequence import Generation
 
-_MASK = (1 << 64) - 1
 _NUCLEUS_CANDIDATES = 1024  # usually hold top_p of the mass; else the whole row is sorted
 
 
@@ -58,14 +57,7 @@ def sample(logits: Tensor, seqs: list[Generation], num_token_ids: int) -> list[D
 
 def uniform(seed: int, position: int) -> float:
     """A number in [0, 1) from 53 bits: SplitMix64 (Steele et al. 2014) over seed, then position."""
-    return (_mix(_mix(seed) + position & _MASK) >> 11) * 2.0**-53
-
-
-def _mix(state: int) -> int:
-    state = (state + 0x9E3779B97F4A7C15) & _MASK
-    state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK
-    state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK
-    return state ^ state >> 31
+    return (mix64(mix64(seed) + position & MAX_SEED) >> 11) * 2.0**-53
 
 
 def _penalize(row: Tensor, seq: Generation) -> None:
