@@ -57,6 +57,11 @@ class GenerationServiceStub(object):
                 request_serializer=anthesis_dot_v1_dot_generation__pb2.ScoreRequest.SerializeToString,
                 response_deserializer=anthesis_dot_v1_dot_generation__pb2.ScoreResponse.FromString,
                 _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/anthesis.v1.GenerationService/Embed',
+                request_serializer=anthesis_dot_v1_dot_generation__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_generation__pb2.EmbedResponse.FromString,
+                _registered_method=True)
 
 
 class GenerationServiceServicer(object):
@@ -92,6 +97,13 @@ class GenerationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Embed(self, request, context):
+        """Vectors of texts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GenerationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -114,6 +126,11 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.Score,
                     request_deserializer=anthesis_dot_v1_dot_generation__pb2.ScoreRequest.FromString,
                     response_serializer=anthesis_dot_v1_dot_generation__pb2.ScoreResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=anthesis_dot_v1_dot_generation__pb2.EmbedRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_generation__pb2.EmbedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -227,6 +244,33 @@ class GenerationService(object):
             '/anthesis.v1.GenerationService/Score',
             anthesis_dot_v1_dot_generation__pb2.ScoreRequest.SerializeToString,
             anthesis_dot_v1_dot_generation__pb2.ScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.GenerationService/Embed',
+            anthesis_dot_v1_dot_generation__pb2.EmbedRequest.SerializeToString,
+            anthesis_dot_v1_dot_generation__pb2.EmbedResponse.FromString,
             options,
             channel_credentials,
             insecure,

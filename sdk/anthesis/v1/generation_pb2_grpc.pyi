@@ -44,6 +44,8 @@ class GenerationServiceStub:
     """Log-likelihood of continuations, for evaluation: divide by ln 2 and by the
     bytes for bits per byte.
     """
+    Embed: _grpc.UnaryUnaryMultiCallable[_generation_pb2.EmbedRequest, _generation_pb2.EmbedResponse]
+    """Vectors of texts."""
 
 @_typing.type_check_only
 class GenerationServiceAsyncStub(GenerationServiceStub):
@@ -61,6 +63,8 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     """Log-likelihood of continuations, for evaluation: divide by ln 2 and by the
     bytes for bits per byte.
     """
+    Embed: _aio.UnaryUnaryMultiCallable[_generation_pb2.EmbedRequest, _generation_pb2.EmbedResponse]  # type: ignore[assignment]
+    """Vectors of texts."""
 
 class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
     """The edge: text in, text out. `model` is an alias ("seedling"), a version
@@ -99,5 +103,13 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Log-likelihood of continuations, for evaluation: divide by ln 2 and by the
         bytes for bits per byte.
         """
+
+    @_abc_1.abstractmethod
+    def Embed(
+        self,
+        request: _generation_pb2.EmbedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_generation_pb2.EmbedResponse, _abc.Awaitable[_generation_pb2.EmbedResponse]]:
+        """Vectors of texts."""
 
 def add_GenerationServiceServicer_to_server(servicer: GenerationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

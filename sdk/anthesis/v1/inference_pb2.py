@@ -22,43 +22,56 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from anthesis.v1 import tokenizer_pb2 as anthesis_dot_v1_dot_tokenizer__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61nthesis/v1/inference.proto\x12\x0b\x61nthesis.v1\"\xa8\x02\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x04\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x06 \x01(\rH\x05\x88\x01\x01\x12\x10\n\x08stop_ids\x18\x07 \x03(\r\x12\x15\n\x08logprobs\x18\x08 \x01(\rH\x06\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\r\n\x0b_max_tokensB\x0b\n\t_logprobs\"{\n\x1fInferenceServiceGenerateRequest\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x12\n\nprompt_ids\x18\x02 \x03(\r\x12-\n\x08sampling\x18\x03 \x01(\x0b\x32\x1b.anthesis.v1.SamplingParams\"\x9c\x01\n InferenceServiceGenerateResponse\x12+\n\x06tokens\x18\x01 \x03(\x0b\x32\x1b.anthesis.v1.GeneratedToken\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.anthesis.v1.FinishReason\x12\x19\n\x11num_cached_tokens\x18\x03 \x01(\r\"o\n\x0eGeneratedToken\x12\n\n\x02id\x18\x01 \x01(\r\x12\x14\n\x07logprob\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12/\n\x0ctop_logprobs\x18\x03 \x03(\x0b\x32\x19.anthesis.v1.TokenLogprobB\n\n\x08_logprob\"+\n\x0cTokenLogprob\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"[\n\x1cInferenceServiceScoreRequest\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12$\n\x05items\x18\x02 \x03(\x0b\x32\x15.anthesis.v1.ScoreIds\"3\n\x08ScoreIds\x12\x13\n\x0b\x63ontext_ids\x18\x01 \x03(\r\x12\x12\n\ntarget_ids\x18\x02 \x03(\r\"F\n\x1dInferenceServiceScoreResponse\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.anthesis.v1.ScoredIds\"F\n\tScoredIds\x12\x10\n\x08logprobs\x18\x01 \x03(\x02\x12\'\n\x04\x62\x65st\x18\x02 \x03(\x0b\x32\x19.anthesis.v1.TokenLogprob\"\x18\n\x16GetWorkerStatusRequest\"f\n\x17GetWorkerStatusResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12(\n\x06models\x18\x03 \x03(\x0b\x32\x18.anthesis.v1.LoadedModel\"\xd9\x01\n\x0bLoadedModel\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12*\n\x05state\x18\x02 \x01(\x0e\x32\x1b.anthesis.v1.ModelLoadState\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x1b\n\x13max_sequence_tokens\x18\x04 \x01(\r\x12\x13\n\x0bnum_running\x18\x05 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x06 \x01(\r\x12\x15\n\rnum_kv_blocks\x18\x07 \x01(\r\x12\x1a\n\x12num_free_kv_blocks\x18\x08 \x01(\r*|\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03*\xa9\x01\n\x0eModelLoadState\x12 \n\x1cMODEL_LOAD_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18MODEL_LOAD_STATE_LOADING\x10\x01\x12\x1a\n\x16MODEL_LOAD_STATE_READY\x10\x02\x12\x1b\n\x17MODEL_LOAD_STATE_FAILED\x10\x03\x12\x1e\n\x1aMODEL_LOAD_STATE_UNLOADING\x10\x04\x32\xbb\x02\n\x10InferenceService\x12i\n\x08Generate\x12,.anthesis.v1.InferenceServiceGenerateRequest\x1a-.anthesis.v1.InferenceServiceGenerateResponse0\x01\x12^\n\x05Score\x12).anthesis.v1.InferenceServiceScoreRequest\x1a*.anthesis.v1.InferenceServiceScoreResponse\x12\\\n\x0fGetWorkerStatus\x12#.anthesis.v1.GetWorkerStatusRequest\x1a$.anthesis.v1.GetWorkerStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61nthesis/v1/inference.proto\x12\x0b\x61nthesis.v1\x1a\x1b\x61nthesis/v1/tokenizer.proto\"\xb3\x06\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x04\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x06 \x01(\rH\x05\x88\x01\x01\x12\x10\n\x08stop_ids\x18\x07 \x03(\r\x12\x15\n\x08logprobs\x18\x08 \x01(\rH\x06\x88\x01\x01\x12\x12\n\x05min_p\x18\t \x01(\x02H\x07\x88\x01\x01\x12\x16\n\ttypical_p\x18\n \x01(\x02H\x08\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x0b \x01(\x02H\t\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x0c \x01(\x02H\n\x88\x01\x01\x12>\n\nlogit_bias\x18\r \x03(\x0b\x32*.anthesis.v1.SamplingParams.LogitBiasEntry\x12(\n\tbad_words\x18\x0e \x03(\x0b\x32\x15.anthesis.v1.TokenIds\x12-\n\x0estop_sequences\x18\x0f \x03(\x0b\x32\x15.anthesis.v1.TokenIds\x12\x17\n\nmin_tokens\x18\x10 \x01(\rH\x0b\x88\x01\x01\x12\x0e\n\x01n\x18\x11 \x01(\rH\x0c\x88\x01\x01\x12\x14\n\x07\x62\x65st_of\x18\x12 \x01(\rH\r\x88\x01\x01\x12\x1c\n\x0fprompt_logprobs\x18\x13 \x01(\rH\x0e\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\r\n\x0b_max_tokensB\x0b\n\t_logprobsB\x08\n\x06_min_pB\x0c\n\n_typical_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\r\n\x0b_min_tokensB\x04\n\x02_nB\n\n\x08_best_ofB\x12\n\x10_prompt_logprobs\"\x9d\x01\n\x1fInferenceServiceGenerateRequest\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x12\n\nprompt_ids\x18\x02 \x03(\r\x12-\n\x08sampling\x18\x03 \x01(\x0b\x32\x1b.anthesis.v1.SamplingParams\x12\x10\n\x08priority\x18\x04 \x01(\x05\x12\x0e\n\x06\x63lient\x18\x05 \x01(\t\"\xe0\x01\n InferenceServiceGenerateResponse\x12+\n\x06tokens\x18\x01 \x03(\x0b\x32\x1b.anthesis.v1.GeneratedToken\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.anthesis.v1.FinishReason\x12\x19\n\x11num_cached_tokens\x18\x03 \x01(\r\x12\x0e\n\x06\x63hoice\x18\x04 \x01(\r\x12\x32\n\rprompt_tokens\x18\x05 \x03(\x0b\x32\x1b.anthesis.v1.GeneratedToken\"o\n\x0eGeneratedToken\x12\n\n\x02id\x18\x01 \x01(\r\x12\x14\n\x07logprob\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12/\n\x0ctop_logprobs\x18\x03 \x03(\x0b\x32\x19.anthesis.v1.TokenLogprobB\n\n\x08_logprob\"+\n\x0cTokenLogprob\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"}\n\x1cInferenceServiceScoreRequest\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12$\n\x05items\x18\x02 \x03(\x0b\x32\x15.anthesis.v1.ScoreIds\x12\x10\n\x08priority\x18\x03 \x01(\x05\x12\x0e\n\x06\x63lient\x18\x04 \x01(\t\"3\n\x08ScoreIds\x12\x13\n\x0b\x63ontext_ids\x18\x01 \x03(\r\x12\x12\n\ntarget_ids\x18\x02 \x03(\r\"F\n\x1dInferenceServiceScoreResponse\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.anthesis.v1.ScoredIds\"F\n\tScoredIds\x12\x10\n\x08logprobs\x18\x01 \x03(\x02\x12\'\n\x04\x62\x65st\x18\x02 \x03(\x0b\x32\x19.anthesis.v1.TokenLogprob\"\xcb\x01\n\x1cInferenceServiceEmbedRequest\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12%\n\x06inputs\x18\x02 \x03(\x0b\x32\x15.anthesis.v1.TokenIds\x12%\n\x07pooling\x18\x03 \x01(\x0e\x32\x14.anthesis.v1.Pooling\x12\x16\n\tnormalize\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12\x10\n\x08priority\x18\x05 \x01(\x05\x12\x0e\n\x06\x63lient\x18\x06 \x01(\tB\x0c\n\n_normalize\"K\n\x1dInferenceServiceEmbedResponse\x12*\n\nembeddings\x18\x01 \x03(\x0b\x32\x16.anthesis.v1.Embedding\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x18\n\x16GetWorkerStatusRequest\"f\n\x17GetWorkerStatusResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12(\n\x06models\x18\x03 \x03(\x0b\x32\x18.anthesis.v1.LoadedModel\"\xd9\x01\n\x0bLoadedModel\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12*\n\x05state\x18\x02 \x01(\x0e\x32\x1b.anthesis.v1.ModelLoadState\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x1b\n\x13max_sequence_tokens\x18\x04 \x01(\r\x12\x13\n\x0bnum_running\x18\x05 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x06 \x01(\r\x12\x15\n\rnum_kv_blocks\x18\x07 \x01(\r\x12\x1a\n\x12num_free_kv_blocks\x18\x08 \x01(\r*|\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03*F\n\x07Pooling\x12\x17\n\x13POOLING_UNSPECIFIED\x10\x00\x12\x10\n\x0cPOOLING_MEAN\x10\x01\x12\x10\n\x0cPOOLING_LAST\x10\x02*\xa9\x01\n\x0eModelLoadState\x12 \n\x1cMODEL_LOAD_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18MODEL_LOAD_STATE_LOADING\x10\x01\x12\x1a\n\x16MODEL_LOAD_STATE_READY\x10\x02\x12\x1b\n\x17MODEL_LOAD_STATE_FAILED\x10\x03\x12\x1e\n\x1aMODEL_LOAD_STATE_UNLOADING\x10\x04\x32\x9b\x03\n\x10InferenceService\x12i\n\x08Generate\x12,.anthesis.v1.InferenceServiceGenerateRequest\x1a-.anthesis.v1.InferenceServiceGenerateResponse0\x01\x12^\n\x05Score\x12).anthesis.v1.InferenceServiceScoreRequest\x1a*.anthesis.v1.InferenceServiceScoreResponse\x12^\n\x05\x45mbed\x12).anthesis.v1.InferenceServiceEmbedRequest\x1a*.anthesis.v1.InferenceServiceEmbedResponse\x12\\\n\x0fGetWorkerStatus\x12#.anthesis.v1.GetWorkerStatusRequest\x1a$.anthesis.v1.GetWorkerStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'anthesis.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=1425
-  _globals['_FINISHREASON']._serialized_end=1549
-  _globals['_MODELLOADSTATE']._serialized_start=1552
-  _globals['_MODELLOADSTATE']._serialized_end=1721
-  _globals['_SAMPLINGPARAMS']._serialized_start=45
-  _globals['_SAMPLINGPARAMS']._serialized_end=341
-  _globals['_INFERENCESERVICEGENERATEREQUEST']._serialized_start=343
-  _globals['_INFERENCESERVICEGENERATEREQUEST']._serialized_end=466
-  _globals['_INFERENCESERVICEGENERATERESPONSE']._serialized_start=469
-  _globals['_INFERENCESERVICEGENERATERESPONSE']._serialized_end=625
-  _globals['_GENERATEDTOKEN']._serialized_start=627
-  _globals['_GENERATEDTOKEN']._serialized_end=738
-  _globals['_TOKENLOGPROB']._serialized_start=740
-  _globals['_TOKENLOGPROB']._serialized_end=783
-  _globals['_INFERENCESERVICESCOREREQUEST']._serialized_start=785
-  _globals['_INFERENCESERVICESCOREREQUEST']._serialized_end=876
-  _globals['_SCOREIDS']._serialized_start=878
-  _globals['_SCOREIDS']._serialized_end=929
-  _globals['_INFERENCESERVICESCORERESPONSE']._serialized_start=931
-  _globals['_INFERENCESERVICESCORERESPONSE']._serialized_end=1001
-  _globals['_SCOREDIDS']._serialized_start=1003
-  _globals['_SCOREDIDS']._serialized_end=1073
-  _globals['_GETWORKERSTATUSREQUEST']._serialized_start=1075
-  _globals['_GETWORKERSTATUSREQUEST']._serialized_end=1099
-  _globals['_GETWORKERSTATUSRESPONSE']._serialized_start=1101
-  _globals['_GETWORKERSTATUSRESPONSE']._serialized_end=1203
-  _globals['_LOADEDMODEL']._serialized_start=1206
-  _globals['_LOADEDMODEL']._serialized_end=1423
-  _globals['_INFERENCESERVICE']._serialized_start=1724
-  _globals['_INFERENCESERVICE']._serialized_end=2039
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
+  _globals['_FINISHREASON']._serialized_start=2426
+  _globals['_FINISHREASON']._serialized_end=2550
+  _globals['_POOLING']._serialized_start=2552
+  _globals['_POOLING']._serialized_end=2622
+  _globals['_MODELLOADSTATE']._serialized_start=2625
+  _globals['_MODELLOADSTATE']._serialized_end=2794
+  _globals['_SAMPLINGPARAMS']._serialized_start=74
+  _globals['_SAMPLINGPARAMS']._serialized_end=893
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=629
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=677
+  _globals['_INFERENCESERVICEGENERATEREQUEST']._serialized_start=896
+  _globals['_INFERENCESERVICEGENERATEREQUEST']._serialized_end=1053
+  _globals['_INFERENCESERVICEGENERATERESPONSE']._serialized_start=1056
+  _globals['_INFERENCESERVICEGENERATERESPONSE']._serialized_end=1280
+  _globals['_GENERATEDTOKEN']._serialized_start=1282
+  _globals['_GENERATEDTOKEN']._serialized_end=1393
+  _globals['_TOKENLOGPROB']._serialized_start=1395
+  _globals['_TOKENLOGPROB']._serialized_end=1438
+  _globals['_INFERENCESERVICESCOREREQUEST']._serialized_start=1440
+  _globals['_INFERENCESERVICESCOREREQUEST']._serialized_end=1565
+  _globals['_SCOREIDS']._serialized_start=1567
+  _globals['_SCOREIDS']._serialized_end=1618
+  _globals['_INFERENCESERVICESCORERESPONSE']._serialized_start=1620
+  _globals['_INFERENCESERVICESCORERESPONSE']._serialized_end=1690
+  _globals['_SCOREDIDS']._serialized_start=1692
+  _globals['_SCOREDIDS']._serialized_end=1762
+  _globals['_INFERENCESERVICEEMBEDREQUEST']._serialized_start=1765
+  _globals['_INFERENCESERVICEEMBEDREQUEST']._serialized_end=1968
+  _globals['_INFERENCESERVICEEMBEDRESPONSE']._serialized_start=1970
+  _globals['_INFERENCESERVICEEMBEDRESPONSE']._serialized_end=2045
+  _globals['_EMBEDDING']._serialized_start=2047
+  _globals['_EMBEDDING']._serialized_end=2074
+  _globals['_GETWORKERSTATUSREQUEST']._serialized_start=2076
+  _globals['_GETWORKERSTATUSREQUEST']._serialized_end=2100
+  _globals['_GETWORKERSTATUSRESPONSE']._serialized_start=2102
+  _globals['_GETWORKERSTATUSRESPONSE']._serialized_end=2204
+  _globals['_LOADEDMODEL']._serialized_start=2207
+  _globals['_LOADEDMODEL']._serialized_end=2424
+  _globals['_INFERENCESERVICE']._serialized_start=2797
+  _globals['_INFERENCESERVICE']._serialized_end=3208
 # @@protoc_insertion_point(module_scope)

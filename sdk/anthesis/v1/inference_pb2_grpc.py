@@ -46,6 +46,11 @@ class InferenceServiceStub(object):
                 request_serializer=anthesis_dot_v1_dot_inference__pb2.InferenceServiceScoreRequest.SerializeToString,
                 response_deserializer=anthesis_dot_v1_dot_inference__pb2.InferenceServiceScoreResponse.FromString,
                 _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/anthesis.v1.InferenceService/Embed',
+                request_serializer=anthesis_dot_v1_dot_inference__pb2.InferenceServiceEmbedRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_inference__pb2.InferenceServiceEmbedResponse.FromString,
+                _registered_method=True)
         self.GetWorkerStatus = channel.unary_unary(
                 '/anthesis.v1.InferenceService/GetWorkerStatus',
                 request_serializer=anthesis_dot_v1_dot_inference__pb2.GetWorkerStatusRequest.SerializeToString,
@@ -61,15 +66,26 @@ class InferenceServiceServicer(object):
     def Generate(self, request, context):
         """Streams sampled ids. NOT_FOUND: the version is not loaded here.
         INVALID_ARGUMENT: an id outside the vocabulary, a prompt longer than the
-        model serves, a sampling value out of range. RESOURCE_EXHAUSTED: queue
-        full. UNAVAILABLE: the engine died; it is being restarted.
+        model serves, a sampling value out of range or in contradiction to another.
+        RESOURCE_EXHAUSTED: queue full; "grpc-retry-pushback-ms" in the trailing
+        metadata says when to try again. DEADLINE_EXCEEDED: the call's deadline
+        passed, waiting or running. UNAVAILABLE: the engine died; it is being
+        restarted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Score(self, request, context):
-        """Teacher-forced log-probabilities of given continuations.
+        """Teacher-forced log-probabilities of given continuations. Items that begin
+        alike share what is computed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Embed(self, request, context):
+        """Pooled hidden states.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,6 +110,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Score,
                     request_deserializer=anthesis_dot_v1_dot_inference__pb2.InferenceServiceScoreRequest.FromString,
                     response_serializer=anthesis_dot_v1_dot_inference__pb2.InferenceServiceScoreResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=anthesis_dot_v1_dot_inference__pb2.InferenceServiceEmbedRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_inference__pb2.InferenceServiceEmbedResponse.SerializeToString,
             ),
             'GetWorkerStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetWorkerStatus,
@@ -157,6 +178,33 @@ class InferenceService(object):
             '/anthesis.v1.InferenceService/Score',
             anthesis_dot_v1_dot_inference__pb2.InferenceServiceScoreRequest.SerializeToString,
             anthesis_dot_v1_dot_inference__pb2.InferenceServiceScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.InferenceService/Embed',
+            anthesis_dot_v1_dot_inference__pb2.InferenceServiceEmbedRequest.SerializeToString,
+            anthesis_dot_v1_dot_inference__pb2.InferenceServiceEmbedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,11 +38,18 @@ class InferenceServiceStub:
     Generate: _grpc.UnaryStreamMultiCallable[_inference_pb2.InferenceServiceGenerateRequest, _inference_pb2.InferenceServiceGenerateResponse]
     """Streams sampled ids. NOT_FOUND: the version is not loaded here.
     INVALID_ARGUMENT: an id outside the vocabulary, a prompt longer than the
-    model serves, a sampling value out of range. RESOURCE_EXHAUSTED: queue
-    full. UNAVAILABLE: the engine died; it is being restarted.
+    model serves, a sampling value out of range or in contradiction to another.
+    RESOURCE_EXHAUSTED: queue full; "grpc-retry-pushback-ms" in the trailing
+    metadata says when to try again. DEADLINE_EXCEEDED: the call's deadline
+    passed, waiting or running. UNAVAILABLE: the engine died; it is being
+    restarted.
     """
     Score: _grpc.UnaryUnaryMultiCallable[_inference_pb2.InferenceServiceScoreRequest, _inference_pb2.InferenceServiceScoreResponse]
-    """Teacher-forced log-probabilities of given continuations."""
+    """Teacher-forced log-probabilities of given continuations. Items that begin
+    alike share what is computed.
+    """
+    Embed: _grpc.UnaryUnaryMultiCallable[_inference_pb2.InferenceServiceEmbedRequest, _inference_pb2.InferenceServiceEmbedResponse]
+    """Pooled hidden states."""
     GetWorkerStatus: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetWorkerStatusRequest, _inference_pb2.GetWorkerStatusResponse]
     """What is loaded, and how busy it is."""
 
@@ -56,11 +63,18 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Generate: _aio.UnaryStreamMultiCallable[_inference_pb2.InferenceServiceGenerateRequest, _inference_pb2.InferenceServiceGenerateResponse]  # type: ignore[assignment]
     """Streams sampled ids. NOT_FOUND: the version is not loaded here.
     INVALID_ARGUMENT: an id outside the vocabulary, a prompt longer than the
-    model serves, a sampling value out of range. RESOURCE_EXHAUSTED: queue
-    full. UNAVAILABLE: the engine died; it is being restarted.
+    model serves, a sampling value out of range or in contradiction to another.
+    RESOURCE_EXHAUSTED: queue full; "grpc-retry-pushback-ms" in the trailing
+    metadata says when to try again. DEADLINE_EXCEEDED: the call's deadline
+    passed, waiting or running. UNAVAILABLE: the engine died; it is being
+    restarted.
     """
     Score: _aio.UnaryUnaryMultiCallable[_inference_pb2.InferenceServiceScoreRequest, _inference_pb2.InferenceServiceScoreResponse]  # type: ignore[assignment]
-    """Teacher-forced log-probabilities of given continuations."""
+    """Teacher-forced log-probabilities of given continuations. Items that begin
+    alike share what is computed.
+    """
+    Embed: _aio.UnaryUnaryMultiCallable[_inference_pb2.InferenceServiceEmbedRequest, _inference_pb2.InferenceServiceEmbedResponse]  # type: ignore[assignment]
+    """Pooled hidden states."""
     GetWorkerStatus: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetWorkerStatusRequest, _inference_pb2.GetWorkerStatusResponse]  # type: ignore[assignment]
     """What is loaded, and how busy it is."""
 
@@ -77,8 +91,11 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.InferenceServiceGenerateResponse], _abc.AsyncIterator[_inference_pb2.InferenceServiceGenerateResponse]]:
         """Streams sampled ids. NOT_FOUND: the version is not loaded here.
         INVALID_ARGUMENT: an id outside the vocabulary, a prompt longer than the
-        model serves, a sampling value out of range. RESOURCE_EXHAUSTED: queue
-        full. UNAVAILABLE: the engine died; it is being restarted.
+        model serves, a sampling value out of range or in contradiction to another.
+        RESOURCE_EXHAUSTED: queue full; "grpc-retry-pushback-ms" in the trailing
+        metadata says when to try again. DEADLINE_EXCEEDED: the call's deadline
+        passed, waiting or running. UNAVAILABLE: the engine died; it is being
+        restarted.
         """
 
     @_abc_1.abstractmethod
@@ -87,7 +104,17 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.InferenceServiceScoreRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.InferenceServiceScoreResponse, _abc.Awaitable[_inference_pb2.InferenceServiceScoreResponse]]:
-        """Teacher-forced log-probabilities of given continuations."""
+        """Teacher-forced log-probabilities of given continuations. Items that begin
+        alike share what is computed.
+        """
+
+    @_abc_1.abstractmethod
+    def Embed(
+        self,
+        request: _inference_pb2.InferenceServiceEmbedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.InferenceServiceEmbedResponse, _abc.Awaitable[_inference_pb2.InferenceServiceEmbedResponse]]:
+        """Pooled hidden states."""
 
     @_abc_1.abstractmethod
     def GetWorkerStatus(
