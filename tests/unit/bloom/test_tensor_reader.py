@@ -67,7 +67,7 @@ def test_a_part_is_read_into_a_tensor_of_the_callers(reader: TensorReader, store
 
 
 def test_a_destination_of_another_shape_is_refused(reader: TensorReader):
-    with pytest.raises(ValueError, match=r"out is \[3, 192\] .* of shape \[4, 192\]"):
+    with pytest.raises(ValueError, match=r"out is \[3, 192\] of .* tensor of shape \[4, 192\]"):
         reader.read(WEIGHT, slice(0, 4), out=torch.empty(3, 192))
     with pytest.raises(ValueError, match="contiguous"):
         reader.read(WEIGHT, slice(0, 4), out=torch.empty(192, 4).T)
