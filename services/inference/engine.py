@@ -10,13 +10,14 @@ from bloom.weights import load_model
 from services.common.errors import ResourceExhausted
 from services.inference.block_manager import BlockManager
 from services.inference.config import EngineConfig
+from services.inference.executor import Executor, TorchExecutor
 from services.inference.kv_cache import CacheSize, size_cache
 from services.inference.messages import Abort, Event, Generate, Ready, Refused, Score, Scored, Stats, Token
-from services.inference.model_runner import ModelRunner
 from services.inference.resources import cache_bytes, choose_device, choose_dtype
 from services.inference.sampler import sample
 from services.inference.scheduler import Chunk, Scheduler
 from services.inference.sequence import Generation, Scoring, Sequence
+from services.inference.step_batch import StepBatch
 
 _STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -24,8 +25,8 @@ _STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bflo
 class Engine:
     """Continuous batching of one model's requests."""
 
-    def __init__(self, runner: ModelRunner, size: CacheSize, config: EngineConfig, *, num_token_ids: int) -> None:
-        self._runner = runner
+    def __init__(self, executor: Executor, size: CacheSize, config: EngineConfig, *, num_token_ids: int) -> None:
+        self._executor = executor
         self._num_token_ids = num_token_ids
         self._logits_rows = config.logits_rows
         self._max_sequence_tokens = size.max_sequence_tokens
@@ -70,7 +71,7 @@ class Engine:
     def step(self) -> list[Event]:
         """Compute one batch; return what was drawn and what ended."""
         chunks = self._scheduler.schedule()
-        hidden = self._runner.forward(chunks)  # (T, H)
+        hidden = self._executor.forward(StepBatch.from_chunks(chunks))  # (T, H)
         drawing, scoring = _rows(chunks)
         self._scheduler.computed(chunks)
         return self._draw(hidden, drawing) + self._score(hidden, scoring)
@@ -79,7 +80,7 @@ class Engine:
         if not drawing:
             return []
         seqs = [seq for seq, _ in drawing]
-        logits = self._runner.logits(hidden, [row for _, row in drawing])
+        logits = self._executor.logits(hidden[[row for _, row in drawing]])
         events: list[Event] = []
         for seq, drawn in zip(seqs, sample(logits, seqs, self._num_token_ids), strict=True):
             finish = seq.append(drawn.id)
@@ -94,7 +95,7 @@ class Engine:
         """`scoring`: per row its sequence, its number in `hidden` and the id whose probability is asked for."""
         for start in range(0, len(scoring), self._logits_rows):
             part = scoring[start : start + self._logits_rows]
-            logits = self._runner.logits(hidden, [row for _, row, _ in part])  # never more rows: V is large
+            logits = self._executor.logits(hidden[[row for _, row, _ in part]])  # never more rows: V is large
             targets = torch.tensor([target for _, _, target in part], device=logits.device)
             logprobs = logits.log_softmax(dim=-1)
             best = logprobs[:, : self._num_token_ids].max(dim=-1)
@@ -149,7 +150,7 @@ def load_engine(model_dir: Path, config: EngineConfig, *, num_token_ids: int) ->
     dtype = choose_dtype(config, device, stored)
     model = load_model(model_dir, dtype=dtype, device=device)
     size = size_cache(checkpoint.config, config, dtype=dtype, free_bytes=cache_bytes(config, device))
-    engine = Engine(ModelRunner(model, checkpoint.config, size), size, config, num_token_ids=num_token_ids)
+    engine = Engine(TorchExecutor(model, size), size, config, num_token_ids=num_token_ids)
     name = f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
     ready = Ready(name, str(dtype).removeprefix("torch."), size.max_sequence_tokens, size.num_blocks, size.block_size)
     return engine, ready

@@ -5,7 +5,9 @@ L = layers, N = heads, D = head dim
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bloom.config import BloomConfig
@@ -55,6 +57,13 @@ class KVCache:
         """Write (T, N, D) keys and values to the flat slots (T,): block * block_size + offset."""
         self.keys[layer].flatten(0, 1).index_copy_(0, slots, keys)
         self.values[layer].flatten(0, 1).index_copy_(0, slots, values)
+
+    def copy_blocks(self, copies: NDArray[np.int32]) -> None:
+        """Copy whole blocks, in every layer: `copies` (C, 2) are source and target."""
+        if len(copies):
+            source, target = torch.from_numpy(copies).to(self.keys.device, torch.int64).unbind(dim=1)
+            for cache in (self.keys, self.values):
+                cache.index_copy_(1, target, cache.index_select(1, source))
 
     def gather(self, layer: int, block_table: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
         """Keys and values (num_tokens, N, D) of one sequence, by its blocks."""

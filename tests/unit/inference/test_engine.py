@@ -10,6 +10,7 @@ from services.inference.config import EngineConfig
 from services.inference.engine import load_engine
 from services.inference.messages import Abort, Generate, Refused, Score, Token
 from services.inference.sampling import SamplingParams
+from services.inference.step_batch import StepBatch
 from tests.support.bloom_models import assert_discriminates, hf_logits, make_hf_folder, random_ids
 from tests.support.inference_models import (
     VOCAB,
@@ -109,9 +110,9 @@ def test_a_sequence_goes_past_the_training_length(folder: Path):
 @pytest.mark.parametrize("mutation", ["slopes", "mask", "slots"])
 def test_a_planted_error_is_noticed(folder: Path, mutation: str, monkeypatch: pytest.MonkeyPatch):
     engine = engine_of(folder)
-    runner = engine._runner
+    executor = engine._executor
     if mutation == "slopes":
-        runner._slopes = runner._slopes.flip(0)
+        executor._slopes = executor._slopes.flip(0)
     elif mutation == "mask":
         right = attention.causal_bias
         monkeypatch.setattr(
@@ -120,8 +121,8 @@ def test_a_planted_error_is_noticed(folder: Path, mutation: str, monkeypatch: py
             lambda slopes, rows, context: right(slopes, rows, context).roll(-1, dims=1),
         )
     else:
-        right_slots = attention._slots
-        monkeypatch.setattr(attention, "_slots", lambda chunks, size: right_slots(chunks, size) ^ 1)
+        right_slots = StepBatch.slots
+        monkeypatch.setattr(StepBatch, "slots", lambda batch, size: right_slots(batch, size) ^ 1)
     output = generate(engine, PROMPTS, greedy())
     with pytest.raises(AssertionError):
         assert_all_greedy(folder, output)
