@@ -33,7 +33,17 @@ class Aborted(DomainError):
 
 
 class ResourceExhausted(DomainError):
+    """`retry_delay_s`: how long to wait before the next try, where that is known (grpc-retry-pushback-ms)."""
+
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, message: str, *, retry_delay_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_delay_s = retry_delay_s
+
+
+class DeadlineExceeded(DomainError):
+    status = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class Unavailable(DomainError):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
@@ -12,8 +13,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.common.auth import Authenticate, bearer_key, set_principal
-from services.common.errors import DomainError, PermissionDenied
+from services.common.errors import DomainError, PermissionDenied, ResourceExhausted
 
+RETRY_PUSHBACK = "grpc-retry-pushback-ms"  # trailing metadata; gRPC's own retries heed it (proposal A6)
 _OPEN = "/grpc.health.v1.Health/"
 _REFLECTION = "/grpc.reflection."
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -174,7 +176,9 @@ async def _abort(context: _Context, method: str, error: Exception) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if isinstance(error, DomainError):
-        await context.abort(error.status, str(error))
+        delay_s = error.retry_delay_s if isinstance(error, ResourceExhausted) else None
+        trailing = () if delay_s is None else ((RETRY_PUSHBACK, str(math.ceil(delay_s * 1000))),)
+        await context.abort(error.status, str(error), trailing)
     if isinstance(error, grpc.aio.AioRpcError):  # a call to another service failed: its status is the answer
         await context.abort(error.code(), error.details() or "")
     log.error("%s failed", method, exc_info=error)

@@ -14,8 +14,8 @@ from anthesis.v1 import registry_pb2, registry_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.common.auth import ANYONE, Principal, current_principal
-from services.common.errors import NotFound, Unauthenticated
-from services.common.server import GrpcServer
+from services.common.errors import NotFound, ResourceExhausted, Unauthenticated
+from services.common.server import RETRY_PUSHBACK, GrpcServer
 
 GRPCURL = Path(sys.executable).with_name("grpcurl")
 
@@ -31,6 +31,8 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
     async def GetModel(self, request: Any, context: Any) -> Any:
         if request.name == "broken":
             raise RuntimeError("a bug")
+        if request.name == "busy":
+            raise ResourceExhausted("too many", retry_delay_s=1.5)
         if request.name != "whoami":
             raise NotFound(f"no model {request.name!r}")
         return registry_pb2.GetModelResponse(model=registry_pb2.Model(name=current_principal().name))
@@ -110,6 +112,13 @@ async def test_domain_errors_become_their_status_and_bugs_become_internal(addres
             await stub(address).GetModel(registry_pb2.GetModelRequest(name=name))
         assert failure.value.code() == code
         assert "a bug" not in (failure.value.details() or "")
+
+
+async def test_who_is_refused_for_load_is_told_when_to_try_again(address: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await stub(address).GetModel(registry_pb2.GetModelRequest(name="busy"))
+    assert failure.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert dict(failure.value.trailing_metadata())[RETRY_PUSHBACK] == "1500"
 
 
 async def test_a_stream_that_fails_midway_delivers_what_it_had_and_its_status(address: str) -> None:
