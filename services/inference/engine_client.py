@@ -14,10 +14,11 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
-from services.common.errors import DomainError, ResourceExhausted, Unavailable
+from services.common.errors import DeadlineExceeded, DomainError, InvalidArgument, ResourceExhausted, Unavailable
 from services.common.settings import ROOT
 from services.inference.messages import (
     Abort,
+    Embedded,
     Event,
     Generate,
     LoadFailed,
@@ -30,6 +31,7 @@ from services.inference.messages import (
     StepDone,
     Stop,
     ToEngine,
+    Token,
     ToWorker,
     decode_to_worker,
     encode,
@@ -80,11 +82,11 @@ class Call:
 
     def push(self, event: Event) -> None:
         if isinstance(event, Refused):
-            self.fail(ResourceExhausted(event.error))
+            self.fail(_error_of(event))
             return
         self._events.append(event)
         self._arrived.set()
-        if isinstance(event, Scored) or event.finish is not None:
+        if isinstance(event, Scored | Embedded) or (isinstance(event, Token) and event.finish is not None):
             self._end()
 
     def fail(self, error: DomainError) -> None:
@@ -95,6 +97,12 @@ class Call:
         self._ended = True
         self._arrived.set()
         self._engine.forget(self.request_id)
+
+
+def _error_of(refused: Refused) -> DomainError:
+    if refused.status == "RESOURCE_EXHAUSTED":
+        return ResourceExhausted(refused.error, retry_delay_s=refused.retry_delay_s)
+    return DeadlineExceeded(refused.error) if refused.status == "DEADLINE_EXCEEDED" else InvalidArgument(refused.error)
 
 
 class EngineClient:
