@@ -14,7 +14,7 @@ import torch
 import triton
 from torch import Tensor
 
-from bloom.kernels import naive, paged_attention
+from bloom.kernels import decode_attention, naive
 from tests.support.paged_attention import CASES, TOLERANCE, PagedCase, error
 
 Kernel = Callable[..., Tensor]
@@ -37,7 +37,7 @@ def test_this_process_interprets():
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_kernel_equals_its_twin_and_the_definition(case: PagedCase, dtype: torch.dtype):
     inputs = dataclasses.replace(case, dtype=dtype).inputs()
-    out = paged_attention.paged_decode_attention(*inputs)
+    out = decode_attention.paged_decode_attention(*inputs)
     assert out.dtype == dtype
     assert error(out, inputs) < TOLERANCE[dtype]
     torch.testing.assert_close(out, naive.paged_decode_attention(*inputs), rtol=0, atol=2 * TOLERANCE[dtype])
@@ -48,7 +48,7 @@ def test_caches_may_be_views_of_one_tensor():
     q, k_cache, v_cache, tables, lens, slopes = PagedCase(n_head=3, head_dim=20, context_lens=(30, 9)).inputs()
     both = torch.stack([k_cache, v_cache], dim=2)  # (num_blocks, block_size, 2, N, D)
     qkv = torch.stack([q, q * 0, q * 0], dim=2)  # (B, N, 3, D)
-    out = paged_attention.paged_decode_attention(qkv[:, :, 0], both[:, :, 0], both[:, :, 1], tables, lens, slopes)
+    out = decode_attention.paged_decode_attention(qkv[:, :, 0], both[:, :, 0], both[:, :, 1], tables, lens, slopes)
     torch.testing.assert_close(out, naive.paged_decode_attention(q, k_cache, v_cache, tables, lens, slopes))
 
 
@@ -56,13 +56,13 @@ def test_table_entries_past_the_context_are_not_read():
     q, k_cache, v_cache, tables, lens, slopes = PagedCase(n_head=2, head_dim=16, context_lens=(40, 9)).inputs()
     tables[0, 3:] = tables[1, 1:] = 2**30  # no cache has this block
     inputs = (q, k_cache, v_cache, tables, lens, slopes)
-    assert error(paged_attention.paged_decode_attention(*inputs), inputs) < TOLERANCE[torch.float32]
+    assert error(decode_attention.paged_decode_attention(*inputs), inputs) < TOLERANCE[torch.float32]
 
 
 def test_large_scores_do_not_overflow():
     q, *rest = PagedCase(n_head=2, head_dim=64, context_lens=(130, 64)).inputs()
     inputs = (q * 1000, *rest)
-    assert error(paged_attention.paged_decode_attention(*inputs), inputs) < 1e-3
+    assert error(decode_attention.paged_decode_attention(*inputs), inputs) < 1e-3
 
 
 def error_past_2_31_numbers(kernel: Kernel, folder: Path) -> float:
@@ -81,7 +81,7 @@ def error_past_2_31_numbers(kernel: Kernel, folder: Path) -> float:
 
 
 def test_addresses_past_2_31_numbers(tmp_path: Path):
-    assert error_past_2_31_numbers(paged_attention.paged_decode_attention, tmp_path) < TOLERANCE[torch.float16]
+    assert error_past_2_31_numbers(decode_attention.paged_decode_attention, tmp_path) < TOLERANCE[torch.float16]
 
 
 # Each mistake must be seen by the comparison above, on at least one of its cases.
@@ -102,7 +102,7 @@ MUTATIONS = {
 
 
 def mutated(tmp_path: Path, right: str, wrong: str) -> Kernel:
-    source = inspect.getsource(paged_attention)
+    source = inspect.getsource(decode_attention)
     assert source.count(right) == 1, f"{right!r} is no longer in the kernel once; adapt the mutation"
     path = tmp_path / "mutated_paged_attention.py"
     path.write_text(source.replace(right, wrong))

@@ -14,7 +14,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from bloom import kernels
-from bloom.kernels import paged_attention
+from bloom.kernels import decode_attention
 from tests.support.paged_attention import CASES, TOLERANCE, PagedCase, error
 
 INTERPRETED = Path(__file__).with_name("interpreted_paged_attention.py")
@@ -34,13 +34,13 @@ def test_the_kernel_passes_its_tests_in_tritons_interpreter():
 @pytest.mark.parametrize("aligned", [True, False], ids=["aligned", "unaligned"])
 def test_the_kernel_compiles_for_sm_90_without_spilling(tmp_path: Path, head_dim: int, dtype: str, aligned: bool):
     """Aligned: pointers and strides known to divide by 16, as triton finds them when it launches on whole tensors."""
-    kernel = paged_attention.paged_decode_attention_kernel
+    kernel = decode_attention.paged_decode_attention_kernel
     known = {"block_tables_ptr": "*i32", "context_lens_ptr": "*i32", "slopes_ptr": "*fp32", "scale": "fp32"}
     known |= dict.fromkeys(("out_ptr", "q_ptr", "k_ptr", "v_ptr"), f"*{dtype}")
     constants = {
         "head_dim": head_dim,
         "block_size": 16,
-        "block_l": paged_attention.BLOCK_L,
+        "block_l": decode_attention.BLOCK_L,
         "block_d": triton.next_power_of_2(head_dim),
     }
     signature = {p.name: "constexpr" if p.is_constexpr else known.get(p.name, "i32") for p in kernel.params}
@@ -49,7 +49,7 @@ def test_the_kernel_compiles_for_sm_90_without_spilling(tmp_path: Path, head_dim
     compiled = triton.compile(
         ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes),
         target=GPUTarget("cuda", 90, 32),
-        options={"num_warps": paged_attention.NUM_WARPS},
+        options={"num_warps": decode_attention.NUM_WARPS},
     )
     cubin = tmp_path / "kernel.cubin"
     cubin.write_bytes(compiled.asm["cubin"])
@@ -67,5 +67,5 @@ def test_the_kernel_compiles_for_sm_90_without_spilling(tmp_path: Path, head_dim
 def test_on_cuda_the_dispatcher_takes_the_kernel_and_it_is_right(case: PagedCase, dtype: torch.dtype):
     inputs = dataclasses.replace(case, dtype=dtype).inputs("cuda")
     out = kernels.paged_decode_attention(*inputs)
-    assert torch.equal(out, paged_attention.paged_decode_attention(*inputs))
+    assert torch.equal(out, decode_attention.paged_decode_attention(*inputs))
     assert error(out, inputs) < TOLERANCE[dtype]
