@@ -34,7 +34,8 @@ class Shard:
             raise ValueError(f"tp={tp_size} does not divide {config.n_head} heads; choose {choices}")
         if pp_size > config.n_layer:
             raise ValueError(f"pp={pp_size} stages cannot share {config.n_layer} layers; choose 1 to {config.n_layer}")
-        assert 0 <= tp_rank < tp_size and 0 <= pp_rank < pp_size
+        assert 0 <= tp_rank < tp_size
+        assert 0 <= pp_rank < pp_size
         start, end = (config.n_layer * rank // pp_size for rank in (pp_rank, pp_rank + 1))
         return cls(tp_rank=tp_rank, tp_size=tp_size, first_layer=start, last_layer=end - 1)
 

@@ -1,0 +1,88 @@
+"""Parallelism applied from outside the model: cut a BloomModel to a rank's share, then compute with the other ranks.
+
+T = packed tokens, M = rows, H = hidden size, V = rows of this rank's embedding.
+Source: Shoeybi et al. 2019, Megatron-LM, section 3.
+"""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .model import Attend, BloomModel
+from .parallel import Shard
+
+AllReduce = Callable[[Tensor], None]  # sums a contiguous tensor over the tensor-parallel ranks, in place
+
+
+def cut_to_shard(model: BloomModel, shard: Shard) -> BloomModel:
+    """Leave in `model` what belongs to `shard`, and return it. Parameters keep their names; meta tensors stay meta.
+
+    The rows of the vocabulary's padding are zero.
+    """
+    config = model.config
+    kept = {str(i): model.h[i] for i in range(shard.first_layer, shard.last_layer + 1)}
+    model.h = nn.ModuleDict(kept)  # type: ignore[assignment]  # a dict keeps the layers' numbers in the names
+    for name in ("word_embeddings", "word_embeddings_layernorm", "ln_f"):
+        if not shard.holds(config, f"{name}.weight"):
+            delattr(model, name)
+    for path, module in model.named_modules():
+        for name, whole in list(module.named_parameters(recurse=False)):
+            rows, columns = shard.part(config, f"{path}.{name}")
+            part = whole.detach()[rows] if whole.dim() == 1 else whole.detach()[rows, columns]
+            if path == "word_embeddings":
+                part = F.pad(part, (0, 0) * (whole.dim() - 1) + (0, shard.vocabulary_rows(config) - len(part)))
+            setattr(module, name, nn.Parameter(part.clone(), requires_grad=whole.requires_grad))
+    return model
+
+
+class Stage:
+    """What one rank computes. `model` is cut to `shard`; `all_reduce` reaches the ranks that share its layers.
+
+    Linear layers that are cut by columns give partial sums: a hook adds those of the other ranks. Their biases stay on
+    tp_rank 0 alone, so that they are added once.
+    """
+
+    def __init__(self, model: BloomModel, shard: Shard, all_reduce: AllReduce | None = None) -> None:
+        self.model = model
+        self.shard = shard
+        self._all_reduce = all_reduce
+        if all_reduce is None:
+            return
+
+        def add_other_ranks(module: nn.Module, inputs: object, partial: Tensor) -> Tensor:
+            all_reduce(partial)
+            return partial
+
+        for name, linear in model.named_modules():
+            if name.endswith(("self_attention.dense", "mlp.dense_4h_to_h")):  # cut by columns
+                linear.register_forward_hook(add_other_ranks)
+                if shard.tp_rank > 0:
+                    linear.register_parameter("bias", None)
+
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        """(T, H) after the stage's layers, the last one's after ln_f; from ids (T,) or the (T, H) of the stage before."""
+        if self.shard.is_first():
+            x = self.model.word_embeddings_layernorm(self._embed(x))
+        for block in self.model.h.children():
+            x = block(x, attend)
+        if self.shard.is_last(self.model.config):
+            x = self.model.ln_f(x)
+        return x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(M, V) of this rank's part of the vocabulary from (M, H), on the last stage."""
+        return self.model.logits(hidden)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        """Ids of other ranks give zeros here, and the sum over ranks is the embedding."""
+        embedding = self.model.word_embeddings
+        if self._all_reduce is None:
+            x: Tensor = embedding(ids)
+            return x
+        own = self.shard.vocabulary(self.model.config)
+        local = ids - own.start
+        foreign = (local < 0) | (local >= own.stop - own.start)
+        x = embedding(local.masked_fill(foreign, 0)).masked_fill(foreign[:, None], 0)
+        self._all_reduce(x)
+        return x
