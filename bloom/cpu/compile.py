@@ -1,0 +1,116 @@
+"""Compiles the operators for this machine's processor: once, on first use, or ahead of time (`python -m bloom.cpu.compile`).
+
+A plain shared library with a C interface: it includes no header of torch's, so that it builds in seconds and a new
+torch needs no new build. Its name holds a hash of sources, flags and compiler; a file that is there is complete.
+"""
+
+import argparse
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+SOURCES = Path(__file__).parent / "src"
+LIBRARIES = Path(__file__).parent / "build"
+_FLAGS = (
+    "-std=c++20 -O3 -fPIC -shared -pthread -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi"
+    " -Wno-maybe-uninitialized"  # GCC's own AVX-512 header, since inlining: bug 105593
+).split()
+
+# Level -> compiler flags and the processor flags (as in /proc/cpuinfo) that it needs, best first.
+_X86_64_V3 = ("avx2", "fma", "f16c", "bmi2")
+_X86_64_V4 = (*_X86_64_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+LEVELS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "avx512_bf16": (
+        ("-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16", "-mprefer-vector-width=512"),
+        (*_X86_64_V4, "avx512_vnni", "avx512_bf16"),
+    ),
+    "avx512_vnni": (
+        ("-march=x86-64-v4", "-mavx512vnni", "-mprefer-vector-width=512"),
+        (*_X86_64_V4, "avx512_vnni"),
+    ),
+    "avx512": (("-march=x86-64-v4", "-mprefer-vector-width=512"), _X86_64_V4),
+    "avx2": (("-march=x86-64-v3",), _X86_64_V3),
+    "generic": ((), ()),  # whatever the compiler takes for granted, on any processor
+}
+
+
+class CannotBuild(Exception):
+    """No library can be had here; the message says why."""
+
+
+@cache
+def supported_levels() -> list[str]:
+    """Those that this processor runs, best first."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        flags = set()
+    if platform.machine() != "x86_64":
+        flags = set()
+    return [level for level, (_, needed) in LEVELS.items() if flags.issuperset(needed)]
+
+
+def library(level: str) -> Path:
+    """The compiled operators of `level`, built now unless they are there. Raises CannotBuild."""
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
+    prebuilt = sorted(LIBRARIES.glob(f"{level}-{_sources_hash()}-*.so"))
+    if prebuilt:
+        return prebuilt[0]
+    if compiler is None:
+        raise CannotBuild("no C++ compiler found; install g++, or set CXX")
+    return _compile(compiler, level)
+
+
+def _sources_hash() -> str:
+    digest = hashlib.sha256(repr((_FLAGS, LEVELS)).encode())
+    for source in sorted(SOURCES.iterdir()):
+        digest.update(source.name.encode() + source.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _compile(compiler: str, level: str) -> Path:
+    """Into a temporary file that then takes its name: two processes may build at once, neither sees half a library."""
+    version = subprocess.run(
+        [compiler, "-dumpfullversion", "-dumpversion"], capture_output=True, text=True
+    ).stdout.strip()
+    target = LIBRARIES / f"{level}-{_sources_hash()}-{Path(compiler).name}{version}.so"
+    try:
+        LIBRARIES.mkdir(exist_ok=True)
+        descriptor, partial = tempfile.mkstemp(suffix=".partial", dir=LIBRARIES)
+        os.close(descriptor)
+    except OSError as error:
+        raise CannotBuild(
+            f"{LIBRARIES} cannot be written ({error}); run `python -m bloom.cpu.compile` as its owner"
+        ) from error
+    try:
+        command = [compiler, *_FLAGS, *LEVELS[level][0], str(SOURCES / "step.cpp"), "-o", partial]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise CannotBuild(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
+        os.chmod(partial, 0o755)
+        os.replace(partial, target)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+    for old in LIBRARIES.glob(f"{level}-*.so"):
+        if _sources_hash() not in old.name:
+            old.unlink(missing_ok=True)
+    return target
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("levels", nargs="*", help=f"of {', '.join(LEVELS)}; default: the best for this processor")
+    levels = parser.parse_args().levels or supported_levels()[:1]
+    for level in levels:
+        if level not in LEVELS:
+            parser.error(f"no level {level!r}; choose of {', '.join(LEVELS)}")
+        print(library(level))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""A BLOOM, or one rank's share of it, computed by the operators in src/.
+
+T = tokens of a step, S = sequences, M = rows, H = hidden size, V = rows of the embedding here
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..parallel import Shard
+from ..tensor_reader import TensorReader
+from .library import KINDS, Cache, Layer, Library, Linear, Model, Step, load_library
+
+BLOCK_SIZE = 16  # tokens, fixed by src/attention.h
+TOLERANCE = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "int8": 2.0**-9}  # rounding of what leaves attention, by cache
+_PIECE_BYTES = 16 << 20  # of a weight, read and packed at a time
+_SOURCE_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+
+AllReduce = Callable[[Tensor], None]  # sums over the tensor-parallel ranks, in place
+
+
+class CpuModel:
+    """Packs a checkpoint's weights once and runs steps over a paged cache.
+
+    weights: "float32", "bfloat16", "int8" (of the weights alone) or "int8_dynamic" (activations as well, per token).
+    shard: what this rank holds; the whole model by default. all_reduce: with tensor parallelism.
+    tolerance: the share of attention's mass that far blocks may be left out for; None: fp rounding, 0: nothing.
+    A row's result does not depend on the rows beside it, in any format: all of it is summed in a fixed order.
+    Raises CannotBuild where the operators cannot be had.
+    """
+
+    def __init__(
+        self,
+        reader: TensorReader,
+        *,
+        weights: str = "bfloat16",
+        shard: Shard | None = None,
+        threads: int = 1,
+        all_reduce: AllReduce | None = None,
+        level: str = "",
+    ) -> None:
+        self.config = reader.checkpoint.config
+        self.library: Library = load_library(level)
+        self.shard = shard or Shard.of(self.config)
+        self.weights = weights
+        self._c = self.library.c
+        self._keep: list[Tensor] = []  # what the structs point to
+        self._mapped: list[tuple[int, int]] = []
+        self._all_reduce = all_reduce
+        self._context = self._c.bloom_open(threads)
+        self._model = self._build(reader)
+        self._final_stage: int = self._c.bloom_final_stage(self._model)
+        self.chunks = self.chunks_read = 0  # of keys: that could have been left out, and those that were read
+
+    def allocate_cache(self, num_blocks: int, *, dtype: str, tolerance: float | None = None) -> None:
+        """Make room for `num_blocks` blocks of BLOCK_SIZE tokens. dtype: "float32", "bfloat16" or "int8"."""
+        self._model.tolerance = TOLERANCE[dtype] if tolerance is None else tolerance
+        cache = self._model.cache
+        layers = max(1, self.shard.num_layers)
+        cache.num_blocks, cache.kind = num_blocks, KINDS[dtype]
+        cache.data = self._allocate(layers * num_blocks * self._c.bloom_block_bytes(cache))
+        cache.key_norms = self._pointer(torch.zeros(layers, num_blocks, cache.heads))
+
+    def block_bytes(self, dtype: str) -> int:
+        """Bytes of one block in all layers here."""
+        cache = Cache(kind=KINDS[dtype], heads=self._model.cache.heads, head_dim=self._model.cache.head_dim)
+        per_layer: int = self._c.bloom_block_bytes(cache)
+        return self.shard.num_layers * per_layer
+
+    def forward(
+        self,
+        input_ids: NDArray[np.int64],
+        query_starts: NDArray[np.int32],
+        context_lens: NDArray[np.int32],
+        block_tables: NDArray[np.int32],
+        x: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states (T, H), fp32, of a step: after ln_f on the last stage, else for the next stage to go on with.
+
+        input_ids (T,), packed; query_starts (S + 1,); context_lens (S,), the step's tokens included; block_tables
+        (S, blocks). x: (T, H) of the stage before, fp32, contiguous; it is overwritten.
+        """
+        first_stage, last_stage = self.shard.is_first(), self.shard.is_last(self.config)
+        if x is None:
+            x = torch.empty(len(input_ids), self.config.hidden_size)
+        partial = torch.empty_like(x) if self._all_reduce else None
+        tables = np.ascontiguousarray(block_tables)
+        step = Step(
+            tokens=len(input_ids),
+            sequences=len(context_lens),
+            table_stride=tables.shape[1],
+            ids=input_ids.ctypes.data,
+            query_starts=query_starts.ctypes.data,
+            context_lens=context_lens.ctypes.data,
+            block_tables=tables.ctypes.data,
+            x=x.data_ptr(),
+            partial=partial.data_ptr() if partial is not None else None,
+        )
+        begin = 0 if first_stage else 2
+        end = self._final_stage if last_stage else self._final_stage - 1
+        for first, last, reduced in self._segments(begin, end):
+            self._c.bloom_run(self._context, self._model, step, first, last)
+            if reduced:
+                assert self._all_reduce is not None
+                self._all_reduce(x if reduced == "x" else partial)  # type: ignore[arg-type]
+        self.chunks += step.chunks
+        self.chunks_read += step.chunks_read
+        return x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(M, V) fp32 from hidden (M, H) fp32."""
+        hidden = hidden if hidden.stride(-1) == 1 else hidden.contiguous()
+        out = torch.empty(len(hidden), self._model.embedding.rows)
+        self._c.bloom_linear(
+            self._context,
+            self._model.embedding,
+            hidden.data_ptr(),
+            len(hidden),
+            hidden.stride(0),
+            out.data_ptr(),
+            out.shape[1],
+        )
+        return out
+
+    def copy_blocks(self, pairs: NDArray[np.int32]) -> None:
+        """Blocks source -> target, pairs (C, 2), in every layer."""
+        if len(pairs):
+            pairs = np.ascontiguousarray(pairs)
+            self._c.bloom_copy_blocks(self._model, pairs.ctypes.data, len(pairs))
+
+    def close(self) -> None:
+        """Give back threads and memory."""
+        if self._context:
+            self._c.bloom_close(self._context)
+            self._context = None
+            for address, size in self._mapped:
+                self._c.bloom_free(address, size)
+            self._keep.clear()
+
+    def _segments(self, begin: int, end: int) -> list[tuple[int, int, str]]:
+        """Stages that run in one call (first, last), and what is summed over the ranks after them."""
+        if self._all_reduce is None:
+            return [(begin, end, "")]
+        stops = [(stage, "partial") for stage in range(2, self._final_stage, 2)]  # after attention, after the MLP
+        if begin == 0:
+            stops.insert(0, (0, "x"))
+        segments = []
+        for stage, reduced in stops:
+            segments.append((begin, stage, reduced))
+            begin = stage + 1
+        return [*segments, (begin, end, "")] if begin <= end else segments
+
+    def _build(self, reader: TensorReader) -> Model:
+        config, shard = self.config, self.shard
+        layers = [self._layer(reader, i) for i in range(shard.first_layer, shard.last_layer + 1)]
+        heads = shard.heads(config)
+        model = Model(
+            hidden=config.hidden_size,
+            layers=len(layers),
+            first_token=shard.vocabulary(config).start,
+            epsilon=config.layer_norm_epsilon,
+            parallel=int(self._all_reduce is not None),
+            slopes=self._pointer(torch.tensor(shard.slopes(config))),
+            layer=(Layer * len(layers))(*layers),
+            cache=Cache(heads=heads.stop - heads.start, head_dim=config.head_dim),
+        )
+        if shard.is_first():
+            model.embed_norm, model.embed_norm_bias = self._norm(reader, "word_embeddings_layernorm")
+        if shard.is_last(config):
+            model.final_norm, model.final_norm_bias = self._norm(reader, "ln_f")
+        if shard.is_first() or shard.is_last(config):
+            model.embedding = self._linear(reader, "word_embeddings", num_rows=shard.vocabulary_rows(config))
+        return model
+
+    def _layer(self, reader: TensorReader, index: int) -> Layer:
+        name = f"h.{index}."
+        norm1, norm1_bias = self._norm(reader, f"{name}input_layernorm")
+        norm2, norm2_bias = self._norm(reader, f"{name}post_attention_layernorm")
+        return Layer(
+            norm1=norm1,
+            norm1_bias=norm1_bias,
+            norm2=norm2,
+            norm2_bias=norm2_bias,
+            qkv=self._linear(reader, f"{name}self_attention.query_key_value"),
+            dense=self._linear(reader, f"{name}self_attention.dense"),
+            up=self._linear(reader, f"{name}mlp.dense_h_to_4h"),
+            down=self._linear(reader, f"{name}mlp.dense_4h_to_h"),
+        )
+
+    def _norm(self, reader: TensorReader, name: str) -> tuple[int, int]:
+        weight, bias = (self._vector(reader, f"{name}.{part}") for part in ("weight", "bias"))
+        return weight, bias
+
+    def _vector(self, reader: TensorReader, name: str) -> int:
+        rows, _ = self.shard.part(self.config, name)
+        return self._pointer(reader.read(name, rows, dtype=torch.float32))
+
+    def _linear(self, reader: TensorReader, name: str, num_rows: int = 0) -> Linear:
+        """Pack this rank's part of a weight, piece by piece; rows beyond it, up to num_rows, stay zero."""
+        weight = f"{name}.weight"
+        rows, columns = self.shard.part(self.config, weight)
+        shape = reader.checkpoint.tensors[weight].shape
+        first, last, _ = rows.indices(shape[0])
+        left, right, _ = columns.indices(shape[1])
+        linear = Linear(rows=num_rows or last - first, columns=right - left, kind=KINDS[self.weights])
+        linear.panels = self._allocate(self._c.bloom_panels_bytes(linear))
+        if f"{name}.bias" in reader.checkpoint.tensors:
+            linear.bias = self._vector(reader, f"{name}.bias")
+        stored = reader.dtype(weight)
+        scales = torch.zeros(-(-linear.rows // 32) * 32)
+        if self.weights.startswith("int8"):
+            linear.scales = self._pointer(scales)
+            linear.sums = self._pointer(torch.zeros(len(scales), dtype=torch.int32))
+            if stored == torch.int8:
+                scales[: last - first] = reader.read(f"{weight}_scale", slice(first, last))
+        read_as = stored if stored in _SOURCE_KINDS else torch.float32
+        step = max(1, _PIECE_BYTES // (linear.columns * stored.itemsize * 32)) * 32
+        for row in range(first, last, step):
+            piece = reader.read(weight, slice(row, min(row + step, last)), columns, dtype=read_as)
+            if stored == torch.int8 and not self.weights.startswith("int8"):
+                piece = piece * reader.read(f"{weight}_scale", slice(row, row + len(piece)))[:, None]
+            self._c.bloom_pack(
+                self._context,
+                linear,
+                row - first,
+                len(piece),
+                piece.data_ptr(),
+                piece.shape[1],
+                _SOURCE_KINDS[piece.dtype],
+            )
+        return linear
+
+    def _pointer(self, tensor: Tensor) -> int:
+        self._keep.append(tensor)
+        return tensor.data_ptr()
+
+    def _allocate(self, size: int) -> int:
+        address = self._c.bloom_allocate(size)
+        if not address:
+            raise MemoryError(f"{size} bytes for weights or cache cannot be had; free memory or serve a smaller model")
+        self._mapped.append((address, size))
+        return int(address)

@@ -1,0 +1,249 @@
+// Causal ALiBi attention over a paged cache, for any mix of decodes and chunks of prompts.
+//
+// D = head dimension, padded to whole vectors; a block holds the keys and values of 16 tokens. Keys of one head lie
+// transposed, [D][16] (bf16 in pairs along D), values as they come, [16][D] (bf16 in pairs along the tokens), so that
+// scores and outputs both come out of `tile` with 16 of them in a vector. int8 has a scale per token behind each part.
+//
+// Keys are visited in chunks of 64 at fixed positions, oldest first, with an online softmax per row: a row's result
+// depends neither on the rows computed beside it nor on how its prompt was cut into steps.
+// Sources: Press et al. 2022, ALiBi; Milakov and Gimelshein 2018, online softmax; Kwon et al. 2023, PagedAttention.
+#pragma once
+
+#include <algorithm>
+
+#include "linear.h"
+
+namespace {
+
+constexpr int BLOCK = LANES;      // tokens
+constexpr int CHUNK = 4 * BLOCK;  // keys between two updates of the running maximum
+constexpr int MAX_HEAD = 256;
+
+extern "C" struct Cache {
+  char* data;        // (layers, blocks, heads) of keys, then values
+  float* key_norms;  // (layers, blocks, heads): the largest |k| of a block
+  int64_t num_blocks;
+  int32_t kind;  // FLOAT32, BFLOAT16 or INT8
+  int32_t heads, head_dim;
+};
+
+inline long part_bytes(const Cache& c) {  // keys or values of one block and head
+  const long d = padded(c.head_dim, LANES);
+  return d * BLOCK * bytes_of(c.kind) + (c.kind == INT8 ? BLOCK * 4 : 0);
+}
+
+inline char* keys_of(const Cache& c, long layer, long block, long head) {
+  return c.data + ((layer * c.num_blocks + block) * c.heads + head) * 2 * part_bytes(c);
+}
+
+inline float& key_norm(const Cache& c, long layer, long block, long head) {
+  return c.key_norms[(layer * c.num_blocks + block) * c.heads + head];
+}
+
+// Quantize a head's vector to int8; returns its scale.
+inline float quantize_head(const float* x, int d, int8_t* q) {
+  float most = 0;
+  for (int i = 0; i < d; i++) most = std::max(most, std::fabs(x[i]));
+  const float inverse = most == 0 ? 0 : 127 / most;
+  for (int i = 0; i < d; i++) q[i] = int8_t(std::nearbyint(x[i] * inverse));
+  return most / 127;
+}
+
+// Write one token's key and value (D each) to its slot. The first token of a block clears it: what a slot held before
+// must not reach a product with a zero weight (0 * NaN), nor its norm the skip bound.
+inline void store_token(const Cache& c, long layer, long block, long head, int slot, const float* k, const float* v) {
+  const int d = c.head_dim, dp = padded(d, LANES);
+  char* keys = keys_of(c, layer, block, head);
+  char* values = keys + part_bytes(c);
+  float& norm = key_norm(c, layer, block, head);
+  if (slot == 0) {
+    std::memset(keys, 0, 2 * part_bytes(c));
+    norm = 0;
+  }
+  float squares = 0;
+  for (int i = 0; i < d; i++) squares += k[i] * k[i];
+  norm = std::max(norm, std::sqrt(squares));
+  if (c.kind == FLOAT32) {
+    for (int i = 0; i < d; i++) ((float*)keys)[i * BLOCK + slot] = k[i];
+    std::memcpy((float*)values + slot * dp, v, d * 4);
+  } else if (c.kind == BFLOAT16) {
+    for (int i = 0; i < d; i++) ((bf16*)keys)[i / 2 * 2 * BLOCK + slot * 2 + i % 2] = to_bf16(k[i]);
+    for (int i = 0; i < d; i++) ((bf16*)values)[(slot / 2 * dp + i) * 2 + slot % 2] = to_bf16(v[i]);
+  } else {
+    int8_t q[MAX_HEAD];
+    ((float*)(keys + dp * BLOCK))[slot] = quantize_head(k, d, q);
+    for (int i = 0; i < d; i++) ((int8_t*)keys)[i * BLOCK + slot] = q[i];
+    ((float*)(values + dp * BLOCK))[slot] = quantize_head(v, d, (int8_t*)values + slot * dp);
+  }
+}
+
+// The formats of keys and of values, and whether scales follow them.
+struct CacheF32 {
+  using Tile = F32xF32;
+  static constexpr bool scaled = false;
+};
+struct CacheBF16 {
+#if BLOOM_DOT_BF16
+  using Tile = BF16xBF16;
+#else
+  using Tile = F32xBF16;
+#endif
+  static constexpr bool scaled = false;
+};
+struct CacheI8 {
+  using Tile = F32xI8Row;
+  static constexpr bool scaled = true;
+};
+
+struct Head {  // one head of one sequence in one layer
+  const Cache& cache;
+  long layer, head;
+  const int32_t* table;  // the sequence's blocks
+  float slope, scale;    // scale = 1 / sqrt(D)
+  float tolerance;       // of the share of softmax mass that whole chunks may be left out for; 0: none are
+};
+
+struct Counts {
+  long chunks = 0, chunks_read = 0;
+};
+
+template <class A>
+inline void put_query(A* out, const float* q, int d) {
+  for (int i = 0; i < d; i++) {
+    if constexpr (std::is_same_v<A, bf16>) out[i] = to_bf16(q[i]);
+    else out[i] = q[i];
+  }
+}
+
+// Rows `position` to `position + ROWS - 1` of a sequence. q and k: their vectors, `stride` apart; out likewise.
+//
+// Leaving chunks out. The score of a key j in chunk c is at most b = |q| max|k| scale - slope (position - last of c),
+// by Cauchy and Schwarz; the query's own position scores s, which is known from the start. So chunk c holds at most
+// 64 e^(b - s) of the softmax's mass relative to a sum that is at least e^s. Going from the oldest chunk on, one is
+// left out while the sum of these bounds stays below the tolerance t: the mass dropped is at most t of the whole,
+// and the output, a mean of values, moves by at most 2 t max|v|. Chunks with large keys fail the bound and are read.
+template <class C, int ROWS>
+void attend_rows(const Head& h, long position, const float* q, const float* k, long stride, float* out,
+                 long out_stride, Counts& counts) {
+  using F = typename C::Tile;
+  using A = typename F::A;
+  const int d = h.cache.head_dim, dp = padded(d, LANES);
+  alignas(64) A queries[ROWS * MAX_HEAD] = {};
+  alignas(64) float scores[ROWS][CHUNK], sums[ROWS][MAX_HEAD] = {};
+  alignas(64) A weights[ROWS][CHUNK];
+  float most[ROWS], own[ROWS], reach[ROWS], dropped[ROWS] = {};
+  f32x16 mass[ROWS] = {};
+  for (int r = 0; r < ROWS; r++) {
+    put_query(queries + r * dp, q + r * stride, d);
+    float dot = 0, squares = 0;
+    for (int i = 0; i < d; i++) dot += q[r * stride + i] * k[r * stride + i];
+    for (int i = 0; i < d; i++) squares += q[r * stride + i] * q[r * stride + i];
+    most[r] = own[r] = dot * h.scale;
+    reach[r] = std::sqrt(squares) * h.scale;
+  }
+  const long last = position + ROWS - 1;
+  const f32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  for (long start = 0; start <= last; start += CHUNK) {
+    const int blocks = int(std::min<long>(CHUNK, last + 1 - start) + BLOCK - 1) / BLOCK;
+    const int32_t* table = h.table + start / BLOCK;
+    float norm = 0;
+    for (int b = 0; b < blocks; b++) norm = std::max(norm, key_norm(h.cache, h.layer, table[b], h.head));
+    bool skip[ROWS], all = true;
+    for (int r = 0; r < ROWS; r++) {
+      const long behind = position + r - (start + CHUNK - 1);  // distance to the chunk's nearest key
+      skip[r] = start > position + r;
+      if (h.tolerance > 0 && behind > 0) {
+        counts.chunks++;
+        const float bound = reach[r] * norm - h.slope * behind - own[r];
+        if (bound < 0) {
+          const float share = CHUNK * std::exp(bound);
+          skip[r] = dropped[r] + share <= h.tolerance;
+          if (skip[r]) dropped[r] += share;
+        }
+        counts.chunks_read += !skip[r];
+      }
+      all &= skip[r];
+    }
+    if (all) continue;
+    for (int b = 0; b < blocks; b++) {
+      const char* keys = keys_of(h.cache, h.layer, table[b], h.head);
+      typename F::Acc acc[ROWS][1] = {};
+      tile<F, ROWS, 1>(acc, queries, dp, keys, F::BYTES, dp / F::STEP);
+      f32x16 scale = splat(h.scale);
+      if constexpr (C::scaled) scale *= load<f32x16>(keys + dp * BLOCK);
+      for (int r = 0; r < ROWS; r++) {
+        const f32x16 ahead = lane + float(start + b * BLOCK - (position + r));  // key minus query
+        const f32x16 score = fma(acc[r][0], scale, ahead * h.slope);
+        store(&scores[r][b * BLOCK], ahead > 0.0f ? splat(-INFINITY) : score);
+      }
+    }
+    for (int r = 0; r < ROWS; r++) {
+      if (skip[r]) {
+        std::memset(weights[r], 0, sizeof weights[r]);
+        continue;
+      }
+      f32x16 top = splat(most[r]);
+      for (int b = 0; b < blocks; b++) top = max(top, load<f32x16>(&scores[r][b * BLOCK]));
+      const float now = max(top);
+      if (now > most[r]) {
+        const f32x16 shrink = exp(splat(most[r] - now));
+        mass[r] *= shrink;
+        for (int i = 0; i < dp; i += LANES) store(&sums[r][i], load<f32x16>(&sums[r][i]) * shrink);
+        most[r] = now;
+      }
+      for (int b = 0; b < blocks; b++) {
+        f32x16 p = exp(load<f32x16>(&scores[r][b * BLOCK]) - most[r]);
+        mass[r] += p;
+        if constexpr (C::scaled) {
+          const char* values = keys_of(h.cache, h.layer, table[b], h.head) + part_bytes(h.cache);
+          p *= load<f32x16>(values + dp * BLOCK);
+        }
+        if constexpr (std::is_same_v<A, bf16>) store_bf16(&weights[r][b * BLOCK], p);
+        else store(&weights[r][b * BLOCK], p);
+      }
+    }
+    // One vector of outputs holds 16 columns; a step takes F::STEP tokens (bf16: a pair), a row of values apart.
+    constexpr int STEP = F::STEP;
+    const long value_stride = long(dp) * F::BYTES / LANES;
+    for (int column = 0; column < dp; column += LANES) {
+      typename F::Acc acc[ROWS][1];
+      for (int r = 0; r < ROWS; r++) acc[r][0] = load<f32x16>(&sums[r][column]);
+      for (int b = 0; b < blocks; b++) {
+        const char* values = keys_of(h.cache, h.layer, table[b], h.head) + part_bytes(h.cache);
+        tile<F, ROWS, 1>(acc, &weights[0][b * BLOCK], CHUNK, values + column * F::BYTES / LANES, value_stride,
+                         BLOCK / STEP);
+      }
+      for (int r = 0; r < ROWS; r++) store(&sums[r][column], acc[r][0]);
+    }
+  }
+  for (int r = 0; r < ROWS; r++) {
+    const float inverse = 1 / sum(mass[r]);
+    for (int i = 0; i < d; i++) out[r * out_stride + i] = sums[r][i] * inverse;
+  }
+}
+
+// Store the new tokens of one sequence and head, then attend from each of them. qkv: (tokens, heads, 3, D), `stride`
+// floats a token; `context` tokens are in the cache when these are.
+inline void attend(const Head& h, int tokens, long context, const float* qkv, long stride, float* out, long out_stride,
+                   Counts& counts) {
+  const Cache& c = h.cache;
+  const float* q = qkv + h.head * 3 * c.head_dim;
+  const float *k = q + c.head_dim, *v = k + c.head_dim;
+  for (int t = 0; t < tokens; t++) {
+    const long position = context - tokens + t;
+    store_token(c, h.layer, h.table[position / BLOCK], h.head, position % BLOCK, k + t * stride, v + t * stride);
+  }
+  for (int row = 0, rows; row < tokens; row += rows) {
+    rows = tile_rows(tokens - row, MAX_ROWS);
+    with_rows<MAX_ROWS>(rows, [&]<int ROWS>() {
+      const long position = context - tokens + row;
+      const float *rq = q + row * stride, *rk = k + row * stride;
+      float* ro = out + row * out_stride + h.head * c.head_dim;
+      if (c.kind == FLOAT32) attend_rows<CacheF32, ROWS>(h, position, rq, rk, stride, ro, out_stride, counts);
+      else if (c.kind == BFLOAT16) attend_rows<CacheBF16, ROWS>(h, position, rq, rk, stride, ro, out_stride, counts);
+      else attend_rows<CacheI8, ROWS>(h, position, rq, rk, stride, ro, out_stride, counts);
+    });
+  }
+}
+
+}  // namespace

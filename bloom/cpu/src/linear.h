@@ -1,0 +1,245 @@
+// Weights packed once, and their product with a step's activations.
+//
+// N = output columns (rows of the weight), K = inner dimension, M = rows of activations. A panel holds 32 output
+// columns: [K / STEP][32][STEP], so that one vector holds STEP consecutive inputs of each of 16 outputs.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+
+#include "tile.h"
+
+namespace {
+
+constexpr int PANEL = 32;
+
+enum Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT8_DYNAMIC = 3 };
+
+inline int step_of(int kind) { return kind == FLOAT32 ? 1 : kind == BFLOAT16 ? 2 : 4; }
+inline int bytes_of(int kind) { return kind == FLOAT32 ? 4 : kind == BFLOAT16 ? 2 : 1; }
+inline long padded(long n, long multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+extern "C" struct Linear {
+  int64_t rows, columns;  // N, K
+  int32_t kind;
+  char* panels;        // ceil(N / 32) panels of padded(K, STEP) * 32 elements; zero where padded
+  const float* bias;   // (N) or null
+  float* scales;       // (N) of int8: weight = scale * q
+  int32_t* sums;       // (N) of int8: sum of q over K
+};
+
+inline long panel_bytes(const Linear& w) { return padded(w.columns, step_of(w.kind)) * PANEL * bytes_of(w.kind); }
+
+// What the activations of a product look like: (M, K) in the row format that its weights ask for.
+struct Activations {
+  void* data;     // rows `stride` bytes apart
+  void* low;      // INT8 with dot products of bytes: the lower bytes of 16-bit activations, `data` has the upper
+  float* scales;  // (M) where activations are quantized
+  long stride;
+};
+
+// Bytes of a row; 64 more than a multiple of 128, or the rows of a tile would share few sets of the cache.
+inline long row_stride(long columns, int element_bytes) { return padded(columns * element_bytes, 128) + 64; }
+
+// Can this processor multiply bytes? Else int8 weights are expanded to fp32 and meet fp32 activations.
+constexpr bool dot_bytes = BLOOM_DOT_U8;
+constexpr bool dot_bf16 = BLOOM_DOT_BF16;
+
+inline int activation_bytes(int kind) {
+  if (kind == BFLOAT16 && dot_bf16) return 2;
+  if (kind >= INT8 && dot_bytes) return 1;
+  return 4;
+}
+
+// Element (row, column) of the packed weight, as fp32.
+inline float element(const Linear& w, long row, long column) {
+  const int step = step_of(w.kind);
+  const char* panel = w.panels + row / PANEL * panel_bytes(w);
+  const long index = column / step * step * PANEL + row % PANEL * step + column % step;
+  switch (w.kind) {
+    case FLOAT32: return ((const float*)panel)[index];
+    case BFLOAT16: return from_bf16(((const bf16*)panel)[index]);
+    default: return w.scales[row] * ((const int8_t*)panel)[index];
+  }
+}
+
+template <class Source>
+inline float to_float(Source x) {
+  if constexpr (std::is_same_v<Source, bf16>) return from_bf16(x);
+  return float(x);
+}
+
+// Put row `row` of the weight, `source` (K), into its panel. int8 from floats: scale = max|w| / 127, to nearest.
+template <class Source>
+void pack_row(const Linear& w, long row, const Source* source) {
+  const int step = step_of(w.kind);
+  char* panel = w.panels + row / PANEL * panel_bytes(w);
+  const long at = row % PANEL * step;
+  float scale = 1;
+  if (w.kind >= INT8 && !std::is_same_v<Source, int8_t>) {
+    float most = 0;
+    for (long k = 0; k < w.columns; k++) most = std::max(most, std::fabs(to_float(source[k])));
+    scale = w.scales[row] = most / 127;
+    if (scale == 0) scale = 1;
+  }
+  int32_t total = 0;
+  for (long k = 0; k < w.columns; k++) {
+    const long index = k / step * step * PANEL + at + k % step;
+    if (w.kind == FLOAT32) {
+      ((float*)panel)[index] = to_float(source[k]);
+    } else if (w.kind == BFLOAT16) {
+      if constexpr (std::is_same_v<Source, bf16>) ((bf16*)panel)[index] = source[k];
+      else ((bf16*)panel)[index] = to_bf16(to_float(source[k]));
+    } else {
+      int q;
+      if constexpr (std::is_same_v<Source, int8_t>) q = source[k];
+      else q = int(std::nearbyint(to_float(source[k]) / scale));
+      ((int8_t*)panel)[index] = int8_t(q);
+      total += q;
+    }
+  }
+  if (w.kind >= INT8) w.sums[row] = total;
+}
+
+// Write fp32 values (K) as row `row` of activations for weights of this kind; K is padded with zeros to whole steps.
+inline void put_row(const Activations& a, int kind, long row, const float* x, long columns) {
+  char* out = (char*)a.data + row * a.stride;
+  const long end = padded(columns, LANES);  // x has room for whole vectors, zero behind K
+  if (activation_bytes(kind) == 4) {
+    if (kind == INT8_DYNAMIC) {  // the values that quantized activations stand for
+      f32x16 most{};
+      for (long k = 0; k < end; k += LANES) most = max(most, max(load<f32x16>(x + k), -load<f32x16>(x + k)));
+      const float scale = max(most) / 127, inverse = scale == 0 ? 0 : 1 / scale;
+      for (long k = 0; k < end; k += LANES)
+        store((float*)out + k,
+              scale * __builtin_convertvector(round_to_int(load<f32x16>(x + k) * inverse), f32x16));
+    } else {
+      std::memcpy(out, x, end * 4);
+    }
+  } else if (kind == BFLOAT16) {
+    for (long k = 0; k < end; k += LANES) store_bf16((bf16*)out + k, load<f32x16>(x + k));
+  } else {
+    f32x16 most{};
+    for (long k = 0; k < end; k += LANES) most = max(most, max(load<f32x16>(x + k), -load<f32x16>(x + k)));
+    const int levels = kind == INT8 ? 32767 : 127;
+    const float scale = max(most) / levels, inverse = scale == 0 ? 0 : 1 / scale;
+    a.scales[row] = scale;
+    char* low = (char*)a.low + row * a.stride;
+    for (long k = 0; k < end; k += LANES) {
+      u32x16 q = (u32x16)(round_to_int(load<f32x16>(x + k) * inverse) + (levels + 1));  // 1 or more
+      if (kind == INT8) {
+        store(low + k, __builtin_convertvector(q & 0xff, u8x16));
+        q >>= 8;
+      }
+      store(out + k, __builtin_convertvector(q, u8x16));
+    }
+  }
+}
+
+// What becomes of the outputs: handed 16 at a time to `use(row, first column, values)`, bias included.
+template <class Use>
+inline void use_panel(const Linear& w, long panel, int row, int rows, const f32x16* values, Use& use) {
+  for (int c = 0; c < 2; c++) {
+    const long column = panel * PANEL + c * LANES;
+    if (column >= w.rows) return;
+    f32x16 bias{};
+    if (w.bias) {
+      float b[LANES] = {};
+      std::memcpy(b, w.bias + column, std::min<long>(LANES, w.rows - column) * 4);
+      bias = load<f32x16>(b);
+    }
+    for (int r = 0; r < rows; r++) use(row + r, column, values[r * 2 + c] + bias);
+  }
+}
+
+template <class F, class Use>
+void multiply_panel(const Linear& w, const Activations& a, int m, long panel, Use& use) {
+  const char* weights = w.panels + panel * panel_bytes(w);
+  const long steps = padded(w.columns, F::STEP) / F::STEP;
+  const long lda = a.stride / sizeof(typename F::A);
+  for (int row = 0, rows; row < m; row += rows) {
+    rows = tile_rows(m - row, MAX_ROWS);
+    f32x16 values[MAX_ROWS * 2];
+    with_rows<MAX_ROWS>(rows, [&]<int ROWS>() {
+      typename F::Acc acc[ROWS][2] = {};
+      tile<F, ROWS, 2>(acc, (const typename F::A*)a.data + row * lda, lda, weights, 2 * F::BYTES, steps);
+      for (int r = 0; r < ROWS; r++)
+        for (int c = 0; c < 2; c++) values[r * 2 + c] = (f32x16)acc[r][c];
+    });
+    if constexpr (std::is_same_v<F, F32xI8>)
+      for (int c = 0; c < 2; c++)
+        for (int r = 0; r < rows; r++) values[r * 2 + c] *= load<f32x16>(w.scales + panel * PANEL + c * LANES);
+    use_panel(w, panel, row, rows, values, use);
+  }
+}
+
+#if BLOOM_DOT_U8
+// INT8_DYNAMIC: activations are bytes 128 + q. INT8: two bytes of 32768 + q, so that weight-only int8 keeps 16 bits
+// of the activations and still runs on dot products of bytes; both halves meet each loaded vector of weights.
+template <bool WIDE, class Use>
+void multiply_panel_bytes(const Linear& w, const Activations& a, int m, long panel, Use& use) {
+  constexpr int MOST = WIDE ? MAX_ROWS / 2 : MAX_ROWS;
+  const char* weights = w.panels + panel * panel_bytes(w);
+  const long steps = padded(w.columns, 4) / 4;
+  for (int row = 0, rows; row < m; row += rows) {
+    rows = tile_rows(m - row, MOST);
+    f32x16 values[MOST * 2];
+    with_rows<MOST>(rows, [&]<int ROWS>() {
+      i32x16 acc[ROWS][2] = {}, acc_low[ROWS][2] = {};
+      const uint8_t* x = (const uint8_t*)a.data + row * a.stride;
+      const uint8_t* x_low = (const uint8_t*)a.low + row * a.stride;
+      const char* p = weights;
+      for (long s = 0; s < steps; s++, p += 128) {
+#pragma GCC unroll 16
+        for (int r = 0; r < ROWS; r++) {
+#pragma GCC unroll 2
+          for (int c = 0; c < 2; c++) {
+            U8xI8::dot(acc[r][c], x + r * a.stride + s * 4, p + c * 64);
+            if constexpr (WIDE) U8xI8::dot(acc_low[r][c], x_low + r * a.stride + s * 4, p + c * 64);
+          }
+        }
+      }
+      for (int c = 0; c < 2; c++) {
+        const long column = panel * PANEL + c * LANES;
+        const i32x16 sums = load<i32x16>(w.sums + column) * 128;
+        const f32x16 scales = load<f32x16>(w.scales + column);
+        for (int r = 0; r < ROWS; r++) {
+          f32x16 dot = __builtin_convertvector(acc[r][c] - sums, f32x16);
+          if constexpr (WIDE) dot = fma(dot, splat(256.0f), __builtin_convertvector(acc_low[r][c], f32x16));
+          values[r * 2 + c] = dot * (scales * a.scales[row + r]);
+        }
+      }
+    });
+    use_panel(w, panel, row, rows, values, use);
+  }
+}
+#endif
+
+// Multiply the panels that this thread takes from `next`; all threads call it, then meet at a barrier.
+template <class Use>
+void multiply(const Linear& w, const Activations& a, int m, std::atomic<long>& next, Use use) {
+  const long panels = (w.rows + PANEL - 1) / PANEL;
+  const long take = std::max<long>(1, std::min<long>(panels / 16, (256 << 10) / panel_bytes(w)));
+  for (;;) {
+    const long first = next.fetch_add(take, std::memory_order_relaxed);
+    if (first >= panels) return;
+    for (long panel = first; panel < std::min(first + take, panels); panel++) {
+      switch (w.kind) {
+        case FLOAT32: multiply_panel<F32xF32>(w, a, m, panel, use); break;
+#if BLOOM_DOT_BF16
+        case BFLOAT16: multiply_panel<BF16xBF16>(w, a, m, panel, use); break;
+#else
+        case BFLOAT16: multiply_panel<F32xBF16>(w, a, m, panel, use); break;
+#endif
+#if BLOOM_DOT_U8
+        case INT8: multiply_panel_bytes<true>(w, a, m, panel, use); break;
+        default: multiply_panel_bytes<false>(w, a, m, panel, use); break;
+#else
+        default: multiply_panel<F32xI8>(w, a, m, panel, use); break;
+#endif
+      }
+    }
+  }
+}
+
+}  // namespace

@@ -1,0 +1,382 @@
+// One step of a BLOOM, or of a rank's share of one, and the C interface that bloom/cpu/library.py declares.
+//
+// T = tokens of the step, S = sequences, H = hidden size, N = heads here, D = head dimension, L = layers here.
+// A step is a row of stages; with tensor parallelism the caller sums `partial` over the ranks between some of them.
+
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include <sys/mman.h>
+
+#include "attention.h"
+#include "pool.h"
+
+extern "C" {
+
+struct Layer {
+  const float *norm1, *norm1_bias, *norm2, *norm2_bias;  // (H)
+  Linear qkv;                                            // (3 N D, H): of each head its query, key and value
+  Linear dense;                                          // (H, N D)
+  Linear up;                                             // (F, H)
+  Linear down;                                           // (H, F)
+};
+
+struct Model {
+  int64_t hidden, layers, first_token;  // first_token: of the vocabulary's rows that are here
+  float epsilon, tolerance;
+  int32_t parallel;                     // 1: dense and down leave partial sums instead of adding to x
+  const float *embed_norm, *embed_norm_bias, *final_norm, *final_norm_bias;
+  const float* slopes;  // (N)
+  Linear embedding;     // also the head
+  const Layer* layer;   // (L)
+  Cache cache;
+};
+
+struct Step {
+  int32_t tokens, sequences, table_stride;
+  const int64_t* ids;             // (T)
+  const int32_t* query_starts;    // (S + 1)
+  const int32_t* context_lens;    // (S), the step's tokens included
+  const int32_t* block_tables;    // (S, table_stride)
+  float* x;                       // (T, H) the residual stream, in and out
+  float* partial;                 // (T, H) with parallel
+  int64_t chunks, chunks_read;    // out: chunks of keys that could have been left out, and those that were read
+};
+
+}  // extern "C"
+
+namespace {
+
+// The stages, in order. Those of a layer repeat.
+enum Stage { EMBED = 0, EMBED_NORM = 1, LAYERS = 2, PER_LAYER = 4 };
+enum LayerStage { ATTENTION = 0, ADD_ATTENTION = 1, MLP = 2, ADD_MLP = 3 };
+inline int final_stage(const Model& m) { return LAYERS + PER_LAYER * m.layers; }
+
+template <class T>
+struct Buffer {  // grows, never shrinks; contents are not kept
+  ~Buffer() { std::free(data); }
+  T* get(size_t count) {
+    if (count > size) {
+      std::free(data);
+      data = (T*)std::aligned_alloc(64, padded(count * sizeof(T), 64));
+      if (!data) throw std::bad_alloc();
+      size = count;
+    }
+    return data;
+  }
+  T* data = nullptr;
+  size_t size = 0;
+};
+
+struct Scratch {
+  Buffer<char> activations, low;
+  Buffer<float> scales, qkv, attended, wide;
+};
+
+inline void layer_norm(const float* x, const float* weight, const float* bias, long h, float epsilon, float* out) {
+  f32x16 total{};
+  long i = 0;
+  float rest = 0;
+  for (; i + LANES <= h; i += LANES) total += load<f32x16>(x + i);
+  for (; i < h; i++) rest += x[i];
+  const float mean = (sum(total) + rest) / h;
+  f32x16 squares{};
+  rest = 0;
+  for (i = 0; i + LANES <= h; i += LANES) {
+    f32x16 v = load<f32x16>(x + i) - mean;
+    squares = fma(v, v, squares);
+  }
+  for (; i < h; i++) rest += (x[i] - mean) * (x[i] - mean);
+  const float inverse = 1 / std::sqrt((sum(squares) + rest) / h + epsilon);
+  for (i = 0; i + LANES <= h; i += LANES)
+    store(out + i, fma((load<f32x16>(x + i) - mean) * inverse, load<f32x16>(weight + i), load<f32x16>(bias + i)));
+  for (; i < h; i++) out[i] = (x[i] - mean) * inverse * weight[i] + bias[i];
+}
+
+class Runner {
+ public:
+  Runner(const Model& model, Step& step, Pool& pool, Scratch& scratch)
+      : m_(model), s_(step), pool_(pool), scratch_(scratch) {
+    const long t = s_.tokens, h = m_.hidden;
+    long widest = h, stride = row_stride(h, 4), narrow = 0;
+    for (long l = 0; l < m_.layers; l++) {
+      const Layer& layer = m_.layer[l];
+      widest = std::max(widest, layer.up.rows);
+      for (const Linear* w : {&layer.qkv, &layer.dense, &layer.down})
+        stride = std::max(stride, row_stride(w->columns, 4));
+      narrow = std::max(narrow, layer.qkv.rows);
+    }
+    a_ = {scratch_.activations.get(t * stride), scratch_.low.get(t * stride), scratch_.scales.get(t), 0};
+    qkv_ = scratch_.qkv.get(t * narrow);
+    attended_ = scratch_.attended.get(t * (narrow / 3 + LANES));
+    wide_ = scratch_.wide.get(t * std::max(padded(widest, LANES), row_stride(widest, 2) / 4));
+  }
+
+  void run(int first, int last) {
+    // One counter per phase of work to share out; a stage has at most four.
+    counters_ = std::vector<std::atomic<long>>(8 * (last - first + 1));
+    counts_.assign(pool_.size(), {});
+    pool_.run([&](int thread) {
+      int counter = 0;
+      for (int stage = first; stage <= last; stage++) run_stage(stage, thread, counter);
+    });
+    for (const Counts& counts : counts_) {
+      s_.chunks += counts.chunks;
+      s_.chunks_read += counts.chunks_read;
+    }
+  }
+
+ private:
+  void run_stage(int stage, int thread, int& counter) {
+    if (stage == EMBED) return embed(counter);
+    if (stage == EMBED_NORM) return norm_in_place(m_.embed_norm, m_.embed_norm_bias, counter);
+    if (stage == final_stage(m_)) return norm_in_place(m_.final_norm, m_.final_norm_bias, counter);
+    const long index = (stage - LAYERS) / PER_LAYER;
+    const Layer& layer = m_.layer[index];
+    switch ((stage - LAYERS) % PER_LAYER) {
+      case ATTENTION: return attention(index, layer, thread, counter);
+      case ADD_ATTENTION: return add_partial(layer.dense.bias, counter);
+      case MLP: return mlp(layer, counter);
+      case ADD_MLP: return add_partial(layer.down.bias, counter);
+    }
+  }
+
+  // Share out 0 .. count - 1 in pieces of `take`, then meet.
+  template <class F>
+  void share(long count, long take, int& counter, F&& f) {
+    std::atomic<long>& next = counters_[counter++];
+    for (;;) {
+      const long first = next.fetch_add(take, std::memory_order_relaxed);
+      if (first >= count) break;
+      for (long i = first; i < std::min(first + take, count); i++) f(i);
+    }
+    pool_.barrier();
+  }
+
+  long rows_at_once() const { return std::max<long>(1, std::min<long>(16, s_.tokens / (2 * pool_.size()))); }
+
+  void embed(int& counter) {
+    share(s_.tokens, 1, counter, [&](long t) {
+      float* x = s_.x + t * m_.hidden;
+      const long row = s_.ids[t] - m_.first_token;
+      const bool here = row >= 0 && row < m_.embedding.rows;  // else another rank adds it
+      for (long i = 0; i < m_.hidden; i++) x[i] = here ? element(m_.embedding, row, i) : 0;
+    });
+  }
+
+  void norm_in_place(const float* weight, const float* bias, int& counter) {
+    share(s_.tokens, rows_at_once(), counter, [&](long t) {
+      float* x = s_.x + t * m_.hidden;
+      layer_norm(x, weight, bias, m_.hidden, m_.epsilon, x);
+    });
+  }
+
+  // The rows (T, columns) that `row(t, out)` makes become the activations of a product with w.
+  template <class F>
+  void prepare(const Linear& w, int& counter, F&& row) {
+    a_.stride = row_stride(w.columns, activation_bytes(w.kind));
+    Activations a = a_;
+    share(s_.tokens, rows_at_once(), counter, [&](long t) { put_row(a, w.kind, t, row(t), w.columns); });
+  }
+
+  void normalize(const Linear& w, const float* weight, const float* bias, int& counter) {
+    thread_local Buffer<float> buffer;
+    float* normed = buffer.get(padded(m_.hidden, LANES));
+    for (long i = m_.hidden; i < padded(m_.hidden, LANES); i++) normed[i] = 0;
+    prepare(w, counter, [&](long t) {
+      layer_norm(s_.x + t * m_.hidden, weight, bias, m_.hidden, m_.epsilon, normed);
+      return normed;
+    });
+  }
+
+  void attention(long index, const Layer& layer, int thread, int& counter) {
+    normalize(layer.qkv, layer.norm1, layer.norm1_bias, counter);
+    const long width = layer.qkv.rows;
+    store_product(layer.qkv, qkv_, width, counter);
+    const int heads = m_.cache.heads;
+    const long out_stride = padded(heads * m_.cache.head_dim, LANES);
+    Counts& counts = counts_[thread];
+    share(long(s_.sequences) * heads, 1, counter, [&](long task) {
+      const long seq = task / heads, head = task % heads;
+      const int start = s_.query_starts[seq], tokens = s_.query_starts[seq + 1] - start;
+      const Head h{m_.cache, index, head, s_.block_tables + seq * s_.table_stride, m_.slopes[head],
+                   1 / std::sqrt(float(m_.cache.head_dim)), m_.tolerance};
+      attend(h, tokens, s_.context_lens[seq], qkv_ + start * width, width, attended_ + start * out_stride, out_stride,
+             counts);
+    });
+    prepare(layer.dense, counter, [&](long t) {
+      float* row = attended_ + t * out_stride;
+      for (long i = layer.dense.columns; i < out_stride; i++) row[i] = 0;
+      return row;
+    });
+    to_residual(layer.dense, counter);
+  }
+
+  void mlp(const Layer& layer, int& counter) {
+    normalize(layer.up, layer.norm2, layer.norm2_bias, counter);
+    const long width = layer.up.rows, stride = padded(width, LANES);
+    if (layer.down.kind == BFLOAT16 && dot_bf16) {  // straight into the next product's activations
+      Activations next = a_;
+      next.data = (char*)wide_;
+      next.stride = row_stride(width, 2);
+      product(layer.up, a_, counter, [&](long t, long column, f32x16 v) {
+        store_bf16((bf16*)((char*)next.data + t * next.stride) + column, gelu(v));
+      });
+      to_residual(layer.down, counter, next);
+      return;
+    }
+    product(layer.up, a_, counter, [&](long t, long column, f32x16 v) { store(wide_ + t * stride + column, gelu(v)); });
+    prepare(layer.down, counter, [&](long t) { return wide_ + t * stride; });
+    to_residual(layer.down, counter);
+  }
+
+  template <class Use>
+  void product(const Linear& w, const Activations& a, int& counter, Use use) {
+    multiply(w, a, s_.tokens, counters_[counter++], use);
+    pool_.barrier();
+  }
+
+  void store_product(const Linear& w, float* out, long stride, int& counter) {
+    product(w, a_, counter, [&](long t, long column, f32x16 v) { put(out + t * stride + column, v, w.rows - column); });
+  }
+
+  static void put(float* out, f32x16 v, long room) {
+    if (room >= LANES) store(out, v);
+    else std::memcpy(out, &v, room * 4);
+  }
+
+  void to_residual(const Linear& w, int& counter) { to_residual(w, counter, a_); }
+
+  void to_residual(const Linear& w, int& counter, const Activations& a) {
+    if (m_.parallel) {
+      Linear plain = w;
+      plain.bias = nullptr;  // added once, after the sum over ranks
+      product(plain, a, counter, [&](long t, long column, f32x16 v) {
+        put(s_.partial + t * m_.hidden + column, v, m_.hidden - column);
+      });
+      return;
+    }
+    product(w, a, counter, [&](long t, long column, f32x16 v) {
+      float* x = s_.x + t * m_.hidden + column;
+      const long room = m_.hidden - column;
+      if (room >= LANES) {
+        store(x, load<f32x16>(x) + v);
+      } else {
+        for (long i = 0; i < room; i++) x[i] += v[i];
+      }
+    });
+  }
+
+  void add_partial(const float* bias, int& counter) {
+    if (!m_.parallel) return;
+    share(s_.tokens, rows_at_once(), counter, [&](long t) {
+      float *x = s_.x + t * m_.hidden, *partial = s_.partial + t * m_.hidden;
+      for (long i = 0; i < m_.hidden; i++) x[i] += partial[i] + bias[i];
+    });
+  }
+
+  const Model& m_;
+  Step& s_;
+  Pool& pool_;
+  Scratch& scratch_;
+  Activations a_;
+  float *qkv_, *attended_, *wide_;
+  std::vector<std::atomic<long>> counters_;
+  std::vector<Counts> counts_;
+};
+
+struct Context {
+  explicit Context(int threads) : pool(threads) {}
+  Pool pool;
+  Scratch scratch;
+};
+
+template <class Source>
+void pack(Context& c, const Linear& w, long first, long rows, const Source* source, long stride) {
+  std::atomic<long> next{first / PANEL};
+  c.pool.run([&](int) {
+    for (;;) {
+      const long panel = next.fetch_add(1);
+      if (panel * PANEL >= first + rows) break;
+      for (long r = std::max(first, panel * PANEL); r < std::min(first + rows, (panel + 1) * PANEL); r++)
+        pack_row(w, r, source + (r - first) * stride);
+    }
+  });
+}
+
+}  // namespace
+
+extern "C" {
+
+int bloom_dots() { return dot_bf16 | dot_bytes << 1; }
+
+Context* bloom_open(int threads) { return new Context(threads); }
+
+void bloom_close(Context* context) { delete context; }
+
+// Zeroed memory, in huge pages where the system has them: weights are read from end to end in every step.
+char* bloom_allocate(size_t bytes) {
+  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) return nullptr;
+  madvise(p, bytes, MADV_HUGEPAGE);
+  return (char*)p;
+}
+
+void bloom_free(char* p, size_t bytes) { munmap(p, bytes); }
+
+int64_t bloom_panels_bytes(const Linear* w) { return (w->rows + PANEL - 1) / PANEL * panel_bytes(*w); }
+
+int64_t bloom_block_bytes(const Cache* cache) { return 2 * part_bytes(*cache) * cache->heads; }
+
+// Rows first .. first + rows - 1 of a weight from `source` (rows, K): 0 fp32, 1 bf16, 2 int8 (scales are set by the caller).
+void bloom_pack(Context* c, const Linear* w, int64_t first, int64_t rows, const void* source, int64_t stride, int kind) {
+  if (kind == FLOAT32) pack(*c, *w, first, rows, (const float*)source, stride);
+  else if (kind == BFLOAT16) pack(*c, *w, first, rows, (const bf16*)source, stride);
+  else pack(*c, *w, first, rows, (const int8_t*)source, stride);
+}
+
+int bloom_final_stage(const Model* model) { return final_stage(*model); }
+
+// Stages first .. last of a step, both included.
+void bloom_run(Context* c, const Model* model, Step* step, int first, int last) {
+  Runner(*model, *step, c->pool, c->scratch).run(first, last);
+}
+
+// Blocks source -> target of every layer, `pairs` (count, 2).
+void bloom_copy_blocks(const Model* model, const int32_t* pairs, int64_t count) {
+  const Cache& cache = model->cache;
+  const size_t bytes = bloom_block_bytes(&cache);
+  for (int64_t i = 0; i < count; i++)
+    for (long l = 0; l < model->layers; l++) {
+      const long source = pairs[2 * i], target = pairs[2 * i + 1];
+      std::memcpy(keys_of(cache, l, target, 0), keys_of(cache, l, source, 0), bytes);
+      std::memcpy(&key_norm(cache, l, target, 0), &key_norm(cache, l, source, 0), cache.heads * 4);
+    }
+}
+
+// out (M, N), `out_stride` floats a row, = hidden (M, K) times w transposed, plus its bias.
+void bloom_linear(Context* c, const Linear* w, const float* hidden, int64_t m, int64_t stride, float* out,
+                  int64_t out_stride) {
+  const long k = padded(w->columns, LANES);
+  Activations a{nullptr, nullptr, c->scratch.scales.get(m), row_stride(w->columns, activation_bytes(w->kind))};
+  a.data = c->scratch.activations.get(m * a.stride);
+  a.low = c->scratch.low.get(m * a.stride);
+  std::atomic<long> rows{0}, panels{0};
+  c->pool.run([&](int) {
+    Buffer<float> row;
+    float* x = row.get(k);
+    for (long t; (t = rows.fetch_add(1)) < m;) {
+      std::memcpy(x, hidden + t * stride, w->columns * 4);
+      for (long i = w->columns; i < k; i++) x[i] = 0;
+      put_row(a, w->kind, t, x, w->columns);
+    }
+    c->pool.barrier();
+    multiply(*w, a, int(m), panels, [&](long t, long column, f32x16 v) {
+      float* y = out + t * out_stride + column;
+      std::memcpy(y, &v, std::min<long>(LANES, w->rows - column) * 4);
+    });
+  });
+}
+
+}  // extern "C"
