@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config import BloomConfig
-from .tensors import EMBEDDING, HEAD, StoredTensor, check_tensors, header_end, parse_header
+from .config import BloomConfig, is_quantized
+from .tensors import EMBEDDING, HEAD, StoredTensor, check_scales, check_tensors, header_end, parse_header, scale_name
 
 CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
@@ -25,25 +25,34 @@ class Checkpoint:
     folder: Path
     config: BloomConfig
     tensors: dict[str, StoredTensor]  # by canonical name, in the model's order; without a tied head
+    quantized: bool  # int8 matrices with the scales of their rows
+
+    @property
+    def float_dtype(self) -> str:
+        """safetensors' name of the format that the model computed in: F32, F16 or BF16."""
+        return self.tensors["ln_f.weight"].dtype if self.quantized else self.tensors[EMBEDDING].dtype
 
 
 def open_checkpoint(folder: str | Path) -> Checkpoint:
-    """Check a folder: configuration, index, every header, file sizes, and that a saved head equals the embedding.
+    """Check a folder: configuration, index, every header, file sizes, scales, and that a saved head is the embedding.
 
     Raises ValueError, naming file or tensor and a remedy, for anything that is not a whole BLOOM checkpoint.
     """
     folder = Path(folder)
-    config = load_config(folder)
+    config_json = _read_config(folder)
+    config, quantized = BloomConfig.from_hf(config_json), is_quantized(config_json)
     stored = [tensor for file in _weight_files(folder) for tensor in read_header(folder / file).values()]
-    tensors = check_tensors(config, stored)
+    tensors = check_tensors(config, stored, quantized=quantized)
+    for tensor in (tensors[scale_name(name)] for name in tensors if scale_name(name) in tensors):
+        check_scales(tensor, _read_bytes(folder, tensor))
     if head := tensors.pop(HEAD, None):
         _check_tied(folder, head, tensors[EMBEDDING])
-    return Checkpoint(folder=folder, config=config, tensors=tensors)
+    return Checkpoint(folder=folder, config=config, tensors=tensors, quantized=quantized)
 
 
 def load_config(folder: str | Path) -> BloomConfig:
     """The configuration in folder/config.json. Raises ValueError where it is absent, damaged or no BLOOM."""
-    return BloomConfig.from_hf(_read_json(Path(folder) / CONFIG_FILE, "copy it from the checkpoint's source"))
+    return BloomConfig.from_hf(_read_config(Path(folder)))
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
@@ -55,6 +64,16 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         prefix = file.read(8)
         end = header_end(prefix, file=path.name, size=size)
         return parse_header(prefix + file.read(end - 8), file=path.name, size=size)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    return _read_json(folder / CONFIG_FILE, "copy it from the checkpoint's source")
+
+
+def _read_bytes(folder: Path, tensor: StoredTensor) -> bytes:
+    with (folder / tensor.file).open("rb") as file:
+        file.seek(tensor.start)
+        return file.read(tensor.end - tensor.start)
 
 
 def _weight_files(folder: Path) -> list[str]:

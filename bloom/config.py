@@ -13,6 +13,7 @@ _OTHER_NAMES = {
     "n_layer": ("num_hidden_layers",),
     "n_head": ("num_attention_heads",),
 }
+QUANTIZATION = {"quant_method": "anthesis_int8", "version": 1}  # what docs/quantization.md describes
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
 
 
@@ -71,7 +72,7 @@ class BloomConfig:
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "BloomConfig":
-        """Read a checkpoint's config.json; keys that change nothing here are ignored.
+        """Read a checkpoint's config.json; keys that change no shape are ignored (is_quantized reads one of them).
 
         Raises ValueError for another architecture and for variants that no published BLOOM uses.
         """
@@ -94,6 +95,25 @@ class BloomConfig:
             "use_cache": True,
         }
         return fixed | values
+
+
+def is_quantized(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json announces int8 weights. Raises ValueError for another method or version of quantization."""
+    said = config.get("quantization_config")
+    if not said:
+        return False
+    method = said.get("quant_method") if isinstance(said, Mapping) else said
+    if method != QUANTIZATION["quant_method"]:
+        raise ValueError(
+            f"quantization_config has quant_method={method!r}, only {QUANTIZATION['quant_method']!r} is supported;"
+            " use the unquantized checkpoint, or quantize it: python -m bloom.quantize"
+        )
+    if said.get("version") != QUANTIZATION["version"]:
+        raise ValueError(
+            f"quantization_config has version={said.get('version')!r}, this release reads {QUANTIZATION['version']};"
+            " update it, or quantize the original checkpoint anew: python -m bloom.quantize"
+        )
+    return True
 
 
 def _is_int(value: object) -> bool:
@@ -119,12 +139,12 @@ def _lookup(config: Mapping[str, Any], key: str) -> Any:
 
 
 def _refuse_variants(config: Mapping[str, Any]) -> None:
+    is_quantized(config)
     refused = {
         "model_type": config.get("model_type") == "bloom",
         "apply_residual_connection_post_layernorm": not config.get("apply_residual_connection_post_layernorm"),
         "tie_word_embeddings": config.get("tie_word_embeddings", True) is not False,
         "n_inner": config.get("n_inner") in (None, 4 * (_lookup(config, "hidden_size") or 0)),
-        "quantization_config": not config.get("quantization_config"),
     }
     for key, served in refused.items():
         if not served:

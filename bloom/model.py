@@ -63,6 +63,12 @@ class Block(nn.Module):
         return x
 
 
+class TiedEmbedding(nn.Embedding):
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(M, V) from hidden (M, H)."""
+        return F.linear(hidden, self.weight)
+
+
 class BloomModel(nn.Module):
     """Computes on packed tokens; whose sequences they are only `attend` knows. Dropout acts in training mode alone."""
 
@@ -77,7 +83,7 @@ class BloomModel(nn.Module):
         device = None if device is None else torch.device(device)
         h, eps = config.hidden_size, config.layer_norm_epsilon
         self.config = config
-        self.word_embeddings = nn.Embedding(config.vocab_size, h, device=device, dtype=dtype)
+        self.word_embeddings = TiedEmbedding(config.vocab_size, h, device=device, dtype=dtype)
         self.word_embeddings_layernorm = nn.LayerNorm(h, eps=eps, device=device, dtype=dtype)
         self.h = nn.ModuleList(Block(config, i, device=device, dtype=dtype) for i in range(config.n_layer))
         self.ln_f = nn.LayerNorm(h, eps=eps, device=device, dtype=dtype)
@@ -92,7 +98,7 @@ class BloomModel(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(M, V) from hidden (M, H); the head is the embedding, without a bias."""
-        return F.linear(hidden, self.word_embeddings.weight)
+        return self.word_embeddings.logits(hidden)
 
     @torch.no_grad()
     def initialize(self, seed: int, *, std: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What a BLOOM checkpoint holds, and whether a safetensors header agrees. Torch-free.
+"""What a BLOOM checkpoint holds, plain or in int8, and whether a safetensors header agrees. Torch-free.
 
 Source of the format: huggingface/safetensors, README: 8 bytes little-endian header length, JSON header, data.
 """
@@ -11,7 +11,8 @@ from typing import Any, TypeGuard
 
 from .config import BloomConfig
 
-DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+FLOATS = ("F32", "F16", "BF16")
+DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1}
 HEAD = "lm_head.weight"
 EMBEDDING = "word_embeddings.weight"
 _MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
@@ -23,14 +24,17 @@ class StoredTensor:
 
     file: str
     name: str  # as stored, perhaps with `transformer.`
-    dtype: str  # safetensors' name: F32, F16, BF16
+    dtype: str  # safetensors' name: F32, F16, BF16, I8
     shape: tuple[int, ...]
     start: int
     end: int
 
 
-def expected_tensors(config: BloomConfig) -> dict[str, tuple[int, ...]]:
-    """Canonical name -> shape of every tensor, in the model's order; rows of qkv are [n_head, 3, head_dim]."""
+def expected_tensors(config: BloomConfig, *, quantized: bool = False) -> dict[str, tuple[int, ...]]:
+    """Canonical name -> shape of every tensor, in the model's order; rows of qkv are [n_head, 3, head_dim].
+
+    quantized: as docs/quantization.md says, each matrix is followed by the scales of its rows.
+    """
     h, ffn = config.hidden_size, config.ffn_size
     shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, h)}
     shapes |= _layer_norm("word_embeddings_layernorm", h)
@@ -41,7 +45,15 @@ def expected_tensors(config: BloomConfig) -> dict[str, tuple[int, ...]]:
         shapes |= _layer_norm(f"h.{i}.post_attention_layernorm", h)
         shapes |= _linear(f"h.{i}.mlp.dense_h_to_4h", ffn, h)
         shapes |= _linear(f"h.{i}.mlp.dense_4h_to_h", h, ffn)
-    return shapes | _layer_norm("ln_f", h)
+    shapes |= _layer_norm("ln_f", h)
+    if not quantized:
+        return shapes
+    return {part: size for name, shape in shapes.items() for part, size in _quantized(name, shape).items()}
+
+
+def scale_name(name: str) -> str:
+    """Of the tensor that holds the scales of the int8 matrix `name`."""
+    return f"{name}_scale"
 
 
 def canonical_name(name: str) -> str:
@@ -95,7 +107,9 @@ def header(entries: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
     return len(data).to_bytes(8, "little") + data
 
 
-def check_tensors(config: BloomConfig, stored: list[StoredTensor]) -> dict[str, StoredTensor]:
+def check_tensors(
+    config: BloomConfig, stored: list[StoredTensor], *, quantized: bool = False
+) -> dict[str, StoredTensor]:
     """Canonical name -> tensor of a whole checkpoint, in the model's order; a saved head stays under `lm_head.weight`.
 
     Raises ValueError naming every missing, extra, doubled or misshapen tensor.
@@ -107,7 +121,7 @@ def check_tensors(config: BloomConfig, stored: list[StoredTensor]) -> dict[str, 
             other = found[name]
             raise ValueError(f"{name} is saved twice, in {other.file} and {tensor.file}; export the checkpoint anew")
         found[name] = tensor
-    expected = expected_tensors(config)
+    expected = expected_tensors(config, quantized=quantized)
     if missing := [name for name in expected if name not in found]:
         raise ValueError(f"missing {_listed(missing)}; the checkpoint is incomplete, copy or export it anew")
     if extra := [found[name].name for name in found if name not in expected and name != HEAD]:
@@ -116,8 +130,22 @@ def check_tensors(config: BloomConfig, stored: list[StoredTensor]) -> dict[str, 
         )
     tied = {HEAD: expected[EMBEDDING]} if HEAD in found else {}
     for name, shape in (expected | tied).items():
-        _check_tensor(found[name], shape)
+        _check_shape(found[name], shape)
+        _check_dtype(found[name], is_matrix=len(shape) == 2, is_scale=name.endswith("_scale"), quantized=quantized)
     return {name: found[name] for name in expected | tied}
+
+
+def check_scales(tensor: StoredTensor, data: bytes) -> None:
+    """Raises ValueError, naming the row, unless all of a scale tensor's bytes are finite numbers of 0 or more."""
+    scales = memoryview(data).cast("f")
+    if math.isfinite(sum(scales)) and min(scales) >= 0:  # a sum is NaN or infinite where one of its terms is
+        return
+    for row, scale in enumerate(scales):
+        if not 0 <= scale < math.inf:
+            raise ValueError(
+                f"{tensor.name} in {tensor.file} has scale {scale} in row {row}, a scale is finite and not negative;"
+                " quantize the original checkpoint anew: python -m bloom.quantize"
+            )
 
 
 def _layer_norm(name: str, size: int) -> dict[str, tuple[int, ...]]:
@@ -126,6 +154,10 @@ def _layer_norm(name: str, size: int) -> dict[str, tuple[int, ...]]:
 
 def _linear(name: str, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
+
+
+def _quantized(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    return {name: shape, scale_name(name): shape[:1]} if len(shape) == 2 else {name: shape}
 
 
 def _stored_tensor(file: str, name: str, entry: Any, data_start: int) -> StoredTensor:
@@ -158,17 +190,23 @@ def _check_layout(tensors: Mapping[str, StoredTensor], *, file: str, data_start:
         raise ValueError(f"{file} has {size - position} bytes after its last tensor; copy or export it anew")
 
 
-def _check_tensor(tensor: StoredTensor, shape: tuple[int, ...]) -> None:
+def _check_shape(tensor: StoredTensor, shape: tuple[int, ...]) -> None:
     if tensor.shape != shape:
         raise ValueError(
             f"tensor {tensor.name} in {tensor.file} has shape {list(tensor.shape)}, config.json asks for {list(shape)};"
             " the two belong to different models, copy the matching config.json or export the checkpoint anew"
         )
-    if tensor.dtype not in DTYPE_BYTES:
-        raise ValueError(
-            f"tensor {tensor.name} in {tensor.file} is {tensor.dtype}; save the checkpoint as {', '.join(DTYPE_BYTES)}"
-        )
-    if tensor.end - tensor.start != math.prod(shape) * DTYPE_BYTES[tensor.dtype]:
+
+
+def _check_dtype(tensor: StoredTensor, *, is_matrix: bool, is_scale: bool, quantized: bool) -> None:
+    allowed = ("I8",) if quantized and is_matrix else ("F32",) if is_scale else FLOATS
+    if tensor.dtype not in allowed:
+        remedy = f"save the checkpoint as {', '.join(FLOATS)}"
+        if quantized or tensor.dtype == "I8":
+            said = "has the int8 weights' quantization_config" if quantized else "has no quantization_config"
+            remedy = f"config.json {said}, so {' or '.join(allowed)} is expected; copy the config.json of these weights"
+        raise ValueError(f"tensor {tensor.name} in {tensor.file} is {tensor.dtype}; {remedy}")
+    if tensor.end - tensor.start != math.prod(tensor.shape) * DTYPE_BYTES[tensor.dtype]:
         raise ValueError(f"tensor {tensor.name} in {tensor.file} has offsets that do not fit its shape; copy it again")
 
 

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 from .checkpoint import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, load_config
+from .int8 import Int8Weights, to_int8
 from .model import BloomModel
+from .parallel import Shard
+from .parallelize import cut_to_shard
 from .tensor_reader import TensorReader
-from .tensors import header
+from .tensors import EMBEDDING, header, scale_name
 
 __all__ = ["TensorReader", "load_config", "load_model", "save_model"]
 
@@ -22,17 +25,47 @@ _STORED_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "B
 
 
 def load_model(
-    folder: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    folder: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    shard: Shard | None = None,
+    weights: Int8Weights | None = None,
 ) -> BloomModel:
-    """The model in a Hugging Face BLOOM folder, converted to dtype, in evaluation mode.
+    """The model in a Hugging Face BLOOM folder, computing in dtype, in evaluation mode.
 
+    shard: load this part alone (see cut_to_shard), reading no other byte. weights: keep matrices in int8, quantizing
+    those that are not; by default they are in dtype, whatever is stored.
     Raises ValueError, naming file or tensor and a remedy, when the checkpoint is not whole (see open_checkpoint).
     """
     with TensorReader(folder) as reader, torch.no_grad():
-        model = BloomModel(reader.checkpoint.config, device="meta", dtype=dtype).to_empty(device=device)
-        for name, parameter in model.named_parameters():
-            reader.read(name, out=parameter)
+        config = reader.checkpoint.config
+        model = BloomModel(config, device="meta", dtype=dtype)
+        if shard:
+            model = cut_to_shard(model, shard)
+        if weights:
+            to_int8(model, weights)
+        model.to_empty(device=device)
+        _fill(model, reader, shard or Shard.of(config))
     return model.eval()
+
+
+def _fill(model: BloomModel, reader: TensorReader, shard: Shard) -> None:
+    """Read what `shard` has into the tensors of `model`; the vocabulary's padding becomes zeros."""
+    config, tensors = reader.checkpoint.config, model.state_dict()
+    for name, tensor in tensors.items():
+        if name.endswith("_scale"):
+            continue  # comes with its matrix
+        rows, columns = shard.part(config, name)
+        if name == EMBEDDING:
+            own = shard.vocabulary(config)
+            tensor[own.stop - own.start :].zero_()
+            tensor = tensor[: own.stop - own.start]
+        if tensor.dtype != torch.int8:
+            reader.read(name, rows, columns, out=tensor)
+            continue
+        _, scales = reader.read_int8(name, rows, columns, out=tensor)
+        tensors[scale_name(name)].zero_()[: len(scales)].copy_(scales)
 
 
 def save_model(

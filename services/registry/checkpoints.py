@@ -1,4 +1,4 @@
-"""Is this set of artifacts a BLOOM checkpoint? Reads configuration and safetensors headers, never the weights.
+"""Is this set of artifacts a BLOOM checkpoint? Reads configuration, safetensors headers and scales, never the weights.
 
 Blocking (it reads the artifact store): async callers use a thread.
 """
@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from bloom.config import BloomConfig
-from bloom.tensors import StoredTensor, check_tensors, header_end, parse_header
+from bloom.config import BloomConfig, is_quantized
+from bloom.tensors import StoredTensor, check_scales, check_tensors, header_end, parse_header, scale_name
 from services.common.artifacts import ArtifactStore
 from services.common.errors import InvalidArgument
 from services.registry.tokenizers import check_fits
@@ -59,7 +59,7 @@ def inspect_checkpoint(artifacts: ArtifactStore, files: Iterable[File], tokenize
     }
     try:
         config_json, config = _read_config(artifacts, sized)
-        _check_weights(artifacts, sized, config)
+        _check_weights(artifacts, sized, config, quantized=is_quantized(json.loads(config_json)))
     except ValueError as error:
         raise InvalidArgument(str(error)) from error
     check_fits(artifacts, tokenizer_digest, config.vocab_size)
@@ -94,7 +94,7 @@ def _read_config(artifacts: ArtifactStore, files: dict[str, File]) -> tuple[str,
     return config_json, BloomConfig.from_hf(_json_object(config_json, CONFIG))
 
 
-def _check_weights(artifacts: ArtifactStore, files: dict[str, File], config: BloomConfig) -> None:
+def _check_weights(artifacts: ArtifactStore, files: dict[str, File], config: BloomConfig, *, quantized: bool) -> None:
     stored: list[StoredTensor] = []
     where: dict[str, str] = {}  # tensor as stored -> file
     for path, file in files.items():
@@ -107,7 +107,10 @@ def _check_weights(artifacts: ArtifactStore, files: dict[str, File], config: Blo
         where |= dict.fromkeys(tensors, path)
     if INDEX in files:
         _check_index(_json_object(_read_text(artifacts, files[INDEX], MAX_INDEX_BYTES), INDEX), where)
-    check_tensors(config, stored)
+    checked = check_tensors(config, stored, quantized=quantized)
+    for scales in (checked[scale_name(name)] for name in checked if scale_name(name) in checked):
+        digest = files[scales.file].digest
+        check_scales(scales, artifacts.read_range(digest, scales.start, scales.end - scales.start))
 
 
 def _check_index(index: dict[str, Any], where: dict[str, str]) -> None:
