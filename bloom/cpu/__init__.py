@@ -1,4 +1,4 @@
-"""BLOOM on a CPU by operators of our own: a whole step in one call, weights packed once, attention over blocks in place.
+"""BLOOM on a CPU by operators of our own: a step in one call, weights packed once, attention over blocks in place.
 
 src/tile.h has the inner loop, linear.h the packed weights, attention.h the paged cache, step.cpp the step and the C
 interface; compile.py compiles them for the processor at hand, library.py declares the interface, model.py drives it.

@@ -1,7 +1,7 @@
-"""Compiles the operators for this machine's processor: once, on first use, or ahead of time (`python -m bloom.cpu.compile`).
+"""Compiles the operators for this machine's processor: on first use, or ahead of time (`python -m bloom.cpu.compile`).
 
 A plain shared library with a C interface: it includes no header of torch's, so that it builds in seconds and a new
-torch needs no new build. Its name holds a hash of sources, flags and compiler; a file that is there is complete.
+torch needs no new build. Its name holds a hash of sources and flags; a file that is there is complete.
 """
 
 import argparse
@@ -16,10 +16,11 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent / "src"
 LIBRARIES = Path(__file__).parent / "build"
-_FLAGS = (
-    "-std=c++20 -O3 -fPIC -shared -pthread -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi"
-    " -Wno-maybe-uninitialized"  # GCC's own AVX-512 header, since inlining: bug 105593
-).split()
+_FLAGS = [
+    *("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread"),
+    *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
+    *("-Wall", "-Wextra", "-Wno-psabi", "-Wno-maybe-uninitialized"),  # the last: GCC's own AVX-512 header, bug 105593
+]
 
 # Level -> compiler flags and the processor flags (as in /proc/cpuinfo) that it needs, best first.
 _X86_64_V3 = ("avx2", "fma", "f16c", "bmi2")
@@ -57,13 +58,12 @@ def supported_levels() -> list[str]:
 
 def library(level: str) -> Path:
     """The compiled operators of `level`, built now unless they are there. Raises CannotBuild."""
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
-    prebuilt = sorted(LIBRARIES.glob(f"{level}-{_sources_hash()}-*.so"))
-    if prebuilt:
-        return prebuilt[0]
-    if compiler is None:
-        raise CannotBuild("no C++ compiler found; install g++, or set CXX")
-    return _compile(compiler, level)
+    target = LIBRARIES / f"{level}-{_sources_hash()}.so"
+    if not target.exists():
+        _compile(target, LEVELS[level][0])
+        for old in set(LIBRARIES.glob(f"{level}-*.so")) - {target}:
+            old.unlink(missing_ok=True)
+    return target
 
 
 def _sources_hash() -> str:
@@ -73,22 +73,21 @@ def _sources_hash() -> str:
     return digest.hexdigest()[:12]
 
 
-def _compile(compiler: str, level: str) -> Path:
+def _compile(target: Path, flags: tuple[str, ...]) -> None:
     """Into a temporary file that then takes its name: two processes may build at once, neither sees half a library."""
-    version = subprocess.run(
-        [compiler, "-dumpfullversion", "-dumpversion"], capture_output=True, text=True
-    ).stdout.strip()
-    target = LIBRARIES / f"{level}-{_sources_hash()}-{Path(compiler).name}{version}.so"
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
+    if compiler is None:
+        raise CannotBuild("no C++ compiler found; install g++, or name one in CXX")
     try:
         LIBRARIES.mkdir(exist_ok=True)
         descriptor, partial = tempfile.mkstemp(suffix=".partial", dir=LIBRARIES)
-        os.close(descriptor)
     except OSError as error:
         raise CannotBuild(
-            f"{LIBRARIES} cannot be written ({error}); run `python -m bloom.cpu.compile` as its owner"
+            f"cannot write {LIBRARIES} ({error}); run `python -m bloom.cpu.compile` as its owner"
         ) from error
+    os.close(descriptor)
     try:
-        command = [compiler, *_FLAGS, *LEVELS[level][0], str(SOURCES / "step.cpp"), "-o", partial]
+        command = [compiler, *_FLAGS, *flags, str(SOURCES / "step.cpp"), "-o", partial]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise CannotBuild(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
@@ -96,10 +95,6 @@ def _compile(compiler: str, level: str) -> Path:
         os.replace(partial, target)
     finally:
         Path(partial).unlink(missing_ok=True)
-    for old in LIBRARIES.glob(f"{level}-*.so"):
-        if _sources_hash() not in old.name:
-            old.unlink(missing_ok=True)
-    return target
 
 
 def main() -> None:

@@ -3,8 +3,9 @@
 import ctypes
 from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from functools import cache
+from typing import Any
 
-from .compile import LEVELS, CannotBuild, library, supported_levels
+from .compile import CannotBuild, library, supported_levels
 
 __all__ = ["Cache", "CannotBuild", "Layer", "Library", "Linear", "Model", "Step", "load_library"]
 
@@ -83,7 +84,7 @@ class Step(Structure):
 
 
 class Library:
-    """The operators of one level (see compile.LEVELS)."""
+    """The operators of one level (see compile.py)."""
 
     def __init__(self, level: str) -> None:
         self.level = level
@@ -100,7 +101,7 @@ class Library:
         return "+".join(name for bit, name in enumerate(("bf16", "int8")) if bits >> bit & 1) or "none"
 
 
-_SIGNATURES: list[tuple[object, ...]] = [
+_SIGNATURES: list[tuple[Any, ...]] = [
     ("bloom_dots", c_int),
     ("bloom_open", c_void_p, c_int),
     ("bloom_close", None, c_void_p),
@@ -124,7 +125,5 @@ def load_library(level: str = "") -> Library:
     """
     supported = supported_levels()
     if level and level not in supported:
-        raise ValueError(
-            f"level={level!r} does not run here; choose of {', '.join(supported)} (all: {', '.join(LEVELS)})"
-        )
+        raise ValueError(f"level={level!r} does not run here; choose of {', '.join(supported)}")
     return Library(level or supported[0])

@@ -3,6 +3,7 @@
 T = tokens of a step, S = sequences, M = rows, H = hidden size, V = rows of the embedding here
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -51,7 +52,9 @@ class CpuModel:
         self._mapped: list[tuple[int, int]] = []
         self._all_reduce = all_reduce
         self._context = self._c.bloom_open(threads)
+        self._buffer = torch.empty(_PIECE_BYTES, dtype=torch.uint8)
         self._model = self._build(reader)
+        del self._buffer
         self._final_stage: int = self._c.bloom_final_stage(self._model)
         self.chunks = self.chunks_read = 0  # of keys: that could have been left out, and those that were read
 
@@ -209,29 +212,32 @@ class CpuModel:
         linear.panels = self._allocate(self._c.bloom_panels_bytes(linear))
         if f"{name}.bias" in reader.checkpoint.tensors:
             linear.bias = self._vector(reader, f"{name}.bias")
-        stored = reader.dtype(weight)
         scales = torch.zeros(-(-linear.rows // 32) * 32)
         if self.weights.startswith("int8"):
             linear.scales = self._pointer(scales)
             linear.sums = self._pointer(torch.zeros(len(scales), dtype=torch.int32))
-            if stored == torch.int8:
+            if reader.dtype(weight) == torch.int8:
                 scales[: last - first] = reader.read(f"{weight}_scale", slice(first, last))
-        read_as = stored if stored in _SOURCE_KINDS else torch.float32
-        step = max(1, _PIECE_BYTES // (linear.columns * stored.itemsize * 32)) * 32
-        for row in range(first, last, step):
-            piece = reader.read(weight, slice(row, min(row + step, last)), columns, dtype=read_as)
-            if stored == torch.int8 and not self.weights.startswith("int8"):
-                piece = piece * reader.read(f"{weight}_scale", slice(row, row + len(piece)))[:, None]
-            self._c.bloom_pack(
-                self._context,
-                linear,
-                row - first,
-                len(piece),
-                piece.data_ptr(),
-                piece.shape[1],
-                _SOURCE_KINDS[piece.dtype],
-            )
+        self._pack(reader, weight, linear, slice(first, last), slice(left, right))
         return linear
+
+    def _pack(self, reader: TensorReader, name: str, linear: Linear, rows: slice, columns: slice) -> None:
+        """Read through one buffer for all weights: memory that comes and goes in such pieces stays with the process."""
+        stored = reader.dtype(name)
+        dtype = stored if stored in _SOURCE_KINDS else torch.float32
+        step = max(1, len(self._buffer) // (linear.columns * dtype.itemsize * 32)) * 32
+        for row in range(rows.start, rows.stop, step):
+            part = slice(row, min(row + step, rows.stop))
+            shape = (part.stop - row, linear.columns)
+            size = math.prod(shape) * dtype.itemsize
+            room = self._buffer if size <= len(self._buffer) else torch.empty(size, dtype=torch.uint8)
+            piece = reader.read(name, part, columns, out=room[:size].view(dtype).view(shape))
+            if stored == torch.int8 and not linear.scales:
+                piece = piece * reader.read(f"{name}_scale", part)[:, None]
+            kind = _SOURCE_KINDS[piece.dtype]
+            self._c.bloom_pack(
+                self._context, linear, row - rows.start, len(piece), piece.data_ptr(), linear.columns, kind
+            )
 
     def _pointer(self, tensor: Tensor) -> int:
         self._keep.append(tensor)
