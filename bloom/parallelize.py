@@ -46,6 +46,9 @@ class Stage:
     def __init__(self, model: BloomModel, shard: Shard, all_reduce: AllReduce | None = None) -> None:
         self.model = model
         self.shard = shard
+        self.blocks: list[nn.Module] = list(model.h.children())
+        norm_weight = next(self.blocks[0].input_layernorm.parameters())  # type: ignore[union-attr]  # never quantized
+        self.dtype, self.device = norm_weight.dtype, norm_weight.device
         self._all_reduce = all_reduce
         if all_reduce is None:
             return
@@ -61,10 +64,10 @@ class Stage:
                     linear.register_parameter("bias", None)
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
-        """(T, H) after the stage's layers, the last one's after ln_f; from ids (T,) or the (T, H) of the stage before."""
+        """(T, H) after the stage's layers, the last after ln_f; from ids (T,) or the (T, H) of the stage before."""
         if self.shard.is_first():
             x = self.model.word_embeddings_layernorm(self._embed(x))
-        for block in self.model.h.children():
+        for block in self.blocks:
             x = block(x, attend)
         if self.shard.is_last(self.model.config):
             x = self.model.ln_f(x)

@@ -1,95 +1,108 @@
 """Attention of one step over the paged cache: what `bloom.model` is given as `attend`.
 
-T = packed tokens, B = decoding sequences, S = cached tokens of a sequence, N = heads, D = head dim
+T = packed tokens, S = sequences, N = heads, D = head dim
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from bloom.kernels import paged_decode_attention
+from bloom.kernels import paged_decode_attention, paged_prefill_attention
 from services.inference.kv_cache import KVCache
 from services.inference.step_batch import StepBatch
 
-_MAX_BIAS_ELEMENTS = 1 << 24  # of one (N, rows, S) bias: longer chunks are attended to in parts
+_MAX_GATHERED = 1 << 25  # numbers of the keys that plain torch attends to at once
 
 
-@dataclass(frozen=True, slots=True)
-class _Prefill:
-    """Rows `start:end` of the packed tokens: consecutive tokens of one sequence, the last of them its S-th."""
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class StepTensors:
+    """A StepBatch on the device. Rows that only pad have a negative slot and a context of 0."""
 
-    start: int
-    end: int
-    block_table: Tensor  # (blocks,)
-    num_context: int  # S
-    bias: Tensor  # (N, end - start, S): ALiBi, and -inf on what lies ahead
+    slots: Tensor  # (T,) int64
+    query_starts: Tensor  # (S + 1,) int32
+    context_lens: Tensor  # (S,) int32
+    block_tables: Tensor  # (S, max_blocks) int32
+    num_singles: int  # the first sequences have one token each
+
+    @classmethod
+    def of(cls, batch: StepBatch, block_size: int, device: torch.device) -> "StepTensors":
+        return cls(
+            slots=torch.from_numpy(batch.slots(block_size)).to(device),
+            query_starts=torch.from_numpy(batch.query_starts).to(device),
+            context_lens=torch.from_numpy(batch.context_lens).to(device),
+            block_tables=torch.from_numpy(batch.block_tables).to(device),
+            num_singles=batch.num_singles,
+        )
 
 
 class PagedAttention:
-    """Built once per step, called once per layer. Single tokens go through the decode kernel together."""
+    """Built once per step, called once per layer: single tokens through the decode kernel, the rest as prefill.
 
-    def __init__(self, cache: KVCache, slopes: Tensor, batch: StepBatch) -> None:
+    slopes: (N,) fp32, of this rank's heads. alibi_tolerance: see bloom.kernels; None is its default.
+    """
+
+    def __init__(
+        self, cache: KVCache, slopes: Tensor, step: StepTensors, *, alibi_tolerance: float | None = None
+    ) -> None:
         self._cache = cache
-        self._slopes = slopes  # (N,) fp32
-        device = slopes.device
-        self._slots = torch.from_numpy(batch.slots(cache.block_size)).to(device)
-        self._context_lens = torch.from_numpy(batch.context_lens).to(device)
-        self._block_tables = torch.from_numpy(batch.block_tables).to(device)
-        self._num_decodes = batch.num_singles
-        self._prefills: list[_Prefill] = []
-        for row in range(self._num_decodes, len(batch.context_lens)):
-            self._add_prefill(row, batch)
+        self._slopes = slopes
+        self._step = step
+        self._alibi_tolerance = alibi_tolerance
+        self._groups = _groups(step, len(slopes) * cache.head_dim)
+        if step.num_singles < len(step.context_lens):
+            self._starts = step.query_starts[step.num_singles :] - step.num_singles  # of what is prefilled
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q, k, v (T, N, D) of this step's tokens -> (T, N, D), over these and all cached before them."""
-        self._cache.store(layer, self._slots, k, v)
-        if not self._prefills:
+        self._cache.store(layer, self._step.slots, k, v)
+        num_singles = self._step.num_singles
+        if num_singles == len(q):
             return self._decode(layer, q)
-        out = torch.empty_like(q)
-        if self._num_decodes:
-            out[: self._num_decodes] = self._decode(layer, q[: self._num_decodes])
-        for part in self._prefills:
-            keys, values = self._cache.gather(layer, part.block_table, part.num_context)
-            attended = functional.scaled_dot_product_attention(
-                q[part.start : part.end].transpose(0, 1)[None],  # (1, N, rows, D)
-                keys.transpose(0, 1)[None],
-                values.transpose(0, 1)[None],
-                attn_mask=part.bias[None],
-            )
-            out[part.start : part.end] = attended[0].transpose(0, 1)
-        return out
+        if num_singles == 0:
+            return self._prefill(layer, q)
+        return torch.cat([self._decode(layer, q[:num_singles]), self._prefill(layer, q[num_singles:])])
 
     def _decode(self, layer: int, q: Tensor) -> Tensor:
-        keys, values = self._cache.keys[layer], self._cache.values[layer]
-        tables, lens = self._block_tables[: self._num_decodes], self._context_lens[: self._num_decodes]
-        return paged_decode_attention(q, keys, values, tables, lens, self._slopes)
+        step, cached = self._step, self._cache.layer(layer)
+        parts = [
+            paged_decode_attention(
+                q[rows],
+                cached.keys,
+                cached.values,
+                step.block_tables[rows],
+                step.context_lens[rows],
+                self._slopes,
+                k_scales=cached.key_scales,
+                v_scales=cached.value_scales,
+                key_norms=cached.key_norms,
+                alibi_tolerance=self._alibi_tolerance,
+            )
+            for rows in self._groups
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _add_prefill(self, row: int, batch: StepBatch) -> None:
-        """Split so that no bias exceeds its limit; the bias is shared by all layers."""
-        start, end = (int(x) for x in batch.query_starts[row : row + 2])
-        longest = int(batch.context_lens[row])
-        num_heads = self._slopes.numel()
-        while start < end:
-            rows = min(end - start, max(1, _MAX_BIAS_ELEMENTS // (num_heads * longest)))
-            num_context = longest - (end - start - rows)
-            num_blocks = -(-num_context // self._cache.block_size)
-            bias = causal_bias(self._slopes, rows, num_context)
-            if bias.is_cuda:  # the CPU's attention takes an fp32 bias with any q
-                bias = bias.to(self._cache.keys.dtype)
-            table = self._block_tables[row, :num_blocks]
-            self._prefills.append(_Prefill(start, start + rows, table, num_context, bias))
-            start += rows
+    def _prefill(self, layer: int, q: Tensor) -> Tensor:
+        step, cached = self._step, self._cache.layer(layer)
+        return paged_prefill_attention(
+            q,
+            cached.keys,
+            cached.values,
+            step.block_tables[step.num_singles :],
+            self._starts,
+            step.context_lens[step.num_singles :],
+            self._slopes,
+            k_scales=cached.key_scales,
+            v_scales=cached.value_scales,
+            key_norms=cached.key_norms,
+            alibi_tolerance=self._alibi_tolerance,
+        )
 
 
-def causal_bias(slopes: Tensor, num_rows: int, num_context: int) -> Tensor:
-    """ALiBi bias (N, num_rows, num_context) of the last `num_rows` of `num_context` tokens, fp32.
-
-    A key `d` tokens back has -slope * d; one ahead has -inf. Source: Press et al. 2022, ALiBi.
-    """
-    keys = torch.arange(num_context, device=slopes.device)
-    queries = torch.arange(num_context - num_rows, num_context, device=slopes.device)
-    ahead = (keys[None] - queries[:, None]).float()  # (num_rows, num_context)
-    bias = ahead.masked_fill(ahead > 0, -torch.inf)
-    return slopes[:, None, None] * bias
+def _groups(step: StepTensors, row_size: int) -> list[slice]:
+    """Single tokens that are attended to at once. Torch gathers what they see, padded to the longest: not too much."""
+    if step.num_singles == 0 or step.context_lens.is_cuda:
+        return [slice(0, step.num_singles)]
+    longest = max(int(step.context_lens[: step.num_singles].max()), 1)
+    size = max(1, _MAX_GATHERED // (longest * row_size))
+    return [slice(start, min(start + size, step.num_singles)) for start in range(0, step.num_singles, size)]

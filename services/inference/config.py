@@ -9,6 +9,7 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 DEVICES = ("auto", "cpu", "cuda")
+KV_DTYPES = ("auto", "float32", "bfloat16", "int8", "fp8")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -24,15 +25,21 @@ class EngineConfig:
     max_running: int = 32  # sequences in one step
     max_waiting: int = 256  # requests queued beyond those
     max_sequence_tokens: int = 0  # prompt and output; 0: the larger of 2,048 and the model's training length
-    kv_memory_fraction: float = 0.5  # of the memory that is free once the model is loaded
+    kv_dtype: str = "auto"  # of the cache; auto: as the model computes; fp8 on CUDA alone
+    kv_memory_fraction: float = 0.5  # of the memory that model and largest step leave free
     max_kv_bytes: int = 0  # 0: 1 GiB on a CPU, 16 GiB on a GPU
     prefix_caching: bool = True
+    tensor_parallel: int = 1  # ranks that share each layer; divides the heads
+    pipeline_parallel: int = 1  # stages that share the layers
+    ranks_address: str = ""  # host:port where ranks of other machines join; "": all ranks are started on this one
     logits_rows: int = 32  # of the (tokens, vocabulary) matrix that scoring holds at once
 
     def __post_init__(self) -> None:
         _check(self, "device", self.device in DEVICES, f"one of {', '.join(DEVICES)}")
         _check(self, "dtype", self.dtype in DTYPES, f"one of {', '.join(DTYPES)}")
-        for name in ("threads", "block_size", "max_running", "max_waiting", "logits_rows"):
+        _check(self, "kv_dtype", self.kv_dtype in KV_DTYPES, f"one of {', '.join(KV_DTYPES)}")
+        counts = ("threads", "block_size", "max_running", "max_waiting", "logits_rows")
+        for name in (*counts, "tensor_parallel", "pipeline_parallel"):
             _check(self, name, getattr(self, name) >= 1, "1 or more")
         for name in ("max_sequence_tokens", "max_kv_bytes"):
             _check(self, name, getattr(self, name) >= 0, "0 or more")
@@ -78,7 +85,11 @@ _ENGINE_VARIABLES: dict[str, Callable[[str], object]] = {
     "max_running": int,
     "max_waiting": int,
     "max_sequence_tokens": int,
+    "kv_dtype": str,
     "kv_memory_fraction": float,
+    "tensor_parallel": int,
+    "pipeline_parallel": int,
+    "ranks_address": str,
     "max_kv_bytes": int,
 }
 

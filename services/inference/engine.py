@@ -6,20 +6,16 @@ import torch
 from torch import Tensor
 
 from bloom.checkpoint import open_checkpoint
-from bloom.weights import load_model
 from services.common.errors import ResourceExhausted
 from services.inference.block_manager import BlockManager
 from services.inference.config import EngineConfig
-from services.inference.executor import Executor, TorchExecutor
-from services.inference.kv_cache import CacheSize, size_cache
+from services.inference.executor import Executor, load_executor
+from services.inference.kv_cache import CacheSize
 from services.inference.messages import Abort, Event, Generate, Ready, Refused, Score, Scored, Stats, Token
-from services.inference.resources import cache_bytes, choose_device, choose_dtype
 from services.inference.sampler import sample
 from services.inference.scheduler import Chunk, Scheduler
 from services.inference.sequence import Generation, Scoring, Sequence
 from services.inference.step_batch import StepBatch
-
-_STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class Engine:
@@ -137,20 +133,13 @@ def load_engine(model_dir: Path, config: EngineConfig, *, num_token_ids: int) ->
 
     Raises ValueError, naming file, tensor or setting, when that cannot be.
     """
-    torch.set_num_threads(config.threads)
-    checkpoint = open_checkpoint(model_dir)
-    rows = checkpoint.config.vocab_size
+    rows = open_checkpoint(model_dir).config.vocab_size
     if not 1 <= num_token_ids <= rows:
         raise ValueError(
             f"the tokenizer has {num_token_ids} ids but the model's vocabulary {rows} rows; "
             "register the version with the tokenizer it was trained with"
         )
-    device = choose_device(config)
-    stored = _STORED_DTYPES[checkpoint.tensors["word_embeddings.weight"].dtype]
-    dtype = choose_dtype(config, device, stored)
-    model = load_model(model_dir, dtype=dtype, device=device)
-    size = size_cache(checkpoint.config, config, dtype=dtype, free_bytes=cache_bytes(config, device))
-    engine = Engine(TorchExecutor(model, size), size, config, num_token_ids=num_token_ids)
-    name = f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
-    ready = Ready(name, str(dtype).removeprefix("torch."), size.max_sequence_tokens, size.num_blocks, size.block_size)
-    return engine, ready
+    loaded = load_executor(model_dir, config)
+    size = loaded.size
+    engine = Engine(loaded.executor, size, config, num_token_ids=num_token_ids)
+    return engine, Ready(loaded.device, loaded.dtype, size.max_sequence_tokens, size.num_blocks, size.block_size)

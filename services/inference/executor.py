@@ -1,17 +1,19 @@
-"""What the engine asks for a step's hidden states and logits, and the executor that torch alone gives.
+"""What the engine asks for a step's hidden states and logits, and how that is loaded.
 
 T = packed tokens, M = rows whose logits are needed, H = hidden size, V = rows of the head
 """
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from bloom.alibi import slopes
-from bloom.model import BloomModel
-from services.inference.attention import PagedAttention
-from services.inference.kv_cache import CacheSize, KVCache
+from bloom.checkpoint import open_checkpoint
+from bloom.parallel import Shard
+from services.inference.config import EngineConfig
+from services.inference.kv_cache import CacheSize, size_cache
+from services.inference.share import device_name, load_share
 from services.inference.step_batch import StepBatch
 
 
@@ -28,25 +30,26 @@ class Executor(Protocol):
         """Let go of what outlives the process: nothing may be called afterwards."""
 
 
-class TorchExecutor:
-    """BloomModel with paged attention: on CUDA by kernels, elsewhere in plain torch."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedExecutor:
+    executor: Executor
+    size: CacheSize
+    device: str  # for people
+    dtype: str  # what the model computes in
 
-    def __init__(self, model: BloomModel, size: CacheSize) -> None:
-        weight = model.word_embeddings.weight
-        self._model = model
-        self._device = weight.device
-        self._cache = KVCache(model.config, size, dtype=weight.dtype, device=weight.device)
-        self._slopes = torch.tensor(slopes(model.config.n_head), dtype=torch.float32, device=weight.device)
 
-    @torch.inference_mode()
-    def forward(self, batch: StepBatch) -> Tensor:
-        self._cache.copy_blocks(batch.copies)
-        attend = PagedAttention(self._cache, self._slopes, batch)
-        return self._model(torch.from_numpy(batch.input_ids).to(self._device), attend)  # type: ignore[no-any-return]
+def load_executor(model_dir: Path, config: EngineConfig) -> LoadedExecutor:
+    """Load a Hugging Face BLOOM folder on one rank or several, and make room for its cache.
 
-    @torch.inference_mode()
-    def logits(self, hidden: Tensor) -> Tensor:
-        return self._model.logits(hidden).float()
-
-    def close(self) -> None:
-        pass
+    Raises ValueError, naming file, tensor or setting, when that cannot be.
+    """
+    model = open_checkpoint(model_dir).config
+    share = load_share(model_dir, config, Shard.of(model))
+    size = size_cache(model, config, room=share.max_blocks())
+    share.allocate(size)
+    return LoadedExecutor(
+        executor=share,
+        size=size,
+        device=device_name(share.device),
+        dtype=str(share.hidden_dtype).removeprefix("torch."),
+    )

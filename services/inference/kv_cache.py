@@ -1,6 +1,6 @@
-"""The paged key-value cache: its size, its storage.
+"""The paged key-value cache: its size, its formats, its storage.
 
-L = layers, N = heads, D = head dim
+L = layers, N = heads, D = head dim, all of this rank
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bloom.config import BloomConfig
+from bloom.kernels import store_kv
+from bloom.parallel import Shard
 from services.inference.config import EngineConfig
+
+_FORMATS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "int8": torch.int8,
+    "fp8": torch.float8_e4m3fn,
+}
+_QUANTIZED = (torch.int8, torch.float8_e4m3fn)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,19 +33,23 @@ class CacheSize:
     max_sequence_tokens: int
 
 
-def size_cache(model: BloomConfig, config: EngineConfig, *, dtype: torch.dtype, free_bytes: int) -> CacheSize:
-    """Fit the cache into `free_bytes`; no larger than `max_running` sequences of full length can use.
+def max_sequence_tokens(model: BloomConfig, config: EngineConfig) -> int:
+    """Of prompt and output together, where the cache has room for it."""
+    return config.max_sequence_tokens or max(2048, model.seq_length)
+
+
+def size_cache(model: BloomConfig, config: EngineConfig, *, room: int) -> CacheSize:
+    """As many blocks as there is `room` for (`max_blocks`), no more than `max_running` full sequences can use.
 
     Raises ValueError, naming the setting to change, when not one block fits.
     """
-    block_bytes = 2 * model.n_layer * config.block_size * model.hidden_size * dtype.itemsize
-    wanted_tokens = config.max_sequence_tokens or max(2048, model.seq_length)
+    wanted_tokens = max_sequence_tokens(model, config)
     wanted_blocks = -(-wanted_tokens // config.block_size) * config.max_running
-    num_blocks = min(free_bytes // block_bytes, wanted_blocks)
+    num_blocks = min(room, wanted_blocks)
     if num_blocks < 1:
         raise ValueError(
-            f"a cache block takes {block_bytes} bytes, but the cache may have {free_bytes}; "
-            "raise ANTHESIS_INFERENCE_MAX_KV_BYTES or ANTHESIS_INFERENCE_KV_MEMORY_FRACTION"
+            "not one cache block fits into the memory that the cache may have; raise "
+            "ANTHESIS_INFERENCE_MAX_KV_BYTES or ANTHESIS_INFERENCE_KV_MEMORY_FRACTION"
         )
     return CacheSize(
         num_blocks=num_blocks,
@@ -44,29 +58,92 @@ def size_cache(model: BloomConfig, config: EngineConfig, *, dtype: torch.dtype, 
     )
 
 
-class KVCache:
-    """Keys and values of every layer, in blocks. Uninitialised: no attention reads a slot before it was written."""
+def choose_kv_dtype(config: EngineConfig, device: torch.device, computed: torch.dtype) -> torch.dtype:
+    """The cache's number format, where the model computes in `computed`. Raises ValueError for fp8 without CUDA."""
+    if config.kv_dtype == "fp8" and device.type != "cuda":
+        raise ValueError("kv_dtype='fp8' needs CUDA; use 'int8', which takes as little memory, or 'auto'")
+    return computed if config.kv_dtype == "auto" else _FORMATS[config.kv_dtype]
 
-    def __init__(self, model: BloomConfig, size: CacheSize, *, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (model.n_layer, size.num_blocks, size.block_size, model.n_head, model.head_dim)
-        self.keys = torch.empty(shape, dtype=dtype, device=device)  # (L, num_blocks, block_size, N, D)
-        self.values = torch.empty(shape, dtype=dtype, device=device)
-        self.block_size = size.block_size
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerCache:
+    """One layer's blocks, as the kernels take them."""
+
+    keys: Tensor  # (num_blocks, block_size, N, D)
+    values: Tensor
+    key_scales: Tensor | None  # (num_blocks, block_size, N) fp32, of int8 and fp8
+    value_scales: Tensor | None
+    key_norms: Tensor | None  # (num_blocks, N) fp32, where kernels skip blocks by them
+
+
+class KVCache:
+    """Keys and values of a rank's layers and heads, in blocks. No attention reads a slot before it was written."""
+
+    def __init__(
+        self,
+        model: BloomConfig,
+        shard: Shard,
+        *,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.head_dim = model.head_dim
+        self._first_layer = shard.first_layer
+        num_heads = len(range(model.n_head)[shard.heads(model)])
+        slots = (shard.num_layers, num_blocks, block_size, num_heads)
+        norms = (shard.num_layers, num_blocks, num_heads)
+
+        def take(shape: tuple[int, ...], number_format: torch.dtype) -> Tensor:
+            taken = torch.empty(shape, dtype=number_format, device=device)
+            # Written at once on a CPU: a page that the operating system has handed out cannot be missing later.
+            return taken if device.type == "cuda" else taken.fill_(0)
+
+        keys, values = (take((*slots, model.head_dim), dtype) for _ in range(2))
+        scales = [take(slots, torch.float32) for _ in range(2 if dtype in _QUANTIZED else 0)]
+        key_norms = take(norms, torch.float32) if device.type == "cuda" else None  # torch skips nothing
+        self._tensors = [keys, values, *scales, *([] if key_norms is None else [key_norms])]
+        self._layers = [
+            LayerCache(
+                keys[i],
+                values[i],
+                scales[0][i] if scales else None,
+                scales[1][i] if scales else None,
+                None if key_norms is None else key_norms[i],
+            )
+            for i in range(shard.num_layers)
+        ]
+
+    @staticmethod
+    def block_bytes(model: BloomConfig, shard: Shard, *, block_size: int, dtype: torch.dtype) -> int:
+        """Bytes of one block in all of this rank's layers."""
+        num_heads = len(range(model.n_head)[shard.heads(model)])
+        scale_bytes = 4 if dtype in _QUANTIZED else 0
+        per_head = 2 * block_size * (model.head_dim * dtype.itemsize + scale_bytes) + 4  # 4: the key norm
+        return shard.num_layers * num_heads * per_head
+
+    def layer(self, layer: int) -> LayerCache:
+        """By the layer's number in the whole model."""
+        return self._layers[layer - self._first_layer]
 
     def store(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Write (T, N, D) keys and values to the flat slots (T,): block * block_size + offset."""
-        self.keys[layer].flatten(0, 1).index_copy_(0, slots, keys)
-        self.values[layer].flatten(0, 1).index_copy_(0, slots, values)
+        """Write (T, N, D) keys and values to the flat slots (T,): block * block_size + offset; negative: nowhere."""
+        cached = self.layer(layer)
+        store_kv(
+            keys,
+            values,
+            cached.keys,
+            cached.values,
+            slots,
+            k_scales=cached.key_scales,
+            v_scales=cached.value_scales,
+            key_norms=cached.key_norms,
+        )
 
     def copy_blocks(self, copies: NDArray[np.int32]) -> None:
         """Copy whole blocks, in every layer: `copies` (C, 2) are source and target."""
         if len(copies):
-            source, target = torch.from_numpy(copies).to(self.keys.device, torch.int64).unbind(dim=1)
-            for cache in (self.keys, self.values):
-                cache.index_copy_(1, target, cache.index_select(1, source))
-
-    def gather(self, layer: int, block_table: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (num_tokens, N, D) of one sequence, by its blocks."""
-        keys = self.keys[layer].index_select(0, block_table).flatten(0, 1)[:num_tokens]
-        values = self.values[layer].index_select(0, block_table).flatten(0, 1)[:num_tokens]
-        return keys, values
+            source, target = torch.from_numpy(copies).to(self._tensors[0].device, torch.int64).unbind(dim=1)
+            for tensor in self._tensors:
+                tensor[:, target] = tensor[:, source]

@@ -35,11 +35,14 @@ def _cpu_multiplies_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def cache_bytes(config: EngineConfig, device: torch.device) -> int:
-    """Bytes for the key-value cache: a fraction of what is free, up to a cap."""
+def cache_bytes(config: EngineConfig, device: torch.device, *, step_bytes: int, num_sharing: int = 1) -> int:
+    """Bytes for the key-value cache: a fraction of what is free beside the largest step, up to a cap.
+
+    num_sharing: ranks that do the same with the same memory at this moment, this one included.
+    """
     cap = config.max_kv_bytes or (16 * GIB if device.type == "cuda" else GIB)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_host_bytes()
-    return min(cap, int(free * config.kv_memory_fraction))
+    return max(0, min(cap, int((free // num_sharing - step_bytes) * config.kv_memory_fraction)))
 
 
 def _free_host_bytes() -> int:

@@ -34,7 +34,7 @@ class StepBatch:
         block_tables[filled] = np.frombuffer(b"".join(tables), dtype=np.int32)  # row by row, as a mask is read
         ids = (seq.token_ids[seq.num_computed : seq.num_computed + count] for seq, count in chunks)
         return cls(
-            input_ids=np.frombuffer(b"".join(ids), dtype=np.int64),
+            input_ids=np.frombuffer(bytearray().join(ids), dtype=np.int64),  # writable, as torch wants it
             query_starts=np.cumsum([0, *num_tokens], dtype=np.int32),
             context_lens=starts + np.array(num_tokens, dtype=np.int32),
             block_tables=block_tables,

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bloom.kernels.naive import paged_attention
 from services.inference import attention
 from services.inference.config import EngineConfig
 from services.inference.engine import load_engine
@@ -95,8 +96,8 @@ def test_greedy_ids_do_not_depend_on_prefix_hits(folder: Path):
     assert_all_greedy(folder, [[event.id for event in events[number]] for number in range(len(PROMPTS))])
 
 
-def test_a_long_prompt_is_attended_to_in_parts(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(attention, "_MAX_BIAS_ELEMENTS", 6 * 90 * 20)
+def test_decodes_whose_contexts_are_long_are_attended_to_in_parts(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(attention, "_MAX_GATHERED", 3 * 90 * 48)
     assert_all_greedy(folder, generate(engine_of(folder), PROMPTS, greedy()))
 
 
@@ -114,10 +115,10 @@ def test_a_planted_error_is_noticed(folder: Path, mutation: str, monkeypatch: py
     if mutation == "slopes":
         executor._slopes = executor._slopes.flip(0)
     elif mutation == "mask":
-        right = attention.causal_bias
+        right = paged_attention.reversed_alibi
         monkeypatch.setattr(
-            attention,
-            "causal_bias",
+            paged_attention,
+            "reversed_alibi",
             lambda slopes, rows, context: right(slopes, rows, context).roll(-1, dims=1),
         )
     else:

@@ -1,0 +1,59 @@
+"""One rank's part of a model: what it computes of each step. A single rank's part is the whole."""
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from bloom.checkpoint import open_checkpoint
+from bloom.parallel import Shard
+from bloom.parallelize import AllReduce, Stage
+from bloom.weights import load_model
+from services.inference.config import EngineConfig
+from services.inference.kv_cache import CacheSize
+from services.inference.resources import choose_device, choose_dtype
+from services.inference.step_batch import StepBatch
+from services.inference.torch_executor import TorchExecutor
+
+_STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+class Share(Protocol):
+    """An Executor's step between the borders of one stage, on one of the ranks that share its layers.
+
+    Those ranks call the same methods in the same order: within them they add up with `all_reduce`, given on loading.
+    """
+
+    hidden_dtype: torch.dtype  # of what `forward` takes and gives
+    device: torch.device
+
+    def max_blocks(self, *, num_sharing: int = 1) -> int:
+        """Cache blocks there is room for; num_sharing: ranks that ask for their part of the same memory now."""
+
+    def allocate(self, size: CacheSize) -> None:
+        """Take the memory of the cache. Before any step."""
+
+    def forward(self, batch: StepBatch, received: Tensor | None = None) -> Tensor:
+        """(T, H) for the next stage, or after the last LayerNorm; from the (T, H) of the stage before."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(M, rows of this rank's head) fp32, on the last stage."""
+
+    def close(self) -> None:
+        """Nothing may be called afterwards."""
+
+
+def load_share(model_dir: Path, config: EngineConfig, shard: Shard, all_reduce: AllReduce | None = None) -> Share:
+    """Read this rank's part of a Hugging Face BLOOM folder. Raises ValueError, naming file, tensor or setting."""
+    torch.set_num_threads(config.threads)
+    checkpoint = open_checkpoint(model_dir)
+    device = choose_device(config)
+    stored = _STORED_DTYPES[checkpoint.tensors["word_embeddings.weight"].dtype]
+    model = load_model(model_dir, dtype=choose_dtype(config, device, stored), device=device, shard=shard)
+    return TorchExecutor(Stage(model, shard, all_reduce), config)
+
+
+def device_name(device: torch.device) -> str:
+    """For people."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"

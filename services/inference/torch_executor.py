@@ -1,0 +1,119 @@
+"""The executor that torch gives: BloomModel with paged attention, by kernels on CUDA, in plain torch elsewhere.
+
+T = packed tokens, M = rows whose logits are needed, H = hidden size, V = rows of this rank's head
+"""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bloom.parallel import Shard
+from bloom.parallelize import Stage
+from services.inference.attention import PagedAttention, StepTensors
+from services.inference.config import EngineConfig
+from services.inference.decode_graphs import DecodeBuffers, DecodeGraphs
+from services.inference.kv_cache import CacheSize, KVCache, choose_kv_dtype, max_sequence_tokens
+from services.inference.memory import peak_bytes
+from services.inference.resources import cache_bytes
+from services.inference.step_batch import StepBatch
+
+_LOGITS_COPIES = 4  # fp32 (rows, vocabulary) that sampling and gathering hold at once
+
+
+class TorchExecutor:
+    """An Executor where its shard is the whole model, else one rank's Share. `allocate` comes before any step."""
+
+    def __init__(self, stage: Stage, config: EngineConfig) -> None:
+        self.hidden_dtype, self.device = stage.dtype, stage.device
+        self._stage = stage
+        self._config = config
+        self._model_config = stage.model.config
+        self._kv_dtype = choose_kv_dtype(config, self.device, stage.dtype)
+        slopes = stage.shard.slopes(self._model_config)
+        self._slopes = torch.tensor(slopes, dtype=torch.float32, device=self.device)
+        self._graphs: DecodeGraphs | None = None
+
+    def max_blocks(self, *, num_sharing: int = 1) -> int:
+        """Blocks there is room for beside the largest step, which is run to see what it takes.
+
+        num_sharing: ranks that ask the same of the same memory at this moment, this one included.
+        """
+        step_bytes = peak_bytes(self.device, self._largest_step)
+        free_bytes = cache_bytes(self._config, self.device, step_bytes=step_bytes, num_sharing=num_sharing)
+        return free_bytes // KVCache.block_bytes(
+            self._model_config, self._stage.shard, block_size=self._config.block_size, dtype=self._kv_dtype
+        )
+
+    @torch.inference_mode()
+    def allocate(self, size: CacheSize) -> None:
+        self._cache = self._new_cache(self._stage.shard, size.num_blocks)
+        if self.device.type == "cuda":
+            self._buffers = DecodeBuffers(
+                self._config.max_running,
+                -(-size.max_sequence_tokens // size.block_size),
+                hidden=None if self._stage.shard.is_first() else (self._model_config.hidden_size, self.hidden_dtype),
+                device=self.device,
+            )
+            self._graphs = DecodeGraphs(self._compute, self._buffers)
+
+    @torch.inference_mode()
+    def forward(self, batch: StepBatch, received: Tensor | None = None) -> Tensor:
+        """(T, H). `received`: what the stage before this one has computed, (T, H); None for the first."""
+        self._cache.copy_blocks(batch.copies)
+        block_size = self._config.block_size
+        if self._graphs is not None and self._buffers.takes(batch):
+            return self._graphs.run(batch, received, block_size)
+        inputs = torch.from_numpy(batch.input_ids).to(self.device) if received is None else received
+        return self._compute(inputs, StepTensors.of(batch, block_size, self.device))
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(M, V) fp32."""
+        return self._stage.logits(hidden).float()
+
+    def close(self) -> None:
+        pass
+
+    def _compute(self, inputs: Tensor, step: StepTensors) -> Tensor:
+        return self._stage.forward(inputs, PagedAttention(self._cache, self._slopes, step))
+
+    def _new_cache(self, shard: Shard, num_blocks: int) -> KVCache:
+        return KVCache(
+            self._model_config,
+            shard,
+            num_blocks=num_blocks,
+            block_size=self._config.block_size,
+            dtype=self._kv_dtype,
+            device=self.device,
+        )
+
+    @torch.inference_mode()
+    def _largest_step(self) -> None:
+        """All sequences at their longest, one of them with a chunk of all tokens that are left, and the logits of all.
+
+        One layer is run, as the next uses its memory again; and all blocks are one, as what lies in them is no matter.
+        """
+        config, model, stage = self._config, self._model_config, copy.copy(self._stage)
+        stage.blocks = stage.blocks[:1]
+        num_tokens = config.max_batched_tokens
+        longest = max(max_sequence_tokens(model, config), num_tokens)
+        batch = StepBatch(
+            input_ids=np.zeros(num_tokens, dtype=np.int64),
+            query_starts=np.array([*range(config.max_running), num_tokens], dtype=np.int32),
+            context_lens=np.full(config.max_running, longest, dtype=np.int32),
+            block_tables=np.zeros((config.max_running, -(-longest // config.block_size)), np.int32),
+            copies=np.zeros((0, 2), dtype=np.int32),
+        )
+        cache = self._new_cache(replace(stage.shard, last_layer=stage.shard.first_layer), num_blocks=1)
+        step = StepTensors.of(batch, config.block_size, self.device)
+        inputs = torch.zeros(num_tokens, model.hidden_size, dtype=self.hidden_dtype, device=self.device)
+        if stage.shard.is_first():
+            inputs = torch.from_numpy(batch.input_ids).to(self.device)
+        hidden = stage.forward(inputs, PagedAttention(cache, self._slopes, step))
+        if stage.shard.is_last(model):
+            rows = max(config.max_running, config.logits_rows)
+            logits = self.logits(hidden[:rows])
+            torch.zeros(_LOGITS_COPIES, len(logits), model.vocab_size, device=self.device).add_(1)
