@@ -114,6 +114,11 @@ def check_tensors(
 
     Raises ValueError naming every missing, extra, doubled or misshapen tensor.
     """
+    if not quantized and (int8 := next((tensor for tensor in stored if tensor.dtype == "I8"), None)):
+        raise ValueError(
+            f"tensor {int8.name} in {int8.file} is I8, but config.json has no quantization_config;"
+            " copy the config.json of these weights, or save the checkpoint as " + ", ".join(FLOATS)
+        )
     found: dict[str, StoredTensor] = {}
     for tensor in stored:
         name = canonical_name(tensor.name)
@@ -202,9 +207,10 @@ def _check_dtype(tensor: StoredTensor, *, is_matrix: bool, is_scale: bool, quant
     allowed = ("I8",) if quantized and is_matrix else ("F32",) if is_scale else FLOATS
     if tensor.dtype not in allowed:
         remedy = f"save the checkpoint as {', '.join(FLOATS)}"
-        if quantized or tensor.dtype == "I8":
-            said = "has the int8 weights' quantization_config" if quantized else "has no quantization_config"
-            remedy = f"config.json {said}, so {' or '.join(allowed)} is expected; copy the config.json of these weights"
+        if quantized:
+            remedy = (
+                f"in int8 weights it is {' or '.join(allowed)}: quantize the original anew, python -m bloom.quantize"
+            )
         raise ValueError(f"tensor {tensor.name} in {tensor.file} is {tensor.dtype}; {remedy}")
     if tensor.end - tensor.start != math.prod(tensor.shape) * DTYPE_BYTES[tensor.dtype]:
         raise ValueError(f"tensor {tensor.name} in {tensor.file} has offsets that do not fit its shape; copy it again")
