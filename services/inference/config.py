@@ -24,6 +24,7 @@ class EngineConfig:
     max_batched_tokens: int = 512  # per step, decodes and chunked prefills together
     max_running: int = 32  # sequences in one step
     max_waiting: int = 256  # requests queued beyond those
+    max_step_ms: float = 0.0  # while streams run prompts are cut so that a step takes no longer; 0: from measured steps
     max_sequence_tokens: int = 0  # prompt and output; 0: the larger of 2,048 and the model's training length
     kv_dtype: str = "auto"  # of the cache; auto: as the model computes; fp8 on CUDA alone
     kv_memory_fraction: float = 0.5  # of the memory that model and largest step leave free
@@ -41,7 +42,7 @@ class EngineConfig:
         counts = ("threads", "block_size", "max_running", "max_waiting", "logits_rows")
         for name in (*counts, "tensor_parallel", "pipeline_parallel"):
             _check(self, name, getattr(self, name) >= 1, "1 or more")
-        for name in ("max_sequence_tokens", "max_kv_bytes"):
+        for name in ("max_step_ms", "max_sequence_tokens", "max_kv_bytes"):
             _check(self, name, getattr(self, name) >= 0, "0 or more")
         _check(self, "max_batched_tokens", self.max_batched_tokens >= self.max_running, f"{self.max_running} or more")
         _check(self, "kv_memory_fraction", 0 < self.kv_memory_fraction <= 1, "above 0, at most 1")
@@ -84,6 +85,7 @@ _ENGINE_VARIABLES: dict[str, Callable[[str], object]] = {
     "max_batched_tokens": int,
     "max_running": int,
     "max_waiting": int,
+    "max_step_ms": float,
     "max_sequence_tokens": int,
     "kv_dtype": str,
     "kv_memory_fraction": float,

@@ -1,37 +1,54 @@
 """The step loop's body: requests in, one step at a time, events out. Knows no socket and no process."""
 
+import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from bloom.checkpoint import open_checkpoint
-from services.common.errors import ResourceExhausted
+from services.common.errors import InvalidArgument, ResourceExhausted
 from services.inference.block_manager import BlockManager
 from services.inference.config import EngineConfig
 from services.inference.executor import Executor, load_executor
 from services.inference.kv_cache import CacheSize
-from services.inference.messages import Abort, Event, Generate, Ready, Refused, Score, Scored, Stats, Token
-from services.inference.sampler import sample
-from services.inference.scheduler import Chunk, Scheduler
-from services.inference.sequence import Generation, Scoring, Sequence
+from services.inference.messages import Abort, Embed, Event, Generate, Ready, Refused, Score, Stats, Token
+from services.inference.results import Results
+from services.inference.scheduler import Scheduler
+from services.inference.sequence import Embedding, Generation, Scoring, Sequence
 from services.inference.step_batch import StepBatch
+from services.inference.throughput import Rate
+
+_RATE_WINDOW_S = 10.0
 
 
 class Engine:
     """Continuous batching of one model's requests."""
 
-    def __init__(self, executor: Executor, size: CacheSize, config: EngineConfig, *, num_token_ids: int) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        size: CacheSize,
+        config: EngineConfig,
+        *,
+        num_token_ids: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._executor = executor
-        self._num_token_ids = num_token_ids
-        self._logits_rows = config.logits_rows
         self._max_sequence_tokens = size.max_sequence_tokens
+        self._clock = clock
         self._scheduler = Scheduler(
             BlockManager(size.num_blocks, size.block_size, prefix_caching=config.prefix_caching),
             max_batched_tokens=config.max_batched_tokens,
             max_running=config.max_running,
             max_waiting=config.max_waiting,
+            max_step_ms=config.max_step_ms,
+            clock=clock,
         )
+        self._results = Results(executor, self._scheduler, num_token_ids=num_token_ids, logits_rows=config.logits_rows)
+        self._step_s = 0.0
+        self._drawn = Rate(_RATE_WINDOW_S, clock())  # tokens
 
     @property
     def has_work(self) -> bool:
@@ -45,87 +62,68 @@ class Engine:
             num_waiting=len(scheduler.waiting),
             num_blocks=scheduler.blocks.num_blocks,
             num_free_blocks=scheduler.blocks.num_free,
+            num_preemptions=scheduler.num_preemptions,
+            num_prompt_tokens=scheduler.num_prompt_tokens,
+            num_prefix_hit_tokens=scheduler.num_prefix_hit_tokens,
+            step_s=self._step_s,
+            tokens_per_s=self._drawn.per_s(self._clock()),
         )
 
-    def handle(self, message: Generate | Score | Abort) -> list[Event]:
+    def handle(self, message: Generate | Score | Embed | Abort) -> list[Event]:
         """Take or drop a request. The worker has checked its ids and lengths."""
         if isinstance(message, Abort):
-            self._scheduler.abort(message.request_id)
+            self._drop(message.request_id)
             return []
-        seq: Sequence
-        if isinstance(message, Generate):
-            seq = Generation(message.request_id, message.prompt_ids, message.sampling, self._max_sequence_tokens)
-        else:
-            seq = Scoring(message.request_id, message.context_ids, message.target_ids)
         try:
-            self._scheduler.add(seq)
+            self._scheduler.add(self._sequence_of(message))
         except ResourceExhausted as error:
-            return [Refused(message.request_id, str(error))]
+            return [Refused(message.request_id, str(error), "RESOURCE_EXHAUSTED", error.retry_delay_s)]
+        except InvalidArgument as error:
+            return [Refused(message.request_id, str(error), "INVALID_ARGUMENT")]
         return []
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
         """Compute one batch; return what was drawn and what ended."""
+        started = self._clock()
+        events = self._expire()
         chunks = self._scheduler.schedule()
-        hidden = self._executor.forward(StepBatch.from_chunks(chunks))  # (T, H)
-        drawing, scoring = _rows(chunks)
+        if not chunks:  # all that was left had expired
+            return events
+        batch = StepBatch.from_chunks(chunks, self._scheduler.blocks.take_copies())
+        hidden = self._executor.forward(batch)  # (T, H)
         self._scheduler.computed(chunks)
-        return self._draw(hidden, drawing) + self._score(hidden, scoring)
+        results = self._results.collect(hidden, chunks)
+        self._drawn.add(sum(isinstance(event, Token) for event in results), started)
+        self._step_s = self._clock() - started
+        self._scheduler.measured(self._step_s)
+        return events + results
 
-    def _draw(self, hidden: Tensor, drawing: list[tuple[Generation, int]]) -> list[Event]:
-        if not drawing:
-            return []
-        seqs = [seq for seq, _ in drawing]
-        logits = self._executor.logits(hidden[[row for _, row in drawing]])
-        events: list[Event] = []
-        for seq, drawn in zip(seqs, sample(logits, seqs, self._num_token_ids), strict=True):
-            finish = seq.append(drawn.id)
-            num_cached = 0
-            if finish:
-                num_cached = seq.num_cached or 0
-                self._scheduler.finish(seq)
-            events.append(Token(seq.request_id, drawn.id, drawn.logprob, drawn.top_logprobs, finish, num_cached))
-        return events
+    def close(self) -> None:
+        """End what the executor started."""
+        self._executor.close()
 
-    def _score(self, hidden: Tensor, scoring: list[tuple[Scoring, int, int]]) -> list[Event]:
-        """`scoring`: per row its sequence, its number in `hidden` and the id whose probability is asked for."""
-        for start in range(0, len(scoring), self._logits_rows):
-            part = scoring[start : start + self._logits_rows]
-            logits = self._executor.logits(hidden[[row for _, row, _ in part]])  # never more rows: V is large
-            targets = torch.tensor([target for _, _, target in part], device=logits.device)
-            logprobs = logits.log_softmax(dim=-1)
-            best = logprobs[:, : self._num_token_ids].max(dim=-1)
-            scored = zip(
-                part,
-                logprobs.gather(1, targets[:, None]).squeeze(1).tolist(),
-                best.indices.tolist(),
-                best.values.tolist(),
-                strict=True,
-            )
-            for (seq, _, _), logprob, best_id, best_logprob in scored:
-                seq.logprobs.append(logprob)
-                seq.best.append((best_id, best_logprob))
-        events: list[Event] = []
-        for seq in dict.fromkeys(seq for seq, _, _ in scoring):
-            if seq.num_pending == 0:
-                self._scheduler.finish(seq)
-                events.append(Scored(seq.request_id, seq.logprobs, seq.best))
-        return events
+    def _sequence_of(self, message: Generate | Score | Embed) -> Sequence:
+        deadline = math.inf if message.deadline_s is None else self._clock() + message.deadline_s
+        request = {"priority": message.priority, "client": message.client, "deadline": deadline}
+        match message:
+            case Generate(request_id, prompt_ids, sampling):
+                return Generation(request_id, prompt_ids, sampling, self._max_sequence_tokens, **request)
+            case Score(request_id, context_ids, target_ids):
+                return Scoring(request_id, context_ids, target_ids, **request)
+            case Embed(request_id, ids, pooling, normalize):
+                return Embedding(request_id, ids, pooling, normalize, **request)
 
+    def _expire(self) -> list[Event]:
+        error = "the deadline passed before the request was done; allow more time, or ask for less"
+        expired = self._scheduler.expire()
+        for request_id in expired:
+            self._results.forget(request_id)
+        return [Refused(request_id, error, "DEADLINE_EXCEEDED") for request_id in expired]
 
-def _rows(chunks: list[Chunk]) -> tuple[list[tuple[Generation, int]], list[tuple[Scoring, int, int]]]:
-    """Which packed rows need logits: the last of a generation's inputs, and those before a scored target."""
-    drawing: list[tuple[Generation, int]] = []
-    scoring: list[tuple[Scoring, int, int]] = []
-    start = 0  # of the chunk's rows
-    for seq, num_tokens in chunks:
-        if isinstance(seq, Generation) and seq.num_pending == num_tokens:
-            drawing.append((seq, start + num_tokens - 1))
-        elif isinstance(seq, Scoring):
-            for position in range(max(seq.num_computed, seq.first_logits), seq.num_computed + num_tokens):
-                scoring.append((seq, start + position - seq.num_computed, seq.token_ids[position + 1]))
-        start += num_tokens
-    return drawing, scoring
+    def _drop(self, request_id: int) -> None:
+        self._scheduler.abort(request_id)
+        self._results.forget(request_id)
 
 
 def load_engine(model_dir: Path, config: EngineConfig, *, num_token_ids: int) -> tuple[Engine, Ready]:

@@ -1,0 +1,146 @@
+"""What a step's hidden states mean for its sequences: tokens drawn, targets scored, states pooled.
+
+T = packed tokens, M = rows whose logits are needed, H = hidden size, V = rows of the head
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from services.inference.best_of import BestOf
+from services.inference.executor import Executor
+from services.inference.messages import Embedded, Event, PromptLogprobs, Scored, Token
+from services.inference.sampler import sample
+from services.inference.scheduler import Chunk, Scheduler
+from services.inference.sequence import Embedding, Generation, Scoring, Sequence
+
+
+class _Target(NamedTuple):
+    """An id whose log-probability is asked for, and the row of the hidden states that predicts it."""
+
+    seq: Generation | Scoring
+    row: int
+    token_id: int
+    num_alternatives: int
+
+
+class Results:
+    """Turns hidden states into events, and tells the scheduler what has ended."""
+
+    def __init__(self, executor: Executor, scheduler: Scheduler, *, num_token_ids: int, logits_rows: int) -> None:
+        self._executor = executor
+        self._scheduler = scheduler
+        self._num_token_ids = num_token_ids
+        self._logits_rows = logits_rows
+        self._best_of: dict[int, BestOf] = {}  # by request
+
+    def forget(self, request_id: int) -> None:
+        """Its request is dropped."""
+        self._best_of.pop(request_id, None)
+
+    def collect(self, hidden: Tensor, chunks: list[Chunk]) -> list[Event]:
+        """Events of the step that gave `hidden` (T, H); the chunks count as computed already."""
+        drawing: list[tuple[Generation, int]] = []
+        targets: list[_Target] = []
+        pooling: list[tuple[Embedding, Tensor]] = []
+        end = 0
+        for seq, num_tokens in chunks:
+            end += num_tokens
+            if seq.is_scored:
+                targets += _targets(seq, num_tokens, end)
+            if isinstance(seq, Generation) and seq.num_pending == 0:
+                drawing.append((seq, end - 1))
+            elif isinstance(seq, Embedding):
+                pooling.append((seq, hidden[end - min(num_tokens, seq.num_computed - seq.num_pooled) : end]))
+        events = self._score(hidden, targets) if targets else []  # of a prompt, before its first token
+        if drawing:
+            events += self._draw(hidden, drawing)
+        for embedding, states in pooling:
+            events += self._pool(embedding, states)
+        return events
+
+    def _draw(self, hidden: Tensor, drawing: list[tuple[Generation, int]]) -> list[Event]:
+        logits = self._executor.logits(hidden[[row for _, row in drawing]])  # (M, V)
+        seqs = [seq for seq, _ in drawing]
+        if any(seq.num_forks for seq in seqs):  # their choices draw from the same row
+            choices = [self._choices(seq) for seq in seqs]
+            rows = [row for row, forks in enumerate(choices) for _ in forks]
+            seqs = [seq for forks in choices for seq in forks]
+            logits = logits[rows]
+        events: list[Event] = []
+        for seq, drawn in zip(seqs, sample(logits, seqs, self._num_token_ids), strict=True):
+            finish = seq.append(drawn.id)
+            num_cached = 0
+            if finish is not None:
+                num_cached = seq.num_cached or 0
+                self._scheduler.finish(seq)
+            token = Token(seq.request_id, drawn.id, drawn.logprob, drawn.top_logprobs, finish, num_cached, seq.choice)
+            if seq.sampling.best_of > seq.sampling.n:
+                events += self._rank(token)
+            else:
+                events.append(token)
+        return events
+
+    def _choices(self, seq: Generation) -> list[Generation]:
+        if not seq.num_forks:
+            return [seq]
+        if seq.sampling.best_of > seq.sampling.n:
+            self._best_of[seq.request_id] = BestOf(seq.sampling)
+        return self._scheduler.fork(seq)
+
+    def _rank(self, token: Token) -> list[Token]:
+        tokens = self._best_of[token.request_id].add(token)
+        if tokens:
+            del self._best_of[token.request_id]
+        return tokens
+
+    def _score(self, hidden: Tensor, targets: list[_Target]) -> list[Event]:
+        for start in range(0, len(targets), self._logits_rows):  # never more rows at once: V is large
+            self._score_rows(hidden, targets[start : start + self._logits_rows])
+        events: list[Event] = []
+        for seq in dict.fromkeys(target.seq for target in targets):
+            if isinstance(seq, Scoring) and seq.num_pending == 0:
+                self._scheduler.finish(seq)
+                events.append(Scored(seq.request_id, seq.logprobs, [best for (best,) in seq.alternatives]))
+            elif isinstance(seq, Generation) and not seq.is_scored:
+                events.append(PromptLogprobs(seq.request_id, seq.logprobs, seq.alternatives))
+        return events
+
+    def _score_rows(self, hidden: Tensor, targets: list[_Target]) -> None:
+        """Log-softmax over all rows of the head; alternatives are ids that the tokenizer has."""
+        logits = self._executor.logits(hidden[[target.row for target in targets]])  # (M, V)
+        normalizers = logits.logsumexp(dim=-1, keepdim=True)
+        ids = torch.tensor([target.token_id for target in targets], device=logits.device)
+        logprobs = (logits.gather(1, ids[:, None]) - normalizers).squeeze(1).tolist()
+        most = min(max(target.num_alternatives for target in targets), self._num_token_ids)
+        best = logits[:, : self._num_token_ids].topk(most, dim=-1)
+        best_ids, best_logprobs = best.indices.tolist(), (best.values - normalizers).tolist()
+        for target, logprob, others, likely in zip(targets, logprobs, best_ids, best_logprobs, strict=True):
+            num = target.num_alternatives
+            target.seq.logprobs.append(logprob)
+            target.seq.alternatives.append(list(zip(others[:num], likely[:num], strict=True)))
+
+    def _pool(self, seq: Embedding, states: Tensor) -> list[Event]:
+        """fp64: the sum must not depend on how the prompt was cut."""
+        if len(states):
+            seq.total = seq.total + states.double().sum(dim=0)
+            seq.num_pooled = seq.num_computed
+        if seq.num_pending:
+            return []
+        self._scheduler.finish(seq)
+        pooled = seq.total / (len(seq.token_ids) if seq.pooling == "mean" else 1)
+        return [Embedded(seq.request_id, (normalize(pooled, dim=0) if seq.normalize else pooled).float().tolist())]
+
+
+def _targets(seq: Sequence, num_tokens: int, end: int) -> list[_Target]:
+    """What the chunk predicts whose last row is `end` - 1. The row of position p predicts the token at p + 1."""
+    assert isinstance(seq, Generation | Scoring)
+    first = max(seq.num_computed - num_tokens, seq.first_needed)
+    last = min(seq.num_computed, len(seq.token_ids) - 1)
+    num_alternatives = 1 if isinstance(seq, Scoring) else seq.sampling.prompt_logprobs or 0
+    return [
+        _Target(seq, end - seq.num_computed + position, seq.token_ids[position + 1], num_alternatives)
+        for position in range(first, last)
+    ]
