@@ -1,25 +1,22 @@
 import pytest
 import torch
 from torch import Tensor
-from transformers.generation.logits_process import (
-    RepetitionPenaltyLogitsProcessor,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from services.inference import sampler
 from services.inference.sampling import SamplingParams
 from services.inference.sequence import Generation
 
-V = 1300  # more than two groups of 512
+V = 1300
 
 
 def logits_of(num_rows: int, *, seed: int = 0, scale: float = 3.0) -> Tensor:
     return scale * torch.randn(num_rows, V, generator=torch.Generator().manual_seed(seed))
 
 
-def sequence(prompt: tuple[int, ...] = (5, 6, 7), **sampling: object) -> Generation:
-    return Generation(0, list(prompt), SamplingParams(**({"seed": 1} | sampling)), 1 << 30)
+def sequence(prompt: tuple[int, ...] = (5, 6, 7), *, choice: int = 0, **sampling: object) -> Generation:
+    seq = Generation(0, list(prompt), SamplingParams(**({"seed": 1} | sampling)), 1 << 30)
+    seq.choice = choice
+    return seq
 
 
 def draw(logits: Tensor, seqs: list[Generation], num_token_ids: int = V) -> list[int]:
@@ -31,84 +28,55 @@ def test_temperature_zero_takes_the_likeliest_token():
     assert draw(logits, [sequence(temperature=0.0)] * 4) == logits.argmax(dim=-1).tolist()
 
 
-def test_a_tiny_temperature_is_greedy_and_not_nan():
-    logits = logits_of(4)
-    assert draw(logits, [sequence(temperature=1e-30)] * 4) == logits.argmax(dim=-1).tolist()
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_ids_beyond_the_tokenizer_are_never_drawn(temperature: float):
-    logits = logits_of(64)
-    logits[:, 1000:] += 50  # the likeliest by far
-    seqs = [sequence(temperature=temperature, seed=seed) for seed in range(64)]
-    assert max(draw(logits, seqs, num_token_ids=1000)) < 1000
-
-
-def hf_kept(row: Tensor, params: SamplingParams) -> set[int]:
-    """Ids that transformers leaves a chance."""
-    scores = row[None] / params.temperature
-    if params.top_k:
-        scores = TopKLogitsWarper(params.top_k)(None, scores)
-    if params.top_p < 1:
-        scores = TopPLogitsWarper(params.top_p)(None, scores)
-    return set(scores[0].isfinite().nonzero().flatten().tolist())
-
-
 @pytest.mark.parametrize(
     "settings",
     [
-        {"top_k": 5},
-        {"top_p": 0.5},
-        {"top_p": 0.97, "temperature": 0.7},
-        {"top_k": 9, "top_p": 0.8},
-        {"top_p": 0.999, "temperature": 30.0},  # nearly flat: more than the first candidates hold
+        {"temperature": 0.0},
+        {},
+        {"top_k": 3},
+        {"top_p": 0.9},
+        {"min_p": 0.1},
+        {"typical_p": 0.9},
+        {"logit_bias": {4: 100.0}, "temperature": 5.0},
+        {"bad_words": tuple((i,) for i in range(100))},
     ],
+    ids=" ".join,
 )
-def test_filters_keep_exactly_the_tokens_that_transformers_keeps(settings: dict[str, float]):
-    logits = logits_of(3)
-    params = SamplingParams(seed=0, **settings)
-    for row, weights in zip(logits, sampler._weights(logits, [params] * 3), strict=True):
-        assert set(weights.nonzero().flatten().tolist()) == hf_kept(row, params)
+def test_ids_beyond_the_tokenizer_are_never_drawn_nor_reported(settings: dict):
+    logits = logits_of(64)
+    logits[:, 1000:] += 50  # the likeliest by far
+    seqs = [sequence(seed=seed, logprobs=3, **settings) for seed in range(64)]
+    for drawn in sampler.sample(logits, seqs, num_token_ids=1000):
+        assert drawn.id < 1000
+        assert all(token_id < 1000 for token_id, _ in drawn.top_logprobs)
 
 
-def test_tokens_are_drawn_as_often_as_their_probability_says():
-    row = logits_of(1, scale=1.5)[0]
-    probabilities = row.double().softmax(dim=-1)
-    num = 20_000
-    counts = torch.zeros(V, dtype=torch.float64)
-    for start in range(0, num, 2000):
-        seqs = [sequence(seed=seed) for seed in range(start, start + 2000)]
-        ids = torch.tensor(draw(row.expand(2000, -1), seqs))
-        counts += torch.bincount(ids, minlength=V)
-    chi_squared = ((counts - num * probabilities) ** 2 / (num * probabilities)).sum().item()
-    assert abs(chi_squared - V) < 5 * (2 * V) ** 0.5  # mean and five standard deviations
-
-
-def test_cumulative_inversion_equals_the_plain_one():
-    weights = logits_of(1)[0].exp()
-    uniforms = torch.rand(500, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    cumulative = weights.double().cumsum(0)
-    expected = torch.searchsorted(cumulative, uniforms * cumulative[-1], right=True)
-    drawn = torch.tensor(sampler._invert(weights.expand(500, -1), uniforms.tolist()))
-    assert (drawn != expected).float().mean() < 0.01  # fp32 sums of groups move a few borders by a hair
-    assert (drawn - expected).abs().max() <= 1
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_the_ends_of_the_distribution_give_tokens_with_weight(share: float):
-    weights = torch.zeros(1, V)
-    weights[0, 700:703] = 1.0
-    assert sampler._invert(weights, [share])[0] == (700 if share == 0 else 702)
+MIXED = [
+    {},
+    {"top_k": 3},
+    {"top_p": 0.8},
+    {"temperature": 0.0},
+    {"repetition_penalty": 1.7},
+    {"min_p": 0.05, "presence_penalty": 1.0},
+    {"typical_p": 0.7, "frequency_penalty": 1.0, "n": 2, "best_of": 3},
+    {"bad_words": ((7, 5), (3,)), "logit_bias": {9: 4.0}, "logprobs": 2},
+]
 
 
 def test_the_same_seed_gives_the_same_ids_whatever_the_neighbours():
     logits = logits_of(16)
-    settings = [{}, {"top_k": 3}, {"top_p": 0.8}, {"temperature": 0.0}, {"repetition_penalty": 1.7}] * 3 + [{}]
-    seqs = [sequence(seed=seed, **setting) for seed, setting in enumerate(settings)]
+    seqs = [sequence(seed=seed, choice=seed % 3, **setting) for seed, setting in enumerate(MIXED * 2)]
     together = draw(logits, seqs)
-    alone = [draw(logits[row : row + 1], [seq])[0] for row, seq in enumerate(seqs)]
+    alone = [draw(logits[row : row + 1].clone(), [seq])[0] for row, seq in enumerate(seqs)]
     assert together == alone
     assert draw(logits.flip(0), seqs[::-1]) == together[::-1]
+
+
+def test_sampling_leaves_the_logits_as_they_were():
+    logits = logits_of(16)
+    before = logits.clone()
+    sampler.sample(logits, [sequence(**setting) for setting in MIXED * 2], V)
+    assert torch.equal(logits, before)
 
 
 def test_seeds_and_positions_give_different_numbers():
@@ -118,15 +86,12 @@ def test_seeds_and_positions_give_different_numbers():
     assert abs(sum(numbers) / 3000 - 0.5) < 0.03
 
 
-def test_repetition_penalty_is_that_of_transformers():
-    logits = logits_of(2)
-    prompt = (3, 9, 3, 11, 500)
-    seq = sequence(prompt, temperature=0.0, repetition_penalty=1.8)
-    seq.append(42)
-    expected = RepetitionPenaltyLogitsProcessor(1.8)(torch.tensor([[*prompt, 42]]), logits[:1].clone())
-    row = logits[0].clone()
-    sampler._penalize(row, seq)
-    torch.testing.assert_close(row, expected[0])
+def test_choices_of_one_request_draw_apart_and_the_first_as_if_alone():
+    row = logits_of(1, scale=1)
+    seqs = [sequence(seed=8, choice=choice, n=50, best_of=50) for choice in range(50)]
+    drawn = draw(row.expand(50, -1).clone(), seqs)
+    assert drawn[0] == draw(row, [sequence(seed=8)])[0]
+    assert len(set(drawn)) > 25
 
 
 def test_a_penalized_row_leaves_its_neighbours_and_the_reported_log_probabilities_alone():
@@ -142,16 +107,30 @@ def test_a_penalized_row_leaves_its_neighbours_and_the_reported_log_probabilitie
 
 def test_log_probabilities_are_the_models_own_over_the_whole_head():
     logits = logits_of(3)
-    seqs = [
-        sequence(temperature=0.7, top_k=2, logprobs=3),
-        sequence(),
-        sequence(temperature=0.0, logprobs=0),
-    ]
+    seqs = [sequence(temperature=0.7, top_k=2, logprobs=3), sequence(), sequence(temperature=0.0, logprobs=0)]
     drawn = sampler.sample(logits, seqs, num_token_ids=1000)
     expected = logits.log_softmax(dim=-1)
-    assert drawn[0].logprob == pytest.approx(expected[0, drawn[0].id].item())
-    values, ids = expected[0].topk(3)
-    assert drawn[0].top_logprobs == [(i, pytest.approx(v)) for i, v in zip(ids.tolist(), values.tolist(), strict=True)]
+    assert drawn[0].logprob == pytest.approx(expected[0, drawn[0].id].item(), abs=1e-5)
+    values, ids = expected[0, :1000].topk(3)
+    assert [token_id for token_id, _ in drawn[0].top_logprobs] == ids.tolist()
+    assert [logprob for _, logprob in drawn[0].top_logprobs] == pytest.approx(values.tolist(), abs=1e-5)
     assert drawn[1].logprob is None
-    assert drawn[2].logprob == pytest.approx(expected[2, drawn[2].id].item())
+    assert drawn[2].logprob == pytest.approx(expected[2, drawn[2].id].item(), abs=1e-5)
     assert drawn[2].top_logprobs == []
+
+
+def test_best_of_has_a_log_probability_to_rank_by():
+    (drawn,) = sampler.sample(logits_of(1), [sequence(n=1, best_of=4)], V)
+    assert drawn.logprob == pytest.approx(logits_of(1).log_softmax(dim=-1)[0, drawn.id].item(), abs=1e-5)
+    assert drawn.top_logprobs == []
+
+
+def test_log_probabilities_of_given_ids_are_those_of_log_softmax():
+    logits = logits_of(3)
+    scored = sampler.log_probabilities(logits, [4, 1250, 9], [0, 2, 1], num_token_ids=1300)
+    expected = logits.log_softmax(dim=-1)
+    assert [drawn.logprob for drawn in scored] == pytest.approx(
+        [expected[row, token_id].item() for row, token_id in enumerate((4, 1250, 9))], abs=1e-5
+    )
+    assert [len(drawn.top_logprobs) for drawn in scored] == [0, 2, 1]
+    assert scored[2].top_logprobs[0][0] == int(logits[2].argmax())
