@@ -3,9 +3,7 @@
 The worker starts it, one per loaded model version. It dies with the worker, whatever kills that.
 """
 
-import ctypes
 import logging
-import os
 import signal
 import sys
 from pathlib import Path
@@ -24,8 +22,8 @@ from services.inference.messages import (
     decode_to_engine,
     encode,
 )
+from services.inference.parent import die_with_parent
 
-_PR_SET_PDEATHSIG = 1
 log = logging.getLogger(__name__)
 
 
@@ -74,13 +72,6 @@ def receive(socket: "zmq.Socket[bytes]", *, wait: bool) -> list[ToEngine]:
             messages.append(decode_to_engine(socket.recv(zmq.NOBLOCK)))
         except zmq.Again:
             return messages
-
-
-def die_with_parent(parent_pid: int) -> None:
-    """Let the kernel kill this process when the worker ends: it must not keep memory and cores."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it ended before the line above
-        sys.exit(1)
 
 
 if __name__ == "__main__":

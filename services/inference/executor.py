@@ -13,6 +13,7 @@ from bloom.checkpoint import open_checkpoint
 from bloom.parallel import Shard
 from services.inference.config import EngineConfig
 from services.inference.kv_cache import CacheSize, size_cache
+from services.inference.ranked_executor import RankedExecutor
 from services.inference.share import device_name, load_share
 from services.inference.step_batch import StepBatch
 
@@ -44,12 +45,13 @@ def load_executor(model_dir: Path, config: EngineConfig) -> LoadedExecutor:
     Raises ValueError, naming file, tensor or setting, when that cannot be.
     """
     model = open_checkpoint(model_dir).config
-    share = load_share(model_dir, config, Shard.of(model))
-    size = size_cache(model, config, room=share.max_blocks())
-    share.allocate(size)
+    one_rank = config.tensor_parallel == config.pipeline_parallel == 1
+    executor = load_share(model_dir, config, Shard.of(model)) if one_rank else RankedExecutor(model_dir, config)
+    size = size_cache(model, config, room=executor.max_blocks())
+    executor.allocate(size)
     return LoadedExecutor(
-        executor=share,
+        executor=executor,
         size=size,
-        device=device_name(share.device),
-        dtype=str(share.hidden_dtype).removeprefix("torch."),
+        device=device_name(executor.device),
+        dtype=str(executor.hidden_dtype).removeprefix("torch."),
     )
