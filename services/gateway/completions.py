@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from anthesis.decoding import IncrementalDecoder
 
-from services.gateway.generation import Piece, PlacedToken, Prompt, Sampling, Token
+from services.gateway.generation import ANONYMOUS, Caller, Piece, PlacedToken, Prompt, Sampling, Token
 from services.gateway.service import GatewayService, OpenModel
 
 QUEUED_PIECES = 64  # that a slow client lets wait before its workers' streams are read no further
@@ -17,24 +17,27 @@ QUEUED_PIECES = 64  # that a slow client lets wait before its workers' streams a
 class CompletionRequest:
     model: str
     prompts: Sequence[Prompt]
-    sampling: Sampling
-    max_tokens: int  # 0: only what `echo` asks for
-    num_choices: int = 1  # per prompt
+    sampling: Sampling  # its `n` counts for each prompt
+    with_output: bool = True  # else only what `echo` asks for
     stops: Sequence[str] = ()
+    bad_words: Sequence[str] = ()
+    ignore_eos: bool = False
     echo: bool = False
+    caller: Caller = ANONYMOUS
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A request under way: choice i * num_choices + j is the j-th of prompt i."""
+    """A request under way: choice i * n + j is the j-th of prompt i."""
 
     model: OpenModel
     prompt_ids: list[list[int]]
+    sampling: Sampling
     request: CompletionRequest
 
     @property
     def num_choices(self) -> int:
-        return len(self.prompt_ids) * self.request.num_choices
+        return len(self.prompt_ids) * self.sampling.num_choices
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -46,21 +49,21 @@ class Completions:
         self._service = service
 
     async def start(self, request: CompletionRequest) -> Completion:
-        """Resolve the model, encode the prompts and check their lengths."""
+        """Resolve the model, encode prompts and bad words, check ids and lengths."""
         model = await self._service.open(request.model)
         prompt_ids = await self._service.encode(model, request.prompts)
         for ids in prompt_ids:
-            self._service.check_length(model, ids, num_new_tokens=1 if request.max_tokens else 0)
-        return Completion(model, prompt_ids, request)
+            self._service.check_length(model, ids, num_new_tokens=1 if request.with_output else 0)
+        sampling = await self._service.sampling_for(
+            model, request.sampling, bad_words=request.bad_words, ignore_eos=request.ignore_eos
+        )
+        if request.echo:
+            sampling = replace(sampling, prompt_logprobs=sampling.logprobs)
+        return Completion(model, prompt_ids, sampling, request)
 
-    async def stream(self, completion: Completion) -> AsyncGenerator[tuple[int, Piece], None]:
-        """Pieces of all choices as they come, each with its choice's index."""
-        echoes = await self._echoes(completion) if completion.request.echo else [None] * len(completion.prompt_ids)
-        streams = [
-            self._choice(completion, ids, echo, number)
-            for ids, echo in zip(completion.prompt_ids, echoes, strict=True)
-            for number in range(completion.request.num_choices)
-        ]
+    async def stream(self, completion: Completion) -> AsyncGenerator[Piece, None]:
+        """Pieces of all choices as they come."""
+        streams = [self._stream_prompt(completion, number) for number in range(len(completion.prompt_ids))]
         async with aclosing(_merge(streams)) as pieces:
             async for piece in pieces:
                 yield piece
@@ -69,40 +72,41 @@ class Completions:
         """All choices, whole."""
         choices = [Piece() for _ in range(completion.num_choices)]
         async with aclosing(self.stream(completion)) as pieces:
-            async for index, piece in pieces:
-                choices[index].extend(piece)
+            async for piece in pieces:
+                choices[piece.choice].extend(piece)
         return choices
 
-    async def _choice(
-        self, completion: Completion, prompt_ids: list[int], echo: Piece | None, number: int
-    ) -> AsyncGenerator[Piece, None]:
-        request = completion.request
-        if request.max_tokens == 0:
-            yield replace(echo or Piece(), finish="LENGTH")
-            return
-        if echo:
-            yield echo
-        sampling = replace(request.sampling, max_tokens=request.max_tokens)
-        if sampling.seed is not None:  # choices differ, and each is the same when asked again
-            sampling = replace(sampling, seed=(sampling.seed + number) % (1 << 64))
-        offset = len(echo.text) if echo else 0
-        pieces = self._service.generate(completion.model, prompt_ids, sampling, request.stops)
-        async with aclosing(pieces):
+    async def _stream_prompt(self, completion: Completion, number: int) -> AsyncGenerator[Piece, None]:
+        """Pieces of one prompt's choices: for each the prompt, if it is to be echoed, then what is drawn."""
+        first = number * completion.sampling.num_choices
+        offset = 0  # where the output's text starts
+        async with aclosing(self._answer(completion, number)) as pieces:
             async for piece in pieces:
-                piece.tokens = [PlacedToken(placed.token, placed.text_offset + offset) for placed in piece.tokens]
-                yield piece
+                if piece.prompt:
+                    echo = _echo(completion.model, completion.request.prompts[number], piece.prompt)
+                    offset = len(echo.text)
+                    for choice in range(completion.sampling.num_choices):
+                        yield replace(echo, choice=first + choice)
+                else:
+                    tokens = [PlacedToken(placed.token, placed.text_offset + offset) for placed in piece.tokens]
+                    yield replace(piece, tokens=tokens, choice=first + piece.choice)
 
-    async def _echoes(self, completion: Completion) -> list[Piece]:
-        """Each prompt as a piece, with log-probabilities if asked for; the first token has none: it follows nothing."""
-        batch = [[Token(token_id) for token_id in ids] for ids in completion.prompt_ids]
-        if completion.request.sampling.logprobs is not None:
-            items = [(ids[:1], ids[1:]) for ids in completion.prompt_ids]
-            scored = await self._service.score_ids(completion.model, items)
-            batch = [[Token(context[0]), *targets] for (context, _), targets in zip(items, scored, strict=True)]
-        return [
-            _echo(completion.model, prompt, tokens)
-            for prompt, tokens in zip(completion.request.prompts, batch, strict=True)
-        ]
+    async def _answer(self, completion: Completion, number: int) -> AsyncGenerator[Piece, None]:
+        """Pieces of one prompt; with echo, its tokens first. The first token has no log-probability."""
+        request, sampling, ids = completion.request, completion.sampling, completion.prompt_ids[number]
+        if request.echo and sampling.logprobs is None:
+            yield Piece(prompt=[Token(token_id) for token_id in ids])
+        if request.with_output:
+            pieces = self._service.generate(completion.model, ids, sampling, request.stops, request.caller)
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    yield piece
+            return
+        if request.echo and sampling.logprobs is not None:
+            (scored,) = await self._service.score_ids(completion.model, [(ids[:1], ids[1:])], request.caller)
+            yield Piece(prompt=[Token(ids[0]), *scored])
+        for choice in range(sampling.num_choices):
+            yield Piece(finish="LENGTH", choice=choice)
 
 
 def _echo(model: OpenModel, prompt: Prompt, tokens: list[Token]) -> Piece:
@@ -114,21 +118,21 @@ def _echo(model: OpenModel, prompt: Prompt, tokens: list[Token]) -> Piece:
     return Piece(prompt if isinstance(prompt, str) else decoded + decoder.finish(), placed)
 
 
-async def _merge(streams: Sequence[AsyncGenerator[Piece, None]]) -> AsyncGenerator[tuple[int, Piece], None]:
+async def _merge(streams: Sequence[AsyncGenerator[Piece, None]]) -> AsyncGenerator[Piece, None]:
     """Items of all streams as they come; the first error ends them all, and so does closing."""
-    queue: asyncio.Queue[tuple[int, Piece] | Exception | None] = asyncio.Queue(QUEUED_PIECES)
+    queue: asyncio.Queue[Piece | Exception | None] = asyncio.Queue(QUEUED_PIECES)
 
-    async def pump(index: int, stream: AsyncGenerator[Piece, None]) -> None:
+    async def pump(stream: AsyncGenerator[Piece, None]) -> None:
         try:
             async with aclosing(stream):
                 async for piece in stream:
-                    await queue.put((index, piece))
+                    await queue.put(piece)
         except Exception as error:
             await queue.put(error)
         else:
             await queue.put(None)
 
-    pumps = [asyncio.create_task(pump(index, stream)) for index, stream in enumerate(streams)]
+    pumps = [asyncio.create_task(pump(stream)) for stream in streams]
     try:
         running = len(pumps)
         while running:

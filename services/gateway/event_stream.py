@@ -11,18 +11,19 @@ from starlette.types import Receive, Scope, Send
 
 from services.common.errors import DomainError
 from services.gateway.generation import Piece
-from services.gateway.openai_schema import CompletionWriter, domain_error_json, error_json
+from services.gateway.openai_completions import CompletionWriter
+from services.gateway.openai_errors import domain_error_json, error_json
 
 log = logging.getLogger(__name__)
 
 
 async def events(
-    pieces: AsyncGenerator[tuple[int, Piece], None], writer: CompletionWriter, *, with_usage: bool
+    pieces: AsyncGenerator[Piece, None], writer: CompletionWriter, *, with_usage: bool
 ) -> AsyncGenerator[str, None]:
     """A chunk per piece, the usage if asked for, and the mark of the end."""
     async with aclosing(pieces):
-        async for index, piece in pieces:
-            yield _event(writer.chunk(index, piece, with_usage=with_usage))
+        async for piece in pieces:
+            yield _event(writer.chunk(piece, with_usage=with_usage))
     if with_usage:
         yield _event(writer.usage_chunk())
     yield "data: [DONE]\n\n"

@@ -10,22 +10,24 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.common.auth import Authenticate, bearer_key
+from services.common.auth import Authenticate, bearer_key, current_principal, set_principal
 from services.common.errors import DomainError
 from services.gateway.completions import Completions
 from services.gateway.event_stream import EventStream, events
-from services.gateway.openai_schema import CompletionBody, CompletionWriter, domain_error_json, error_json, model_json
+from services.gateway.openai_completions import CompletionBody, CompletionWriter, model_json
+from services.gateway.openai_embeddings import EmbeddingBody
+from services.gateway.openai_errors import domain_error_json, error_json, retry_after
 from services.gateway.registry_client import ListedModel, RegistryClient
 from services.gateway.routing import Router
+from services.gateway.service import GatewayService
 
 MAX_BODY_BYTES = 16 << 20  # 128 prompts of 2,048 tokens are about 1.5 MB
 T = TypeVar("T")
 _HTTP_CODES = {404: "unknown_url", 405: "method_not_allowed"}
 
 
-def build_app(
-    completions: Completions, router: Router, registry: RegistryClient, authenticate: Authenticate
-) -> ASGIApp:
+def build_app(service: GatewayService, router: Router, registry: RegistryClient, authenticate: Authenticate) -> ASGIApp:
+    completions = Completions(service)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, max_body_size=MAX_BODY_BYTES)
     app.add_exception_handler(DomainError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
@@ -47,7 +49,7 @@ def build_app(
 
     @app.post("/v1/completions")
     async def complete(body: CompletionBody, request: Request) -> Response:
-        completion = await completions.start(body.to_request())
+        completion = await completions.start(body.to_request(current_principal().key_id))
         writer = CompletionWriter(completion)
         if not body.stream:
             choices = await _unless_disconnected(request, completions.collect(completion))
@@ -56,6 +58,13 @@ def build_app(
         stream = events(completions.stream(completion), writer, with_usage=with_usage)
         # The first event is awaited here, so that an error before it has a status of its own.
         return EventStream(await _unless_disconnected(request, anext(stream)), stream)
+
+    @app.post("/v1/embeddings")
+    async def embed(body: EmbeddingBody, request: Request) -> Response:
+        inputs, caller = body.inputs(), body.caller(current_principal().key_id)
+        model = await service.open(body.model)
+        embedded = await _unless_disconnected(request, service.embed(model, inputs, body.how(), caller))
+        return JSONResponse(body.answer(model.version, embedded))
 
     return Admission(app, authenticate)
 
@@ -75,7 +84,7 @@ class Admission:
         if request.url.path == "/health":
             return None
         try:
-            await self._authenticate(bearer_key(request.headers.get("authorization")))
+            set_principal(await self._authenticate(bearer_key(request.headers.get("authorization"))))
         except DomainError as error:
             return _error_response(error)
         num_bytes = int(request.headers.get("content-length", 0))  # the server has checked that it is a number
@@ -111,7 +120,7 @@ async def _disconnection(request: Request) -> None:
 
 def _error_response(error: DomainError) -> JSONResponse:
     status, body = domain_error_json(error)
-    return JSONResponse(body, status)
+    return JSONResponse(body, status, retry_after(error))
 
 
 async def _on_domain_error(request: Request, error: Exception) -> Response:

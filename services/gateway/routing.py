@@ -5,7 +5,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from services.common.errors import NotFound, Unavailable
+from services.common.errors import NotFound, ResourceExhausted, Unavailable
 from services.gateway.memo import Memo
 from services.gateway.registry_client import RegistryClient, ResolvedModel, Worker
 
@@ -31,7 +31,7 @@ class Router:
         for other in others:
             try:
                 return await _use(first, use)
-            except (Unavailable, NotFound) as error:  # down, or it has just unloaded the version
+            except (Unavailable, NotFound, ResourceExhausted) as error:  # down, has just unloaded it, or is full
                 log.warning("%s; trying worker %s", error, other.id)
                 first = other
         return await _use(first, use)

@@ -14,13 +14,12 @@ from anthesis.v1 import generation_pb2_grpc as pb_grpc
 from anthesis.v1 import inference_pb2, tokenizer_pb2
 from starlette.types import ASGIApp
 
-from services.common.auth import ANYONE, Authenticate, RegistryAuthenticator
+from services.common.auth import ANYONE, Authenticate, RegistryAuthenticator, current_principal
 from services.common.logs import set_up_logging
 from services.common.server import GrpcServer, wait_for_signal
 from services.common.settings import Platform
-from services.gateway.completions import Completions
 from services.gateway.config import GatewayConfig
-from services.gateway.generation import Piece, Sampling, Token
+from services.gateway.generation import Caller, Piece, Pooling, Sampling, Token
 from services.gateway.http import build_app
 from services.gateway.inference_client import InferenceClient
 from services.gateway.registry_client import RegistryClient
@@ -40,10 +39,13 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         self._service = service
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
-        sampling = _sampling_from_proto(request.sampling)
+        sampling, caller = _sampling_from_proto(request.sampling), _caller(request.priority, context)
         model = await self._service.open(request.model)
         (prompt_ids,) = await self._service.encode(model, [request.prompt])
-        async with aclosing(self._service.generate(model, prompt_ids, sampling, request.stop)) as pieces:
+        sampling = await self._service.sampling_for(
+            model, sampling, bad_words=request.bad_words, ignore_eos=request.ignore_eos
+        )
+        async with aclosing(self._service.generate(model, prompt_ids, sampling, request.stop, caller)) as pieces:
             async for piece in pieces:
                 yield _piece_to_proto(model, piece, len(prompt_ids))
 
@@ -56,19 +58,46 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
 
     async def Score(self, request: pb.ScoreRequest, context: Any) -> pb.ScoreResponse:
         model = await self._service.open(request.model)
-        scored = await self._service.score_texts(model, [(item.context, item.text) for item in request.items])
+        items = [(item.context, item.text) for item in request.items]
+        scored = await self._service.score_texts(model, items, _caller(request.priority, context))
         return pb.ScoreResponse(items=map(_scored_to_proto, scored), model_version=model.version)
+
+    async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
+        model = await self._service.open(request.model)
+        caller = _caller(request.priority, context)
+        embedded = await self._service.embed(model, request.texts, _pooling_from_proto(request), caller)
+        return pb.EmbedResponse(
+            embeddings=[inference_pb2.Embedding(values=vector) for vector in embedded.vectors],
+            usage=pb.Usage(prompt_tokens=embedded.num_tokens),
+            model_version=model.version,
+        )
+
+
+def _caller(priority: int, context: Any) -> Caller:
+    return Caller(client=current_principal().key_id, priority=priority, timeout_s=context.time_remaining())
 
 
 def _sampling_from_proto(sampling: inference_pb2.SamplingParams) -> Sampling:
+    """Fields that are not set are left to the worker."""
     given = {field.name: value for field, value in sampling.ListFields()}
-    return Sampling(**given | {"stop_ids": tuple(sampling.stop_ids)})
+    given["stop_ids"] = tuple(sampling.stop_ids)
+    given["logit_bias"] = dict(sampling.logit_bias)
+    for name in ("bad_words", "stop_sequences"):
+        given[name] = tuple(tuple(sequence.ids) for sequence in getattr(sampling, name))
+    return Sampling(**given)
+
+
+def _pooling_from_proto(request: pb.EmbedRequest) -> Pooling:
+    kind = "last" if request.pooling == inference_pb2.POOLING_LAST else "mean"
+    return Pooling(kind=kind, normalize=request.normalize if request.HasField("normalize") else True)
 
 
 def _piece_to_proto(model: OpenModel, piece: Piece, num_prompt_tokens: int) -> pb.GenerateResponse:
     response = pb.GenerateResponse(
         text=piece.text,
         tokens=[_token_to_proto(model.vocabulary, placed.token) for placed in piece.tokens],
+        choice=piece.choice,
+        prompt_tokens=[_token_to_proto(model.vocabulary, token) for token in piece.prompt],
     )
     if piece.finish:
         response.finish_reason = _FINISH[piece.finish]
@@ -161,7 +190,7 @@ class Gateway:
         self._grpc = GrpcServer("gateway", config.address, authenticate=authenticate, default_roles=ANYONE)
         servicer = GenerationServicer(service)
         self._grpc.add(pb_grpc.add_GenerationServiceServicer_to_server, servicer, "anthesis.v1.GenerationService")
-        app = build_app(Completions(service), router, registry, authenticate)
+        app = build_app(service, router, registry, authenticate)
         self._http = HttpServer(app, config.http_address, config.drain_s)
         self._drain_s = config.drain_s
 

@@ -1,21 +1,24 @@
 """Use cases of the edge: name -> version -> worker, text -> ids -> text."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from anthesis.decoding import Vocabulary
 
-from services.common.errors import DomainError, InvalidArgument
-from services.gateway.generation import InvalidParameter, Piece, Prompt, Sampling, Token
-from services.gateway.inference_client import InferenceClient, ScoreIds, TokenStream
+from services.common.errors import InvalidArgument
+from services.gateway.choices import best_pieces, choices, drawing_all
+from services.gateway.generation import ANONYMOUS, Caller, InvalidParameter, Piece, Pooling, Prompt, Sampling, Token
+from services.gateway.inference_client import InferenceClient, ScoreIds
 from services.gateway.registry_client import ResolvedModel
 from services.gateway.routing import Router
-from services.gateway.text_stream import TextStream
 from services.gateway.tokenizer_client import Encoding, TokenizerClient
 
 BEGIN, END = "<s>", "</s>"
 MAX_STOPS = 16
+MAX_BAD_WORDS = 64  # texts, each of which is two sequences for the worker
+MAX_EMBEDDED = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,12 @@ class OpenModel:
     @property
     def version(self) -> str:
         return self.resolved.version
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    vectors: Sequence[Sequence[float]]
+    num_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +69,7 @@ class GatewayService:
         batch = [next(encoded) if isinstance(prompt, str) else prompt for prompt in prompts]
         for prompt in prompts:
             if not isinstance(prompt, str):
-                _check_ids(model, prompt)
+                _check_ids(model, prompt, "prompt")
         return [ids or [self._begin(model)] for ids in batch]
 
     def check_length(self, model: OpenModel, prompt_ids: Sequence[int], num_new_tokens: int = 1) -> None:
@@ -74,20 +83,50 @@ class GatewayService:
                 "context_length_exceeded",
             )
 
+    async def sampling_for(
+        self, model: OpenModel, sampling: Sampling, *, bad_words: Sequence[str] = (), ignore_eos: bool = False
+    ) -> Sampling:
+        """`sampling` with the model's end token among its stop ids and texts among its bad words.
+
+        A bad word is banned as it is tokenized alone and after a space. Raises InvalidParameter for an id that is no
+        token and for a word without text.
+        """
+        if len(bad_words) > MAX_BAD_WORDS:
+            message = f"bad_words has {len(bad_words)} texts; give at most {MAX_BAD_WORDS}"
+            raise InvalidParameter("bad_words", message)
+        if "" in bad_words:
+            raise InvalidParameter("bad_words", "bad_words has an empty text, which every text holds; leave it out")
+        texts = [text for word in bad_words for text in (word, f" {word}")]
+        encoded = await self._tokenizer.encode(model.resolved.tokenizer_digest, texts)
+        banned = dict.fromkeys([*sampling.bad_words, *map(tuple, encoded)])
+        end = None if ignore_eos else model.vocabulary.special_ids.get(END)
+        stop_ids = sampling.stop_ids if end is None else (*sampling.stop_ids, end)
+        sampling = replace(sampling, bad_words=tuple(banned), stop_ids=stop_ids)
+        _check_sampling_ids(model, sampling)
+        return sampling
+
     async def generate(
-        self, model: OpenModel, prompt_ids: list[int], sampling: Sampling, stops: Sequence[str] = ()
+        self,
+        model: OpenModel,
+        prompt_ids: list[int],
+        sampling: Sampling,
+        stops: Sequence[str] = (),
+        caller: Caller = ANONYMOUS,
     ) -> AsyncGenerator[Piece, None]:
-        """Stream the completion; the last piece has `finish`. Closing the stream frees the worker."""
+        """Stream the choices; each one's last piece has `finish`. Closing the stream frees the worker.
+
+        `sampling` comes from `sampling_for`. A choice that a stop string ends is drawn on until all have ended.
+        """
         _check_stops(stops)
         self.check_length(model, prompt_ids)
-        end = model.vocabulary.special_ids.get(END)
-        if end is not None:
-            sampling = replace(sampling, stop_ids=(*sampling.stop_ids, end))
+        # Where the text ends decides which choices are best, and the worker knows no text.
+        ranked_here = bool(stops) and sampling.num_drawn > sampling.num_choices
+        asked = drawing_all(sampling) if ranked_here else sampling
         drawn = await self._router.call(
-            model.resolved, lambda worker: self._inference.generate(worker, model.version, prompt_ids, sampling)
+            model.resolved, lambda worker: self._inference.generate(worker, model.version, prompt_ids, asked, caller)
         )
-        async with drawn, aclosing(_pieces(drawn, TextStream(model.vocabulary, stops))) as pieces:
-            async for piece in pieces:
+        async with drawn, aclosing(choices(drawn, model.vocabulary, stops, asked.num_choices)) as pieces:
+            async for piece in best_pieces(pieces, sampling) if ranked_here else pieces:
                 yield piece
 
     async def tokenize(self, model: OpenModel, text: str) -> Encoding:
@@ -97,17 +136,37 @@ class GatewayService:
         resolved = await self._router.resolve(model)
         return await self._tokenizer.count(resolved.tokenizer_digest, texts)
 
-    async def score_texts(self, model: OpenModel, items: Sequence[tuple[str, str]]) -> list[ScoredText]:
+    async def embed(
+        self, model: OpenModel, inputs: Sequence[Prompt], pooling: Pooling, caller: Caller = ANONYMOUS
+    ) -> Embedded:
+        """A vector of each input."""
+        if len(inputs) > MAX_EMBEDDED:
+            raise InvalidParameter("input", f"there are {len(inputs)} inputs; send at most {MAX_EMBEDDED} at a time")
+        batch = await self.encode(model, inputs)
+        for ids in batch:
+            self.check_length(model, ids, num_new_tokens=0)
+        if not batch:
+            return Embedded([], 0)
+        vectors = await self._router.call(
+            model.resolved, lambda worker: self._inference.embed(worker, model.version, batch, pooling, caller)
+        )
+        return Embedded(vectors, sum(map(len, batch)))
+
+    async def score_texts(
+        self, model: OpenModel, items: Sequence[tuple[str, str]], caller: Caller = ANONYMOUS
+    ) -> list[ScoredText]:
         """Log-likelihood of each (context, text), encoded separately; without a context, <s> comes first."""
         contexts = await self.encode(model, [context for context, _ in items])
         targets = await self._tokenizer.encode(model.resolved.tokenizer_digest, [text for _, text in items])
-        scored_items = await self.score_ids(model, list(zip(contexts, targets, strict=True)))
+        scored_items = await self.score_ids(model, list(zip(contexts, targets, strict=True)), caller)
         return [
             ScoredText(sum(token.logprob or 0.0 for token in tokens), len(tokens), len(text.encode()))
             for tokens, (_, text) in zip(scored_items, items, strict=True)
         ]
 
-    async def score_ids(self, model: OpenModel, items: Sequence[ScoreIds]) -> list[list[Token]]:
+    async def score_ids(
+        self, model: OpenModel, items: Sequence[ScoreIds], caller: Caller = ANONYMOUS
+    ) -> list[list[Token]]:
         """Each item's targets with their log-probabilities."""
         for number, (context, targets) in enumerate(items):
             self._check_score_length(model, number, len(context) + len(targets))
@@ -115,7 +174,9 @@ class GatewayService:
         if not asked:
             return [[] for _ in items]
         scored = iter(
-            await self._router.call(model.resolved, lambda worker: self._inference.score(worker, model.version, asked))
+            await self._router.call(
+                model.resolved, lambda worker: self._inference.score(worker, model.version, asked, caller)
+            )
         )
         return [next(scored) if targets else [] for _, targets in items]
 
@@ -133,32 +194,22 @@ class GatewayService:
         return begin
 
 
-async def _pieces(drawn: TokenStream, text: TextStream) -> AsyncGenerator[Piece, None]:
-    num_tokens = 0
-    async for message in drawn:
-        piece = Piece()
-        for token in message.tokens:
-            num_tokens += 1
-            piece.extend(text.feed(token))
-            if text.stopped:
-                break
-        if message.finish and not text.stopped:
-            piece.extend(text.finish())
-        if text.stopped or message.finish:
-            piece.finish, piece.completion_tokens = "STOP" if text.stopped else message.finish, num_tokens
-            yield piece
-            return
-        if piece.text:
-            yield piece
-    raise DomainError("the inference worker ended the stream without a finish reason")
-
-
-def _check_ids(model: OpenModel, ids: Sequence[int]) -> None:
+def _check_ids(model: OpenModel, ids: Iterable[int], param: str) -> None:
     for token_id in ids:
         try:
             model.vocabulary.bytes_of(token_id)
         except ValueError as error:
-            raise InvalidParameter("prompt", f"prompt: {error}") from None
+            raise InvalidParameter(param, f"{param.replace('_', ' ')}: {error}") from None
+
+
+def _check_sampling_ids(model: OpenModel, sampling: Sampling) -> None:
+    for name, ids in (
+        ("logit_bias", sampling.logit_bias),
+        ("stop_ids", sampling.stop_ids),
+        ("bad_words", chain.from_iterable(sampling.bad_words)),
+        ("stop_sequences", chain.from_iterable(sampling.stop_sequences)),
+    ):
+        _check_ids(model, ids, name)
 
 
 def _check_stops(stops: Sequence[str]) -> None:

@@ -16,8 +16,10 @@ import zmq.asyncio
 
 from services.common.errors import DeadlineExceeded, DomainError, InvalidArgument, ResourceExhausted, Unavailable
 from services.common.settings import ROOT
+from services.inference.caller import ANONYMOUS, Caller
 from services.inference.messages import (
     Abort,
+    Embed,
     Embedded,
     Event,
     Generate,
@@ -36,7 +38,7 @@ from services.inference.messages import (
     decode_to_worker,
     encode,
 )
-from services.inference.sampling import SamplingParams
+from services.inference.sampling import Pooling, SamplingParams
 
 STOP_TIMEOUT_S = 5.0
 LAST_WORDS_S = 0.5  # for what a process sent just before it ended
@@ -53,16 +55,17 @@ class EngineFailed(Exception):
 class Call:
     """One request under way. Iterate over it for its events, several at a time when they came while nobody waited."""
 
-    def __init__(self, engine: "EngineClient", request_id: int) -> None:
+    def __init__(self, engine: "EngineClient", request_id: int, *, num_choices: int = 1) -> None:
         self.request_id = request_id
         self._engine = engine
+        self._num_open = num_choices  # that have not ended
         self._events: list[Event] = []
         self._error: DomainError | None = None
         self._ended = False
         self._arrived = asyncio.Event()
 
     async def __aiter__(self) -> AsyncIterator[list[Event]]:
-        """Raises ResourceExhausted when the queue was full, Unavailable when the engine died."""
+        """Raises ResourceExhausted when the queue was full, DeadlineExceeded, Unavailable when the engine died."""
         while True:
             await self._arrived.wait()
             self._arrived.clear()
@@ -87,7 +90,9 @@ class Call:
         self._events.append(event)
         self._arrived.set()
         if isinstance(event, Scored | Embedded) or (isinstance(event, Token) and event.finish is not None):
-            self._end()
+            self._num_open -= 1
+            if not self._num_open:
+                self._end()
 
     def fail(self, error: DomainError) -> None:
         self._error = error
@@ -103,6 +108,10 @@ def _error_of(refused: Refused) -> DomainError:
     if refused.status == "RESOURCE_EXHAUSTED":
         return ResourceExhausted(refused.error, retry_delay_s=refused.retry_delay_s)
     return DeadlineExceeded(refused.error) if refused.status == "DEADLINE_EXCEEDED" else InvalidArgument(refused.error)
+
+
+def _request(caller: Caller) -> dict[str, Any]:
+    return {"priority": caller.priority, "client": caller.client, "deadline_s": caller.deadline_s}
 
 
 class EngineClient:
@@ -152,24 +161,29 @@ class EngineClient:
         """Requests running and waiting."""
         return len(self._calls)
 
-    def generate(self, prompt_ids: list[int], sampling: SamplingParams) -> Call:
-        """Its events are `Token`s."""
-        call = self._open()
-        self._send(Generate(call.request_id, prompt_ids, sampling))
+    def generate(self, prompt_ids: list[int], sampling: SamplingParams, caller: Caller = ANONYMOUS) -> Call:
+        """Its events are `Token`s, after a `PromptLogprobs` where those are asked for."""
+        call = self._open(sampling.n)
+        self._send(Generate(call.request_id, prompt_ids, sampling, **_request(caller)))
         return call
 
-    async def score(self, context_ids: list[int], target_ids: list[int]) -> Scored:
+    async def score(self, context_ids: list[int], target_ids: list[int], caller: Caller = ANONYMOUS) -> Scored:
         """Log-probability of each target id given all before it."""
         call = self._open()
-        self._send(Score(call.request_id, context_ids, target_ids))
-        try:
-            async for events in call:
-                for event in events:
-                    assert isinstance(event, Scored)
-                    return event
-        finally:
-            call.close()
-        raise Unavailable(f"the call to the engine of {self.name} was closed")
+        self._send(Score(call.request_id, context_ids, target_ids, **_request(caller)))
+        scored = await self._answer(call)
+        assert isinstance(scored, Scored)
+        return scored
+
+    async def embed(
+        self, ids: list[int], pooling: Pooling, *, normalize: bool, caller: Caller = ANONYMOUS
+    ) -> list[float]:
+        """The hidden states of `ids` as one vector."""
+        call = self._open()
+        self._send(Embed(call.request_id, ids, pooling, normalize, **_request(caller)))
+        embedded = await self._answer(call)
+        assert isinstance(embedded, Embedded)
+        return embedded.values
 
     def abort(self, request_id: int) -> None:
         if not self._closed:
@@ -243,8 +257,17 @@ class EngineClient:
         sent: Any = self._socket.send(encode(message), zmq.NOBLOCK)  # a future that is done already
         sent.exception()
 
-    def _open(self) -> Call:
-        call = Call(self, next(self._ids))
+    async def _answer(self, call: Call) -> Event:
+        """The only event of a call, which is dropped when nobody waits for it any more."""
+        try:
+            async for events in call:
+                return events[0]
+        finally:
+            call.close()
+        raise Unavailable(f"the call to the engine of {self.name} was closed")
+
+    def _open(self, num_choices: int = 1) -> Call:
+        call = Call(self, next(self._ids), num_choices=num_choices)
         self._calls[call.request_id] = call
         self._idle.clear()
         return call

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import Literal
 
 from services.common.errors import InvalidArgument
 
@@ -16,6 +18,7 @@ MAX_SEQUENCES = 128  # bad words, stop sequences
 MAX_SEQUENCE_IDS = 64  # in one of them
 
 IdSequences = tuple[tuple[int, ...], ...]
+Pooling = Literal["mean", "last"]  # of the hidden states after the last LayerNorm
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +55,20 @@ class SamplingParams:
         _check_sequences("stop_sequences", self.stop_sequences)
         self._check_bias()
         self._check_contradictions()
+
+    def ids(self) -> dict[str, frozenset[int]]:
+        """All ids that are spoken of, by the parameter that does."""
+        return {
+            "logit_bias": frozenset(self.logit_bias),
+            "bad_words": frozenset(chain.from_iterable(self.bad_words)),
+            "stop_ids": self.stop_ids,
+            "stop_sequences": frozenset(chain.from_iterable(self.stop_sequences)),
+        }
+
+    def may_be_banned(self) -> frozenset[int]:
+        """Ids that some step may not draw."""
+        last = frozenset(word[-1] for word in self.bad_words)
+        return last | self.stop_ids if self.min_tokens else last
 
     def _check_ranges(self) -> None:
         for name, allowed, holds in (

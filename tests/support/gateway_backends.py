@@ -37,13 +37,21 @@ async def authenticate(secret: str) -> Principal:
 
 
 class ScriptedWorker(inference_pb2_grpc.InferenceServiceServicer):
-    """Streams `script`, a list of messages' ids, then ends with the stop id it drew or with LENGTH."""
+    """Streams `script`, a list of messages' ids, then ends with the stop id it drew or with LENGTH.
+
+    Choices draw the same, in turn, but those of which `scripts` has another; of `best_of` it gives the first n.
+    """
 
     def __init__(self) -> None:
         self.script: list[list[int]] = []
+        self.scripts: dict[int, list[list[int]]] = {}
+        self.logprob = -0.5  # of every drawn token
         self.requests: list[inference_pb2.InferenceServiceGenerateRequest] = []
         self.scored: list[inference_pb2.InferenceServiceScoreRequest] = []
+        self.embedded: list[inference_pb2.InferenceServiceEmbedRequest] = []
+        self.seconds_left: list[float | None] = []  # of each call
         self.fail_before: tuple[grpc.StatusCode, str] | None = None
+        self.trailing: tuple[tuple[str, str], ...] = ()  # metadata of that failure
         self.fail_after: tuple[grpc.StatusCode, str] | None = None
         self.pause_after: int | None = None  # messages, after which it draws no more until `resume`
         self.paused = asyncio.Event()
@@ -52,8 +60,9 @@ class ScriptedWorker(inference_pb2_grpc.InferenceServiceServicer):
 
     async def Generate(self, request: Any, context: Any) -> AsyncIterator[Any]:
         self.requests.append(request)
+        self.seconds_left.append(context.time_remaining())
         if self.fail_before:
-            await context.abort(*self.fail_before)
+            await context.abort(*self.fail_before, self.trailing)
         try:
             async for response in self._draw(request):
                 yield response
@@ -64,21 +73,46 @@ class ScriptedWorker(inference_pb2_grpc.InferenceServiceServicer):
             await context.abort(*self.fail_after)
 
     async def _draw(self, request: Any) -> AsyncIterator[Any]:
+        if request.sampling.HasField("prompt_logprobs"):
+            yield self._prompt(request)
+        choices = [self._draw_choice(request, choice) for choice in range(request.sampling.n or 1)]
+        while choices:
+            for choice in list(choices):
+                try:
+                    yield await anext(choice)
+                except StopAsyncIteration:
+                    choices.remove(choice)
+
+    async def _draw_choice(self, request: Any, choice: int) -> AsyncIterator[Any]:
         left = request.sampling.max_tokens or 64
-        for number, ids in enumerate(self.script):
+        script = self.scripts.get(choice, self.script)
+        for number, ids in enumerate(script):
             if number == self.pause_after:
                 self.paused.set()
                 await self.resume.wait()
             ids, ended = self._cut(ids[:left], request.sampling.stop_ids)
             left -= len(ids)
-            last = ended or not left or number == len(self.script) - 1
+            last = ended or not left or number == len(script) - 1
             finish = inference_pb2.FINISH_REASON_STOP if ended else inference_pb2.FINISH_REASON_LENGTH
             yield inference_pb2.InferenceServiceGenerateResponse(
-                tokens=[self._token(request, token_id) for token_id in ids],
+                tokens=[self._token(request, token_id, self.logprob * (choice + 1)) for token_id in ids],
                 finish_reason=finish if last and not self.fail_after else None,
+                choice=choice,
             )
             if last:
                 return
+
+    @classmethod
+    def _prompt(cls, request: Any) -> Any:
+        """Each token's log-probability is minus its id over 1024; alternatives as of drawn tokens."""
+        first, *others = request.prompt_ids
+        top = cls._top(request.sampling.prompt_logprobs)
+        tokens = [
+            inference_pb2.GeneratedToken(id=token_id, logprob=-token_id / 1024, top_logprobs=top) for token_id in others
+        ]
+        return inference_pb2.InferenceServiceGenerateResponse(
+            prompt_tokens=[inference_pb2.GeneratedToken(id=first), *tokens]
+        )
 
     @staticmethod
     def _cut(ids: list[int], stop_ids: Any) -> tuple[list[int], bool]:
@@ -87,18 +121,32 @@ class ScriptedWorker(inference_pb2_grpc.InferenceServiceServicer):
                 return ids[: position + 1], True
         return ids, False
 
-    @staticmethod
-    def _token(request: Any, token_id: int) -> Any:
+    @classmethod
+    def _token(cls, request: Any, token_id: int, logprob: float) -> Any:
         if not request.sampling.HasField("logprobs"):
             return inference_pb2.GeneratedToken(id=token_id)
-        top = [inference_pb2.TokenLogprob(id=10 + n, logprob=-1.0 - n) for n in range(request.sampling.logprobs)]
-        return inference_pb2.GeneratedToken(id=token_id, logprob=-0.5, top_logprobs=top)
+        top = cls._top(request.sampling.logprobs)
+        return inference_pb2.GeneratedToken(id=token_id, logprob=logprob, top_logprobs=top)
+
+    @staticmethod
+    def _top(num: int) -> Any:
+        return [inference_pb2.TokenLogprob(id=10 + n, logprob=-1.0 - n) for n in range(num)]
+
+    async def Embed(self, request: Any, context: Any) -> Any:
+        """Two numbers: how many ids an input has, and the first of them."""
+        self.embedded.append(request)
+        if self.fail_before:
+            await context.abort(*self.fail_before, self.trailing)
+        vectors = [[len(ids.ids), ids.ids[0]] for ids in request.inputs]
+        return inference_pb2.InferenceServiceEmbedResponse(
+            embeddings=[inference_pb2.Embedding(values=vector) for vector in vectors]
+        )
 
     async def Score(self, request: Any, context: Any) -> Any:
         """Each target's log-probability is minus its id over 1024; the likeliest is always id 4."""
         self.scored.append(request)
         if self.fail_before:
-            await context.abort(*self.fail_before)
+            await context.abort(*self.fail_before, self.trailing)
         return inference_pb2.InferenceServiceScoreResponse(
             items=[
                 inference_pb2.ScoredIds(

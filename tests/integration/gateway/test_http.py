@@ -10,6 +10,8 @@ import grpc
 import httpx
 import openai
 import pytest
+from anthesis.v1 import inference_pb2
+from anthesis.v1.tokenizer_pb2 import TokenIds
 
 from tests.support.gateway_backends import USER_KEY, VERSION, Backends, running_gateway
 
@@ -97,11 +99,69 @@ async def test_settings_reach_the_worker_also_those_that_openai_lacks(backends: 
         top_p=0.5,
         seed=7,
         user="someone",
-        extra_body={"top_k": 9, "repetition_penalty": 1.5},
+        presence_penalty=0.5,
+        frequency_penalty=-0.25,
+        logit_bias={"7": -100, "8": 1.5},
+        extra_body={
+            "top_k": 9,
+            "repetition_penalty": 1.5,
+            "min_p": 0.125,
+            "typical_p": 0.75,
+            "min_tokens": 2,
+            "stop_token_ids": [9, 8],
+            "bad_words": ["Hello"],
+            "priority": -7,
+        },
     )
-    sampling = backends.worker.requests[0].sampling
-    assert (sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.seed) == (3, 0, 0.5, 7)
-    assert (sampling.top_k, sampling.repetition_penalty) == (9, 1.5)
+    (request,) = backends.worker.requests
+    assert request.sampling == inference_pb2.SamplingParams(
+        max_tokens=3,
+        temperature=0,
+        top_p=0.5,
+        seed=7,
+        presence_penalty=0.5,
+        frequency_penalty=-0.25,
+        logit_bias={7: -100, 8: 1.5},
+        top_k=9,
+        repetition_penalty=1.5,
+        min_p=0.125,
+        typical_p=0.75,
+        min_tokens=2,
+        stop_ids=[9, 8, END_ID],
+        bad_words=[TokenIds(ids=backends.ids("Hello")), TokenIds(ids=backends.ids(" Hello"))],
+    )
+    assert (request.priority, request.client) == (-7, "id")
+
+
+async def test_ignore_eos_leaves_the_end_token_out_of_the_stop_ids(backends: Backends, client) -> None:
+    backends.script(backends.ids("on"), [END_ID], backends.ids(" and on"))
+    completion = await client.completions.create(model="demo", prompt="Hello", extra_body={"ignore_eos": True})
+    assert completion.choices[0].text == "on and on"
+    assert not backends.worker.requests[0].sampling.stop_ids
+
+
+async def test_it_answers_what_vllms_load_client_posts(backends: Backends, http) -> None:
+    """The body of `vllm bench serve` (0.11: async_request_openai_completions) and what it reads of the answer."""
+    backends.script(backends.ids("one"), backends.ids(" two"), [END_ID], backends.ids(" three"))
+    body = {
+        "model": "demo",
+        "prompt": backends.ids("Hello"),
+        "repetition_penalty": 1.0,
+        "max_tokens": 50,
+        "logprobs": None,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "ignore_eos": True,
+        "temperature": 0.0,
+    }
+    answer = await http.post("/v1/completions", json=body)
+    *chunks, done, end = answer.text.split("\n\n")
+    assert (done, end) == ("data: [DONE]", "")
+    chunks = [json.loads(chunk.removeprefix("data: ")) for chunk in chunks]
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks[:-1]) == "one two three"
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["prompt_tokens"] == len(backends.ids("Hello"))
+    assert chunks[-1]["usage"]["completion_tokens"] == sum(map(len, backends.worker.script))
 
 
 @pytest.mark.parametrize("stop", ["END", ["END", "never"]])
@@ -124,12 +184,58 @@ async def test_prompts_may_be_texts_or_ids_alone_or_in_lists(backends: Backends,
     assert sorted(list(request.prompt_ids) for request in backends.worker.requests) == sorted([hello, other])
 
 
-async def test_each_prompt_has_n_choices_with_seeds_of_their_own(backends: Backends, client) -> None:
+async def test_each_prompt_has_n_choices_of_one_call_to_the_worker(backends: Backends, client) -> None:
     backends.script(backends.ids("ok"))
+    backends.worker.scripts[1] = [backends.ids("no"), backends.ids("pe")]
     completion = await client.completions.create(model="demo", prompt=["a", "b"], n=3, seed=10, echo=True)
-    assert [choice.text for choice in completion.choices] == ["aok"] * 3 + ["bok"] * 3
-    assert sorted(request.sampling.seed for request in backends.worker.requests) == [10, 10, 11, 11, 12, 12]
+    assert [choice.text for choice in completion.choices] == ["aok", "anope", "aok", "bok", "bnope", "bok"]
+    assert [choice.index for choice in completion.choices] == list(range(6))
+    assert [(request.sampling.n, request.sampling.seed) for request in backends.worker.requests] == [(3, 10)] * 2
     assert completion.usage.prompt_tokens == len(backends.ids("a")) + len(backends.ids("b"))
+    drawn = sum(len(backends.ids(text)) for text in ("ok", "no", "pe", "ok"))
+    assert completion.usage.completion_tokens == 2 * drawn
+
+
+async def test_choices_stream_under_their_index(backends: Backends, client) -> None:
+    backends.script(backends.ids("one"), backends.ids(" two"))
+    backends.worker.scripts[1] = [backends.ids("other")]
+    stream = await client.completions.create(model="demo", prompt="Hello", n=2, stream=True)
+    texts, reasons = ["", ""], [None, None]
+    async for chunk in stream:
+        (choice,) = chunk.choices
+        texts[choice.index] += choice.text
+        reasons[choice.index] = choice.finish_reason
+    assert (texts, reasons) == (["one two", "other"], ["length", "length"])
+
+
+async def test_the_best_of_several_is_the_workers_choice(backends: Backends, client) -> None:
+    backends.script(backends.ids("ok"))
+    completion = await client.completions.create(model="demo", prompt="Hello", n=1, best_of=4)
+    assert [choice.text for choice in completion.choices] == ["ok"]
+    sampling = backends.worker.requests[0].sampling
+    assert (sampling.n, sampling.best_of) == (1, 4)
+
+
+async def test_with_stop_strings_the_gateway_chooses_the_best_by_what_is_left_of_the_text(backends, client) -> None:
+    """The worker's choice number i has log-probability -(i + 1), but the scripts below turn that round."""
+    backends.script(backends.ids("long and winding"))
+    backends.worker.logprob = 1.0  # so that later choices have the higher ones
+    backends.worker.scripts[2] = [backends.ids("best END"), backends.ids("never")]
+    completion = await client.completions.create(model="demo", prompt="Hello", n=2, best_of=3, stop="END", seed=3)
+    assert [choice.text for choice in completion.choices] == ["best ", "long and winding"]
+    assert [choice.finish_reason for choice in completion.choices] == ["stop", "length"]
+    assert completion.choices[0].logprobs is None
+    sampling = backends.worker.requests[0].sampling
+    assert (sampling.n, sampling.HasField("best_of"), sampling.logprobs) == (3, False, 0)
+
+
+async def test_a_stop_string_ends_its_choice_and_the_last_of_them_frees_the_worker(backends, client) -> None:
+    backends.worker.pause_after = 2
+    backends.script(backends.ids("a END"), backends.ids("b"), backends.ids("c"))
+    backends.worker.scripts[1] = [backends.ids("d"), backends.ids(" END"), backends.ids("e")]
+    completion = await client.completions.create(model="demo", prompt="Hello", n=2, stop="END")
+    assert [choice.text for choice in completion.choices] == ["a ", "d "]
+    await asyncio.wait_for(backends.worker.cancelled.wait(), 10)
 
 
 async def test_logprobs_have_openais_legacy_shape(backends: Backends, client) -> None:
@@ -189,7 +295,17 @@ async def test_echo_with_logprobs_on_token_ids_and_one_new_token_is_what_lm_eval
     assert first.text == "Hello world!"
     assert second.text == "Hello!"
     assert first.logprobs.text_offset[-1] == len("Hello world")
-    assert len(backends.worker.scored) == 1
+    assert len(backends.worker.requests) == 2  # prompt and output in one call each
+    assert not backends.worker.scored
+
+
+async def test_an_echoed_prompt_has_as_many_alternatives_as_asked_for(backends, client) -> None:
+    backends.script(backends.ids("!"))
+    completion = await client.completions.create(model="demo", prompt="Hello 人", echo=True, logprobs=3, max_tokens=1)
+    prompt_tops = completion.choices[0].logprobs.top_logprobs[:-1]
+    assert prompt_tops[0] is None
+    assert all(len(top) >= 3 for top in prompt_tops[1:])
+    assert backends.worker.requests[0].sampling.prompt_logprobs == 3
 
 
 @pytest.mark.parametrize(
@@ -208,6 +324,16 @@ async def test_the_workers_errors_have_a_status_of_their_own(
     got, error = await refused(http, stream=stream)
     assert (got, error["code"]) == (status, openai_code)
     assert "as told" in error["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings"])
+async def test_a_full_worker_says_when_to_try_again(backends: Backends, http, path: str) -> None:
+    backends.worker.fail_before = (grpc.StatusCode.RESOURCE_EXHAUSTED, "256 requests wait already")
+    backends.worker.trailing = (("grpc-retry-pushback-ms", "1200"),)
+    answer = await http.post(path, json={"model": "demo", "prompt" if "compl" in path else "input": "Hello"})
+    assert answer.status_code == 429
+    assert answer.headers["retry-after"] == "2"  # whole seconds
+    assert answer.json()["error"]["message"] == "256 requests wait already"
 
 
 async def test_no_ready_worker_is_503_with_the_remedy(backends: Backends, http) -> None:

@@ -120,7 +120,7 @@ async def test_scores_are_those_of_the_engine(loaded: RunningWorker, folder: Pat
         ({"prompt_ids": []}, "INVALID_ARGUMENT", ["prompt_ids is empty"]),
         ({"prompt_ids": [3, VOCAB]}, "INVALID_ARGUMENT", ["211", "0 to 210"]),
         ({"prompt_ids": [5] * 2048}, "INVALID_ARGUMENT", ["2048 ids", "at most 2047"]),
-        ({"temperature": -1.0}, "INVALID_ARGUMENT", ["temperature=-1.0", "0 or more"]),
+        ({"temperature": -1.0}, "INVALID_ARGUMENT", ["temperature=-1.0", "0 (greedy) or more"]),
         ({"top_p": 1.25}, "INVALID_ARGUMENT", ["top_p=1.25", "at most 1"]),
         ({"max_tokens": 0}, "INVALID_ARGUMENT", ["max_tokens=0", "1 or more"]),
         ({"logprobs": 21}, "INVALID_ARGUMENT", ["logprobs=21", "0 to 20"]),

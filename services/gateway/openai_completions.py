@@ -1,17 +1,18 @@
-"""The JSON of OpenAI's completions, models and errors. Source: OpenAI's API reference, Completions (legacy)."""
+"""The JSON of OpenAI's completions and models. Source: OpenAI's API reference, Completions (legacy).
+
+Fields that OpenAI lacks are named as vLLM's server names them, for clients that know that one.
+"""
 
 import time
 import uuid
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-import grpc
 from anthesis.decoding import Vocabulary
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from services.common.errors import DomainError, NotFound
 from services.gateway.completions import Completion, CompletionRequest
-from services.gateway.generation import InvalidParameter, Piece, PlacedToken, Prompt, Sampling
+from services.gateway.generation import Caller, InvalidParameter, Piece, PlacedToken, Prompt, Sampling
 from services.gateway.registry_client import ListedModel
 
 Json = dict[str, Any]
@@ -20,15 +21,6 @@ MAX_LOGPROBS = 5
 MAX_CHOICES = 128  # of all prompts of a request
 MAX_STOPS = 4
 _FINISH = {"STOP": "stop", "LENGTH": "length", "CANCELLED": "cancelled"}
-_STATUS = {  # canonical code -> HTTP status, OpenAI's type, OpenAI's code
-    grpc.StatusCode.INVALID_ARGUMENT: (400, "invalid_request_error", None),
-    grpc.StatusCode.FAILED_PRECONDITION: (400, "invalid_request_error", None),
-    grpc.StatusCode.UNAUTHENTICATED: (401, "invalid_request_error", "invalid_api_key"),
-    grpc.StatusCode.PERMISSION_DENIED: (403, "invalid_request_error", "permission_denied"),
-    grpc.StatusCode.NOT_FOUND: (404, "invalid_request_error", "model_not_found"),
-    grpc.StatusCode.RESOURCE_EXHAUSTED: (429, "rate_limit_error", "rate_limit_exceeded"),
-    grpc.StatusCode.UNAVAILABLE: (503, "server_error", "service_unavailable"),
-}
 
 
 def _whole_characters(text: str) -> str:
@@ -48,7 +40,7 @@ class StreamOptions(BaseModel):
 
 
 class CompletionBody(BaseModel):
-    """Body of POST /v1/completions; None is what is left out. `top_k` and `repetition_penalty` are ours."""
+    """Body of POST /v1/completions; None is what is left out. What follows `user` is not OpenAI's."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -57,8 +49,6 @@ class CompletionBody(BaseModel):
     max_tokens: int | None = Field(None, ge=0)
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int | None = None
-    repetition_penalty: float | None = None
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
     best_of: int | None = None
     seed: int | None = None
@@ -72,53 +62,76 @@ class CompletionBody(BaseModel):
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     user: str | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repetition_penalty: float | None = None
+    min_tokens: int | None = None
+    stop_token_ids: list[int] | None = None
+    bad_words: list[Text] | None = None
+    ignore_eos: bool | None = None
+    priority: int | None = None
 
-    def to_request(self) -> CompletionRequest:
-        """Raises InvalidParameter for what is out of range or not offered here."""
-        self._refuse_what_is_not_offered()
-        prompts, num_choices = self._prompts(), self.n or 1
-        if len(prompts) * num_choices > MAX_CHOICES:
-            asked = f"{len(prompts)} prompts with n={num_choices}"
-            raise InvalidParameter("prompt", f"{asked} make more than {MAX_CHOICES} choices; send fewer at a time")
+    def to_request(self, client: str) -> CompletionRequest:
+        """Raises InvalidParameter for what is out of range, contradicts itself or is not offered here."""
+        if self.suffix:
+            raise InvalidParameter("suffix", "suffix is not supported: BLOOM writes from left to right only")
+        prompts = as_prompts("prompt", self.prompt)
+        sampling = self._sampling()
+        if len(prompts) * sampling.num_drawn > MAX_CHOICES:
+            asked = f"{len(prompts)} prompts with {sampling.num_drawn} answers each"
+            raise InvalidParameter("prompt", f"{asked} make more than {MAX_CHOICES} choices; send fewer at once")
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         if len(stops) > MAX_STOPS:
             raise InvalidParameter("stop", f"stop has {len(stops)} strings; give at most {MAX_STOPS}")
         return CompletionRequest(
             model=self.model,
             prompts=prompts,
-            sampling=Sampling(
-                temperature=self.temperature,
-                top_k=self.top_k,
-                top_p=self.top_p,
-                repetition_penalty=self.repetition_penalty,
-                seed=self.seed,
-                logprobs=self.logprobs,
-            ),
-            max_tokens=DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens,
-            num_choices=num_choices,
+            sampling=sampling,
+            with_output=self.max_tokens != 0,
             stops=stops,
+            bad_words=self.bad_words or (),
+            ignore_eos=bool(self.ignore_eos),
             echo=bool(self.echo),
+            caller=Caller(client=client, priority=self.priority or 0),
         )
 
-    def _prompts(self) -> list[Prompt]:
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if not self.prompt:
-            raise InvalidParameter("prompt", "prompt is an empty list; send a text, token ids, or a list of either")
-        if isinstance(self.prompt[0], int):
-            return [self.prompt]
-        return list(self.prompt)
+    def _sampling(self) -> Sampling:
+        return Sampling(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            typical_p=self.typical_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            logit_bias={_token_id(name): bias for name, bias in (self.logit_bias or {}).items()},
+            seed=self.seed,
+            min_tokens=self.min_tokens,
+            max_tokens=DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens or None,
+            stop_ids=tuple(self.stop_token_ids or ()),
+            n=self.n,
+            best_of=self.best_of,
+            logprobs=self.logprobs,
+        )
 
-    def _refuse_what_is_not_offered(self) -> None:
-        if self.suffix:
-            raise InvalidParameter("suffix", "suffix is not supported: BLOOM writes from left to right only")
-        if self.best_of is not None and self.best_of != (self.n or 1):
-            raise InvalidParameter("best_of", f"best_of={self.best_of} is not supported; leave it out and use n")
-        for name in ("presence_penalty", "frequency_penalty"):
-            if getattr(self, name):
-                raise InvalidParameter(name, f"{name} is not supported; use repetition_penalty")
-        if self.logit_bias:
-            raise InvalidParameter("logit_bias", "logit_bias is not supported; leave it out")
+
+def as_prompts(param: str, given: str | list[str] | list[int] | list[list[int]]) -> list[Prompt]:
+    """A text, ids, or a list of either as a list. Raises InvalidParameter when it is empty."""
+    if isinstance(given, str):
+        return [given]
+    if not given:
+        raise InvalidParameter(param, f"{param} is an empty list; send a text, token ids, or a list of either")
+    if isinstance(given[0], int):
+        return [given]
+    return list(given)
+
+
+def _token_id(name: str) -> int:
+    if not name.isdecimal():
+        raise InvalidParameter("logit_bias", f"logit_bias has the key {name!r}, which is no token id; use ids")
+    return int(name)
 
 
 class CompletionWriter:
@@ -126,7 +139,7 @@ class CompletionWriter:
 
     def __init__(self, completion: Completion) -> None:
         self._vocabulary = completion.model.vocabulary
-        self._with_logprobs = completion.request.sampling.logprobs is not None
+        self._with_logprobs = completion.sampling.logprobs is not None
         self._prompt_tokens = completion.num_prompt_tokens
         self._completion_tokens = 0
         self._head: Json = {
@@ -136,9 +149,9 @@ class CompletionWriter:
             "model": completion.model.version,
         }
 
-    def chunk(self, index: int, piece: Piece, *, with_usage: bool) -> Json:
+    def chunk(self, piece: Piece, *, with_usage: bool) -> Json:
         """One event of a stream. With usage asked for, all but the last say that they have none."""
-        return {**self._head, "choices": [self._choice(index, piece)], **({"usage": None} if with_usage else {})}
+        return {**self._head, "choices": [self._choice(piece.choice, piece)], **({"usage": None} if with_usage else {})}
 
     def usage_chunk(self) -> Json:
         return {**self._head, "choices": [], "usage": self._usage()}
@@ -199,16 +212,3 @@ def _name(vocabulary: Vocabulary, token_id: int) -> str:
 
 def model_json(model: ListedModel) -> Json:
     return {"id": model.name, "object": "model", "created": model.created_s, "owned_by": "anthesis"}
-
-
-def error_json(message: str, kind: str, *, param: str | None = None, code: str | None = None) -> Json:
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
-def domain_error_json(error: DomainError) -> tuple[int, Json]:
-    """HTTP status and body."""
-    status, kind, code = _STATUS.get(error.status, (500, "server_error", None))
-    param = "model" if isinstance(error, NotFound) else None
-    if isinstance(error, InvalidParameter):
-        param, code = error.param, error.code
-    return status, error_json(str(error), kind, param=param, code=code)
