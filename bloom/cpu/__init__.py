@@ -5,6 +5,6 @@ interface; compile.py compiles them for the processor at hand, library.py declar
 """
 
 from .library import CannotBuild, load_library
-from .model import CpuModel
+from .model import BLOCK_SIZE, CpuModel
 
-__all__ = ["CannotBuild", "CpuModel", "load_library"]
+__all__ = ["BLOCK_SIZE", "CannotBuild", "CpuModel", "load_library"]

@@ -18,6 +18,7 @@ from .library import KINDS, Cache, Layer, Library, Linear, Model, Step, load_lib
 BLOCK_SIZE = 16  # tokens, fixed by src/attention.h
 TOLERANCE = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "int8": 2.0**-9}  # rounding of what leaves attention, by cache
 _PIECE_BYTES = 16 << 20  # of a weight, read and packed at a time
+_LAYERS, _PER_LAYER = 2, 4  # src/step.cpp's stages: the first of layer 0, and how many a layer has
 _SOURCE_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 
 AllReduce = Callable[[Tensor], None]  # sums over the tensor-parallel ranks, in place
@@ -61,11 +62,13 @@ class CpuModel:
     def allocate_cache(self, num_blocks: int, *, dtype: str, tolerance: float | None = None) -> None:
         """Make room for `num_blocks` blocks of BLOCK_SIZE tokens. dtype: "float32", "bfloat16" or "int8"."""
         self._model.tolerance = TOLERANCE[dtype] if tolerance is None else tolerance
-        cache = self._model.cache
-        layers = max(1, self.shard.num_layers)
+        cache, layers = self._model.cache, self.shard.num_layers
+        if cache.data:
+            self._c.bloom_free(*self._mapped.pop())
         cache.num_blocks, cache.kind = num_blocks, KINDS[dtype]
         cache.data = self._allocate(layers * num_blocks * self._c.bloom_block_bytes(cache))
-        cache.key_norms = self._pointer(torch.zeros(layers, num_blocks, cache.heads))
+        self._key_norms = torch.zeros(layers, num_blocks, cache.heads)
+        cache.key_norms = self._key_norms.data_ptr()
 
     def block_bytes(self, dtype: str) -> int:
         """Bytes of one block in all layers here."""
@@ -86,7 +89,33 @@ class CpuModel:
         input_ids (T,), packed; query_starts (S + 1,); context_lens (S,), the step's tokens included; block_tables
         (S, blocks). x: (T, H) of the stage before, fp32, contiguous; it is overwritten.
         """
-        first_stage, last_stage = self.shard.is_first(), self.shard.is_last(self.config)
+        last_stage = self._final_stage if self.shard.is_last(self.config) else self._final_stage - 1
+        return self._run(last_stage, input_ids, query_starts, context_lens, block_tables, x)
+
+    def try_step(self, num_tokens: int, num_rows: int) -> None:
+        """Run a step of num_tokens and num_rows logits, through one layer only: the next one uses the same memory.
+
+        For what it takes; before allocate_cache, over a cache of one block that is let go of again.
+        """
+        self.allocate_cache(1, dtype="float32")
+        ids = np.zeros(num_tokens, dtype=np.int64)
+        starts, lens = np.array([0, num_tokens], dtype=np.int32), np.array([num_tokens], dtype=np.int32)
+        tables = np.zeros((1, -(-num_tokens // BLOCK_SIZE)), dtype=np.int32)
+        x = torch.zeros(num_tokens, self.config.hidden_size)
+        x = self._run(_LAYERS + _PER_LAYER - 1, ids, starts, lens, tables, x)
+        if self.shard.is_last(self.config):
+            self.logits(x[:num_rows])
+
+    def _run(
+        self,
+        last_stage: int,
+        input_ids: NDArray[np.int64],
+        query_starts: NDArray[np.int32],
+        context_lens: NDArray[np.int32],
+        block_tables: NDArray[np.int32],
+        x: Tensor | None,
+    ) -> Tensor:
+        """The stages of src/step.cpp up to last_stage."""
         if x is None:
             x = torch.empty(len(input_ids), self.config.hidden_size)
         partial = torch.empty_like(x) if self._all_reduce else None
@@ -102,9 +131,7 @@ class CpuModel:
             x=x.data_ptr(),
             partial=partial.data_ptr() if partial is not None else None,
         )
-        begin = 0 if first_stage else 2
-        end = self._final_stage if last_stage else self._final_stage - 1
-        for first, last, reduced in self._segments(begin, end):
+        for first, last, reduced in self._segments(0 if self.shard.is_first() else _LAYERS, last_stage):
             self._c.bloom_run(self._context, self._model, step, first, last)
             if reduced:
                 assert self._all_reduce is not None
@@ -147,7 +174,7 @@ class CpuModel:
         """Stages that run in one call (first, last), and what is summed over the ranks after them."""
         if self._all_reduce is None:
             return [(begin, end, "")]
-        stops = [(stage, "partial") for stage in range(2, self._final_stage, 2)]  # after attention, after the MLP
+        stops = [(stage, "partial") for stage in range(_LAYERS, end, 2)]  # after attention, after the MLP
         if begin == 0:
             stops.insert(0, (0, "x"))
         segments = []

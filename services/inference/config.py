@@ -19,6 +19,7 @@ class EngineConfig:
 
     device: str = "auto"  # cuda where there is one
     dtype: str = "auto"  # the checkpoint's; on a CPU without bf16 instructions float32
+    cpu_operators: bool = True  # on a CPU: bloom.cpu's, compiled once; false: plain torch
     threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))  # of the CPU's matrix products
     block_size: int = 16  # tokens per block of the cache
     max_batched_tokens: int = 512  # per step, decodes and chunked prefills together
@@ -81,6 +82,7 @@ class WorkerConfig:
 _ENGINE_VARIABLES: dict[str, Callable[[str], object]] = {
     "device": str,
     "dtype": str,
+    "cpu_operators": lambda text: bool(("false", "true").index(text)),
     "threads": int,
     "max_batched_tokens": int,
     "max_running": int,
@@ -100,7 +102,7 @@ def _parse(name: str, text: str, parse: Callable[[str], _T]) -> _T:
     try:
         return parse(text)
     except ValueError:
-        raise ValueError(f"ANTHESIS_INFERENCE_{name.upper()}={text!r} is no number") from None
+        raise ValueError(f"ANTHESIS_INFERENCE_{name.upper()}={text!r} cannot be read") from None
 
 
 def _check(config: EngineConfig, name: str, holds: bool, allowed: str) -> None:

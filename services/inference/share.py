@@ -1,5 +1,6 @@
 """One rank's part of a model: what it computes of each step. A single rank's part is the whole."""
 
+import logging
 from pathlib import Path
 from typing import Protocol
 
@@ -7,15 +8,19 @@ import torch
 from torch import Tensor
 
 from bloom.checkpoint import open_checkpoint
+from bloom.cpu import BLOCK_SIZE, CannotBuild, CpuModel, load_library
 from bloom.parallel import Shard
 from bloom.parallelize import AllReduce, Stage
+from bloom.tensor_reader import TensorReader
 from bloom.weights import load_model
 from services.inference.config import EngineConfig
+from services.inference.cpu_executor import CpuExecutor
 from services.inference.kv_cache import CacheSize
 from services.inference.resources import choose_device, choose_dtype
 from services.inference.step_batch import StepBatch
 from services.inference.torch_executor import TorchExecutor
 
+log = logging.getLogger(__name__)
 _STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -47,11 +52,28 @@ class Share(Protocol):
 def load_share(model_dir: Path, config: EngineConfig, shard: Shard, all_reduce: AllReduce | None = None) -> Share:
     """Read this rank's part of a Hugging Face BLOOM folder. Raises ValueError, naming file, tensor or setting."""
     torch.set_num_threads(config.threads)
-    checkpoint = open_checkpoint(model_dir)
     device = choose_device(config)
-    stored = _STORED_DTYPES[checkpoint.tensors["word_embeddings.weight"].dtype]
-    model = load_model(model_dir, dtype=choose_dtype(config, device, stored), device=device, shard=shard)
-    return TorchExecutor(Stage(model, shard, all_reduce), config)
+    stored = _STORED_DTYPES[open_checkpoint(model_dir).tensors["word_embeddings.weight"].dtype]
+    dtype = choose_dtype(config, device, stored)
+    if device.type == "cpu" and _has_cpu_operators(config):
+        with TensorReader(model_dir) as reader:
+            weights = str(dtype).removeprefix("torch.")
+            model = CpuModel(reader, weights=weights, shard=shard, threads=config.threads, all_reduce=all_reduce)
+        return CpuExecutor(model, config)
+    stage = Stage(load_model(model_dir, dtype=dtype, device=device, shard=shard), shard, all_reduce)
+    return TorchExecutor(stage, config)
+
+
+def _has_cpu_operators(config: EngineConfig) -> bool:
+    """Whether bloom.cpu computes: it is wanted, has blocks of one size, and needs a compiler once."""
+    if not config.cpu_operators or config.block_size != BLOCK_SIZE:
+        return False
+    try:
+        load_library()
+    except CannotBuild as error:
+        log.warning("computing in plain torch, which is several times slower: %s", error)
+        return False
+    return True
 
 
 def device_name(device: torch.device) -> str:

@@ -19,8 +19,8 @@ TOLERANCE = 1e-4  # two logits closer than this may change places with the shape
 
 
 def engine_of(folder: Path, *, num_token_ids: int = VOCAB, **config: object) -> Engine:
-    """A fp32 engine with a cache of a megabyte unless `config` says otherwise."""
-    settings = {"dtype": "float32", "threads": 1, "max_kv_bytes": 1 << 20} | config
+    """A fp32 engine in plain torch with a cache of a megabyte, unless `config` says otherwise."""
+    settings = {"dtype": "float32", "cpu_operators": False, "threads": 1, "max_kv_bytes": 1 << 20} | config
     engine, _ = load_engine(folder, EngineConfig(**settings), num_token_ids=num_token_ids)
     return engine
 

@@ -127,6 +127,8 @@ void attend_rows(const Head& h, long position, const float* q, const float* k, l
                  long out_stride, Counts& counts) {
   using F = typename C::Tile;
   using A = typename F::A;
+  // Blocks, or vectors of outputs, at once: a sum is a chain of dependent instructions, and few rows are few chains.
+  constexpr int COLS = ROWS <= 3 ? 4 : ROWS <= 7 ? 2 : 1;
   const int d = h.cache.head_dim, dp = padded(d, LANES);
   alignas(64) A queries[ROWS * MAX_HEAD] = {};
   alignas(64) float scores[ROWS][CHUNK], sums[ROWS][MAX_HEAD] = {};
@@ -141,7 +143,7 @@ void attend_rows(const Head& h, long position, const float* q, const float* k, l
     most[r] = own[r] = dot * h.scale;
     reach[r] = std::sqrt(squares) * h.scale;
   }
-  const long last = position + ROWS - 1;
+  const long last = position + ROWS - 1, part = part_bytes(h.cache);
   const f32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   for (long start = 0; start <= last; start += CHUNK) {
     const int blocks = int(std::min<long>(CHUNK, last + 1 - start) + BLOCK - 1) / BLOCK;
@@ -165,16 +167,23 @@ void attend_rows(const Head& h, long position, const float* q, const float* k, l
       all &= skip[r];
     }
     if (all) continue;
-    for (int b = 0; b < blocks; b++) {
-      const char* keys = keys_of(h.cache, h.layer, table[b], h.head);
-      typename F::Acc acc[ROWS][1] = {};
-      tile<F, ROWS, 1>(acc, queries, dp, keys, F::BYTES, dp / F::STEP);
-      f32x16 scale = splat(h.scale);
-      if constexpr (C::scaled) scale *= load<f32x16>(keys + dp * BLOCK);
-      for (int r = 0; r < ROWS; r++) {
-        const f32x16 ahead = lane + float(start + b * BLOCK - (position + r));  // key minus query
-        const f32x16 score = fma(acc[r][0], scale, ahead * h.slope);
-        store(&scores[r][b * BLOCK], ahead > 0.0f ? splat(-INFINITY) : score);
+    const char* keys[CHUNK / BLOCK];  // of a block that is not there: the last one's, and the result is not used
+    for (int b = 0; b < CHUNK / BLOCK; b++)
+      keys[b] = keys_of(h.cache, h.layer, table[std::min(b, blocks - 1)], h.head);
+    for (int first = 0; first < blocks; first += COLS) {
+      typename F::Acc acc[ROWS][COLS] = {};
+      const char* columns[COLS];
+      for (int c = 0; c < COLS; c++) columns[c] = keys[first + c];
+      tile<F>(acc, queries, dp, columns, F::BYTES, dp / F::STEP);
+      for (int c = 0; c < COLS; c++) {
+        const int b = first + c;
+        f32x16 scale = splat(h.scale);
+        if constexpr (C::scaled) scale *= load<f32x16>(keys[b] + dp * BLOCK);
+        for (int r = 0; r < ROWS; r++) {
+          const f32x16 ahead = lane + float(start + b * BLOCK - (position + r));  // key minus query
+          const f32x16 score = fma(acc[r][c], scale, ahead * h.slope);
+          store(&scores[r][b * BLOCK], ahead > 0.0f ? splat(-INFINITY) : score);
+        }
       }
     }
     for (int r = 0; r < ROWS; r++) {
@@ -195,8 +204,7 @@ void attend_rows(const Head& h, long position, const float* q, const float* k, l
         f32x16 p = exp(load<f32x16>(&scores[r][b * BLOCK]) - most[r]);
         mass[r] += p;
         if constexpr (C::scaled) {
-          const char* values = keys_of(h.cache, h.layer, table[b], h.head) + part_bytes(h.cache);
-          p *= load<f32x16>(values + dp * BLOCK);
+          p *= load<f32x16>(keys[b] + part + dp * BLOCK);
         }
         if constexpr (std::is_same_v<A, bf16>) store_bf16(&weights[r][b * BLOCK], p);
         else store(&weights[r][b * BLOCK], p);
@@ -205,15 +213,19 @@ void attend_rows(const Head& h, long position, const float* q, const float* k, l
     // One vector of outputs holds 16 columns; a step takes F::STEP tokens (bf16: a pair), a row of values apart.
     constexpr int STEP = F::STEP;
     const long value_stride = long(dp) * F::BYTES / LANES;
-    for (int column = 0; column < dp; column += LANES) {
-      typename F::Acc acc[ROWS][1];
-      for (int r = 0; r < ROWS; r++) acc[r][0] = load<f32x16>(&sums[r][column]);
+    for (int first = 0; first < dp; first += LANES * COLS) {
+      typename F::Acc acc[ROWS][COLS];
+      int column[COLS];  // one that is not there: the last, computed twice
+      for (int c = 0; c < COLS; c++) column[c] = std::min(first + c * LANES, dp - LANES);
+      for (int r = 0; r < ROWS; r++)
+        for (int c = 0; c < COLS; c++) acc[r][c] = load<f32x16>(&sums[r][column[c]]);
       for (int b = 0; b < blocks; b++) {
-        const char* values = keys_of(h.cache, h.layer, table[b], h.head) + part_bytes(h.cache);
-        tile<F, ROWS, 1>(acc, &weights[0][b * BLOCK], CHUNK, values + column * F::BYTES / LANES, value_stride,
-                         BLOCK / STEP);
+        const char* columns[COLS];
+        for (int c = 0; c < COLS; c++) columns[c] = keys[b] + part + column[c] * F::BYTES / LANES;
+        tile<F>(acc, &weights[0][b * BLOCK], CHUNK, columns, value_stride, BLOCK / STEP);
       }
-      for (int r = 0; r < ROWS; r++) store(&sums[r][column], acc[r][0]);
+      for (int r = 0; r < ROWS; r++)
+        for (int c = 0; c < COLS; c++) store(&sums[r][column[c]], acc[r][c]);
     }
   }
   for (int r = 0; r < ROWS; r++) {

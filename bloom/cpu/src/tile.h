@@ -93,18 +93,25 @@ struct U8xI8 {
 };
 #endif
 
-// acc[ROWS][COLS vectors] += a (rows `lda` elements apart) times w over `steps` steps, `stride` bytes apart.
-template <class F, int ROWS, int COLS>
+// acc[ROWS][COLS] += a (rows `lda` elements apart) times the vectors at w[0] .. w[COLS - 1], over `steps` steps that lie
+// `stride` bytes apart. `ahead` is called in every step, with its number: what to fetch meanwhile.
+template <class F, int ROWS, int COLS, class Ahead>
 inline __attribute__((always_inline)) void tile(typename F::Acc (&acc)[ROWS][COLS], const typename F::A* a, long lda,
-                                                const char* w, long stride, long steps) {
+                                                const char* const (&w)[COLS], long stride, long steps, Ahead&& ahead) {
   for (long s = 0; s < steps; s++) {
+    ahead(s);
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 8
-      for (int c = 0; c < COLS; c++) F::dot(acc[r][c], a + r * lda, w + c * F::BYTES);
+      for (int c = 0; c < COLS; c++) F::dot(acc[r][c], a + r * lda, w[c] + s * stride);
     a += F::STEP;
-    w += stride;
   }
+}
+
+template <class F, int ROWS, int COLS>
+inline __attribute__((always_inline)) void tile(typename F::Acc (&acc)[ROWS][COLS], const typename F::A* a, long lda,
+                                                const char* const (&w)[COLS], long stride, long steps) {
+  tile<F>(acc, a, lda, w, stride, steps, [](long) {});
 }
 
 // Call f<ROWS>() for a number of rows known at run time, 1 to MOST.

@@ -1,0 +1,53 @@
+"""The executor for CPUs: bloom.cpu's operators, a whole step in one call.
+
+T = packed tokens, M = rows whose logits are needed, H = hidden size, V = rows of this rank's head
+"""
+
+import torch
+from torch import Tensor
+
+from bloom.cpu import CpuModel
+from services.inference.config import EngineConfig
+from services.inference.kv_cache import CacheSize, choose_kv_dtype
+from services.inference.memory import peak_bytes
+from services.inference.resources import cache_bytes
+from services.inference.step_batch import StepBatch
+
+
+class CpuExecutor:
+    """An Executor where its shard is the whole model, else one rank's Share. `allocate` comes before any step."""
+
+    def __init__(self, model: CpuModel, config: EngineConfig) -> None:
+        self.hidden_dtype, self.device = torch.float32, torch.device("cpu")
+        self._model = model
+        self._config = config
+        computed = torch.float32 if model.weights == "float32" else torch.bfloat16
+        self._kv_dtype = str(choose_kv_dtype(config, self.device, computed)).removeprefix("torch.")
+
+    def max_blocks(self, *, num_sharing: int = 1) -> int:
+        """Blocks there is room for beside the largest step, which is run to see what it takes.
+
+        num_sharing: ranks that ask the same of the same memory at this moment, this one included.
+        """
+        config = self._config
+        rows = max(config.max_running, config.logits_rows)
+        step_bytes = peak_bytes(self.device, lambda: self._model.try_step(config.max_batched_tokens, rows))
+        free_bytes = cache_bytes(config, self.device, step_bytes=step_bytes, num_sharing=num_sharing)
+        return free_bytes // self._model.block_bytes(self._kv_dtype)
+
+    def allocate(self, size: CacheSize) -> None:
+        self._model.allocate_cache(size.num_blocks, dtype=self._kv_dtype)
+
+    def forward(self, batch: StepBatch, received: Tensor | None = None) -> Tensor:
+        """(T, H) fp32. `received`: what the stage before this one has computed, (T, H); None for the first."""
+        self._model.copy_blocks(batch.copies)
+        return self._model.forward(
+            batch.input_ids, batch.query_starts, batch.context_lens, batch.block_tables, received
+        )
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(M, V) fp32."""
+        return self._model.logits(hidden)
+
+    def close(self) -> None:
+        self._model.close()
