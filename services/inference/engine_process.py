@@ -3,6 +3,7 @@
 The worker starts it, one per loaded model version. It dies with the worker, whatever kills that.
 """
 
+import gc
 import logging
 import signal
 import sys
@@ -46,7 +47,12 @@ def main() -> None:
             socket.send(encode(LoadFailed(f"{type(error).__name__}: {error}")))
             return
         socket.send(encode(ready))
-        run(engine, socket)
+        gc.collect()
+        gc.freeze()  # what loading left is never looked through again in the middle of a step
+        try:
+            run(engine, socket)
+        finally:
+            engine.close()
 
 
 def run(engine: Engine, socket: "zmq.Socket[bytes]") -> None:

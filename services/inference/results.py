@@ -63,12 +63,18 @@ class Results:
 
     def _draw(self, hidden: Tensor, drawing: list[tuple[Generation, int]]) -> list[Event]:
         logits = self._executor.logits(hidden[[row for _, row in drawing]])  # (M, V)
-        seqs = [seq for seq, _ in drawing]
-        if any(seq.num_forks for seq in seqs):  # their choices draw from the same row
-            choices = [self._choices(seq) for seq in seqs]
-            rows = [row for row, forks in enumerate(choices) for _ in forks]
-            seqs = [seq for forks in choices for seq in forks]
-            logits = logits[rows]
+        if not any(seq.num_forks for seq, _ in drawing):
+            return self._sample(logits, [seq for seq, _ in drawing])
+        # The choices of a request draw from the same row. All are forked before the first can end.
+        choices = [(seq, row) for row, (parent, _) in enumerate(drawing) for seq in self._choices(parent)]
+        events: list[Event] = []
+        most = max(len(drawing), self._logits_rows)  # rows copied at once: V is large
+        for start in range(0, len(choices), most):
+            part = choices[start : start + most]
+            events += self._sample(logits[[row for _, row in part]], [seq for seq, _ in part])
+        return events
+
+    def _sample(self, logits: Tensor, seqs: list[Generation]) -> list[Event]:
         events: list[Event] = []
         for seq, drawn in zip(seqs, sample(logits, seqs, self._num_token_ids), strict=True):
             finish = seq.append(drawn.id)

@@ -1,26 +1,44 @@
-import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+"""Who runs when. `test_scheduler_life` has the accounting under random operations, `test_step_time` the budget."""
 
-from services.common.errors import ResourceExhausted
+import pytest
+
+from services.common.errors import InvalidArgument, ResourceExhausted
 from services.inference.block_manager import BlockManager
 from services.inference.sampling import SamplingParams
 from services.inference.scheduler import Chunk, Scheduler
-from services.inference.sequence import Generation
+from services.inference.sequence import Generation, Scoring
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def scheduler(
-    *, num_blocks: int = 64, block_size: int = 4, budget: int = 16, max_running: int = 8, max_waiting: int = 8
+    *,
+    num_blocks: int = 64,
+    block_size: int = 4,
+    budget: int = 16,
+    max_running: int = 8,
+    max_waiting: int = 8,
+    clock: Clock | None = None,
 ) -> Scheduler:
-    blocks = BlockManager(num_blocks, block_size)
-    return Scheduler(blocks, max_batched_tokens=budget, max_running=max_running, max_waiting=max_waiting)
+    return Scheduler(
+        BlockManager(num_blocks, block_size),
+        max_batched_tokens=budget,
+        max_running=max_running,
+        max_waiting=max_waiting,
+        clock=clock or Clock(),
+    )
 
 
-def request(request_id: int, num_prompt: int, *, max_tokens: int = 8) -> Generation:
+def request(request_id: int, num_prompt: int, *, max_tokens: int = 8, choices: int = 1, **about: object) -> Generation:
     """Ids that no other request shares, so that nothing comes from the prefix cache."""
     prompt = [request_id * 1000 + i for i in range(num_prompt)]
-    return Generation(request_id, prompt, SamplingParams(seed=0, max_tokens=max_tokens), 1 << 30)
+    sampling = SamplingParams(seed=0, max_tokens=max_tokens, n=choices, best_of=choices)
+    return Generation(request_id, prompt, sampling, 256, **about)
 
 
 def step(scheduler: Scheduler) -> list[tuple[int, int]]:
@@ -32,9 +50,20 @@ def step(scheduler: Scheduler) -> list[tuple[int, int]]:
 
 
 def draw(scheduler: Scheduler, chunks: list[Chunk]) -> None:
-    for seq, _ in chunks:
-        if seq.num_pending == 0 and isinstance(seq, Generation) and seq.append(7):
-            scheduler.finish(seq)
+    done = [seq for seq, _ in chunks if seq.num_pending == 0]
+    choices = [choice for seq in done if isinstance(seq, Generation) for choice in scheduler.fork(seq)]
+    for choice in choices:
+        if choice.append(7):
+            scheduler.finish(choice)
+    for scored in done:
+        if isinstance(scored, Scoring):
+            scheduler.finish(scored)
+
+
+def run_dry(scheduler: Scheduler) -> None:
+    while scheduler.has_work:
+        step(scheduler)
+    assert scheduler.blocks.num_free == scheduler.blocks.num_blocks
 
 
 def test_a_long_prompt_is_computed_in_chunks_of_the_budget():
@@ -135,62 +164,208 @@ def test_a_budget_below_the_number_of_running_sequences_is_refused():
         scheduler(budget=4)
 
 
-class Life(RuleBasedStateMachine):
-    """Random arrivals, steps and aborts on a cache that is always short of blocks."""
-
-    NUM_BLOCKS, BLOCK_SIZE, BUDGET = 10, 3, 7
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.s = scheduler(
-            num_blocks=self.NUM_BLOCKS, block_size=self.BLOCK_SIZE, budget=self.BUDGET, max_running=4, max_waiting=99
-        )
-        self.next_id = 0
-        self.live: dict[int, Generation] = {}
-
-    @rule(prompt=st.lists(st.integers(0, 1), min_size=1, max_size=20), max_tokens=st.integers(1, 10))
-    def arrive(self, prompt: list[int], max_tokens: int) -> None:
-        seq = Generation(self.next_id, prompt, SamplingParams(seed=0, max_tokens=max_tokens), 30)
-        self.next_id += 1
-        self.live[seq.request_id] = seq
-        self.s.add(seq)
-
-    @precondition(lambda self: self.s.has_work)
-    @rule(token_id=st.integers(0, 1))
-    def step(self, token_id: int) -> None:
-        oldest = min(self.live)
-        chunks = self.s.schedule()
-        assert chunks, "there is work but none is done"
-        assert oldest in {seq.request_id for seq, _ in chunks}, "the oldest request waits"
-        assert sum(num_tokens for _, num_tokens in chunks) <= self.BUDGET
-        for seq, num_tokens in chunks:
-            assert 1 <= num_tokens <= seq.num_pending
-            assert len(seq.block_table) * self.BLOCK_SIZE >= seq.num_computed + num_tokens
-        self.s.computed(chunks)
-        for seq, _ in chunks:
-            assert isinstance(seq, Generation)
-            if seq.num_pending == 0 and seq.append(token_id):
-                self.s.finish(seq)
-                del self.live[seq.request_id]
-
-    @precondition(lambda self: self.live)
-    @rule(data=st.data())
-    def abort(self, data: st.DataObject) -> None:
-        request_id = data.draw(st.sampled_from(sorted(self.live)))
-        self.s.abort(request_id)
-        del self.live[request_id]
-
-    @invariant()
-    def only_running_sequences_hold_blocks(self) -> None:
-        held = {block for seq in self.s.running for block in seq.block_table}
-        assert self.s.blocks.num_free == self.NUM_BLOCKS - len(held)
-        assert not any(seq.block_table for seq in self.s.waiting)
-
-    def teardown(self) -> None:
-        while self.s.has_work:
-            self.step(0)
-        assert self.s.blocks.num_free == self.NUM_BLOCKS
+def test_what_the_cache_can_never_hold_is_refused_with_the_most_it_can():
+    s = scheduler(num_blocks=4, block_size=4)
+    with pytest.raises(InvalidArgument, match="18 tokens can never fit the cache; send at most 16"):
+        s.add(request(1, 10))
+    assert not s.has_work
 
 
-TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+def test_the_refused_are_told_to_come_back_one_after_another_as_requests_end():
+    clock = Clock()
+    s = scheduler(max_running=1, max_waiting=1, clock=clock)
+    for number in range(50):  # one request a second
+        s.add(request(number, 1, max_tokens=1))
+        clock.now += 1
+        step(s)
+    s.add(request(100, 1, max_tokens=9))
+    step(s)
+    s.add(request(101, 1))
+    delays = []
+    for number in range(3):
+        with pytest.raises(ResourceExhausted) as refusal:
+            s.add(request(200 + number, 1))
+        delays.append(refusal.value.retry_delay_s)
+    assert delays == pytest.approx([1, 2, 3], rel=0.1)
+    run_dry(s)
+
+
+def test_a_more_urgent_request_takes_the_place_of_the_least_urgent():
+    s = scheduler(max_running=2)
+    s.add(request(1, 4, priority=5))
+    s.add(request(2, 4))
+    step(s)
+    s.add(request(3, 4, priority=-1))
+    assert step(s) == [(2, 1), (3, 4)]
+    assert [seq.request_id for seq in s.waiting] == [1]
+    run_dry(s)
+
+
+def test_a_more_urgent_request_takes_blocks_from_the_least_urgent_alone():
+    s = scheduler(num_blocks=8, block_size=4)
+    s.add(request(1, 8, priority=5))
+    s.add(request(2, 8))
+    step(s)
+    s.add(request(3, 12, max_tokens=4, priority=-1))
+    assert (3, 12) in step(s)
+    assert [seq.request_id for seq in s.running] == [3, 2]
+    run_dry(s)
+
+
+def test_an_equally_urgent_request_waits():
+    s = scheduler(max_running=1)
+    s.add(request(1, 4))
+    step(s)
+    s.add(request(2, 4))
+    assert step(s) == [(1, 1)]
+
+
+def test_the_single_request_of_a_client_is_not_delayed_by_two_hundred_of_another():
+    s = scheduler(num_blocks=1024, max_running=8, max_waiting=200)
+    for number in range(200):
+        s.add(request(number, 40, max_tokens=50, client="many"))
+    for _ in range(100):
+        step(s)
+    assert len(s.running) == 8
+    s.add(request(1000, 4, client="single"))
+    assert (1000, 4) in step(s)  # at once, though no place was free
+    steps = 1
+    while any(seq.client == "single" for seq in s.running):
+        step(s)
+        steps += 1
+    assert steps == 8  # a token in every step, as if it were alone
+    run_dry(s)
+
+
+def test_prompts_of_two_clients_share_the_budget_however_many_each_has():
+    s = scheduler(num_blocks=1024, max_running=64, max_waiting=99, budget=64)
+    for number in range(20):
+        s.add(request(number, 64, max_tokens=1, client="many"))
+    for number in range(20, 24):
+        s.add(request(number, 64, max_tokens=1, client="few"))
+    served = [step(s)[0][0] for _ in range(8)]
+    assert sum(number >= 20 for number in served) == 4
+
+
+def test_a_client_that_was_away_has_saved_nothing_up():
+    s = scheduler(num_blocks=1024, max_running=64, max_waiting=99, budget=64)
+    for number in range(30):
+        s.add(request(number, 64, max_tokens=1, client="always"))
+    for _ in range(10):
+        step(s)
+    for number in range(100, 110):
+        s.add(request(number, 64, max_tokens=1, client="back"))
+    served = [step(s)[0][0] for _ in range(10)]
+    assert sum(number >= 100 for number in served) == 5
+
+
+def test_clients_do_not_push_each_other_out_in_turn():
+    s = scheduler(max_running=2)
+    s.add(request(1, 4, max_tokens=30, client="a"))
+    s.add(request(2, 4, max_tokens=30, client="b"))
+    step(s)
+    s.add(request(3, 4, max_tokens=30, client="c"))
+    for _ in range(29):
+        step(s)
+    assert s.num_preemptions == 0
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_a_request_past_its_deadline_is_dropped_with_its_blocks(started: bool):
+    clock = Clock()
+    s = scheduler(clock=clock)
+    s.add(request(1, 30, deadline=5.0))
+    s.add(request(2, 4, deadline=7.0))
+    if started:
+        step(s)
+    clock.now = 5.0
+    assert s.expire() == [1]
+    assert s.expire() == []
+    step(s)
+    clock.now = 7.0
+    assert s.expire() == [2]
+    assert not s.has_work
+    assert s.schedule() == []
+    assert s.blocks.num_free == 64
+
+
+def test_choices_share_the_full_blocks_of_their_prompt_and_copy_the_last():
+    s = scheduler(block_size=4)
+    s.add(request(1, 10, choices=3))
+    assert step(s) == [(1, 10)]  # once
+    tables = [list(seq.block_table) for seq in s.running]
+    assert tables[0][:2] == tables[1][:2] == tables[2][:2]
+    assert s.blocks.take_copies() == [(tables[0][2], tables[1][2]), (tables[0][2], tables[2][2])]
+    assert s.blocks.num_free == 64 - 5
+    assert step(s) == [(1, 1), (1, 1), (1, 1)]
+    run_dry(s)
+
+
+def test_choices_of_a_prompt_that_fills_its_blocks_need_no_copy():
+    s = scheduler(block_size=4)
+    s.add(request(1, 8, choices=4))
+    step(s)
+    assert s.blocks.take_copies() == []
+    assert s.blocks.num_free == 64 - 2
+
+
+def test_a_choice_without_a_place_waits_and_takes_the_prompt_from_the_cache():
+    s = scheduler(block_size=4, max_running=2)
+    s.add(request(1, 10, max_tokens=3, choices=3))
+    step(s)
+    assert [len(seq.token_ids) for seq in (*s.running, *s.waiting)] == [11, 11, 11]  # all have their first token
+    step(s)
+    step(s)  # two choices end
+    assert step(s) == [(1, 3)]  # of 11 tokens eight are in shared blocks
+    run_dry(s)
+
+
+def test_choices_are_preempted_one_by_one_the_last_first():
+    s = scheduler(num_blocks=7, block_size=4)
+    s.add(request(1, 11, max_tokens=12, choices=3))
+    for _ in range(3):
+        step(s)
+    assert [seq.choice for seq in s.running] == [0, 1]
+    assert [seq.choice for seq in s.waiting] == [2]
+    run_dry(s)
+
+
+def test_aborting_a_request_drops_all_its_choices():
+    s = scheduler(max_running=2)
+    s.add(request(1, 10, choices=3))
+    step(s)
+    s.abort(1)
+    assert not s.has_work
+    assert len(s.waiting) == 0
+    assert s.blocks.num_free == 64
+
+
+def test_of_requests_that_begin_alike_and_come_together_one_computes_what_they_share():
+    s = scheduler(num_blocks=256, budget=64)
+    context = list(range(40))
+    for number in range(4):
+        s.add(Scoring(number, context, [number, 1, 2]))
+    s.add(request(9, 5))
+    assert step(s) == [(0, 42), (9, 5)]  # the others wait for it, and nobody else does
+    assert step(s) == [(9, 1), (1, 6), (2, 6), (3, 6)]
+    assert s.num_prefix_hit_tokens == 3 * 36
+
+
+def test_nobody_waits_for_the_blocks_of_a_less_urgent_request():
+    s = scheduler(num_blocks=256, budget=16)
+    context = list(range(40))
+    s.add(Scoring(1, context, [1], priority=1))
+    step(s)
+    s.add(Scoring(2, context, [2]))
+    assert (2, 16) in step(s)
+
+
+def test_who_waits_for_blocks_computes_them_when_the_other_is_gone():
+    s = scheduler(num_blocks=256, budget=16)
+    context = list(range(40))
+    s.add(Scoring(1, context, [1]))
+    s.add(Scoring(2, context, [2]))
+    assert step(s) == [(1, 16)]
+    s.abort(1)
+    assert step(s) == [(2, 16)]  # its first four blocks are in the cache, the others are its own to compute
+    assert s.running[0].num_cached == 16
