@@ -59,7 +59,7 @@ class GatewayService:
         resolved = await self._router.resolve(model)
         return OpenModel(resolved, await self._tokenizer.vocabulary(resolved.tokenizer_digest))
 
-    async def encode(self, model: OpenModel, prompts: Sequence[Prompt]) -> list[list[int]]:
+    async def encode(self, model: OpenModel, prompts: Sequence[Prompt], param: str = "prompt") -> list[list[int]]:
         """Ids of each prompt, at least one: BLOOM puts nothing before a text, but an empty prompt becomes <s>.
 
         Raises InvalidParameter for an id that is no token.
@@ -69,16 +69,18 @@ class GatewayService:
         batch = [next(encoded) if isinstance(prompt, str) else prompt for prompt in prompts]
         for prompt in prompts:
             if not isinstance(prompt, str):
-                _check_ids(model, prompt, "prompt")
+                _check_ids(model, prompt, param)
         return [ids or [self._begin(model)] for ids in batch]
 
-    def check_length(self, model: OpenModel, prompt_ids: Sequence[int], num_new_tokens: int = 1) -> None:
+    def check_length(
+        self, model: OpenModel, prompt_ids: Sequence[int], num_new_tokens: int = 1, param: str = "prompt"
+    ) -> None:
         """Raise InvalidParameter unless some worker serves the prompt with `num_new_tokens` after it."""
         limit = model.resolved.max_sequence_tokens
         if limit and len(prompt_ids) + num_new_tokens > limit:
             raise InvalidParameter(
-                "prompt",
-                f"the prompt has {len(prompt_ids)} tokens; {model.version} serves sequences of {limit} tokens at most, "
+                param,
+                f"the {param} has {len(prompt_ids)} tokens; {model.version} serves sequences of {limit} tokens at most, "
                 f"output included: send at most {limit - num_new_tokens}",
                 "context_length_exceeded",
             )
@@ -142,9 +144,9 @@ class GatewayService:
         """A vector of each input."""
         if len(inputs) > MAX_EMBEDDED:
             raise InvalidParameter("input", f"there are {len(inputs)} inputs; send at most {MAX_EMBEDDED} at a time")
-        batch = await self.encode(model, inputs)
+        batch = await self.encode(model, inputs, "input")
         for ids in batch:
-            self.check_length(model, ids, num_new_tokens=0)
+            self.check_length(model, ids, 0, "input")
         if not batch:
             return Embedded([], 0)
         vectors = await self._router.call(

@@ -10,6 +10,7 @@ from anthesis.channel import open_aio_channel
 from anthesis.v1 import generation_pb2 as pb
 from anthesis.v1 import inference_pb2
 from anthesis.v1.generation_pb2_grpc import GenerationServiceStub
+from anthesis.v1.tokenizer_pb2 import TokenIds
 
 from services.tokenizer.loaded import LoadedTokenizer
 from tests.support.gateway_backends import MAX_SEQUENCE_TOKENS, USER_KEY, VERSION, Backends, running_gateway
@@ -86,6 +87,115 @@ async def test_sampling_reaches_the_worker_with_the_end_token_among_the_stop_ids
     await generate(stub, sampling=sampling)
     sampling.stop_ids.append(END_ID)
     assert backends.worker.requests[0].sampling == sampling
+
+
+async def test_every_setting_reaches_the_worker(backends: Backends, stub) -> None:
+    backends.script([5])
+    sampling = inference_pb2.SamplingParams(
+        min_p=0.25,
+        typical_p=0.5,
+        presence_penalty=-1,
+        frequency_penalty=1,
+        logit_bias={7: 2.5, 8: -100},
+        bad_words=[TokenIds(ids=[7, 8])],
+        stop_sequences=[TokenIds(ids=[9, 9])],
+        min_tokens=2,
+        n=2,
+        best_of=3,
+        prompt_logprobs=0,
+    )
+    await generate(stub, sampling=sampling, bad_words=["Hello"], ignore_eos=True, priority=9)
+    for text in ("Hello", " Hello"):
+        sampling.bad_words.append(TokenIds(ids=backends.ids(text)))
+    (request,) = backends.worker.requests
+    assert request.sampling == sampling
+    assert (request.priority, request.client) == (9, "id")
+
+
+async def test_choices_stream_each_with_its_own_text_reason_and_usage(backends: Backends, stub) -> None:
+    backends.script(backends.ids("one"), backends.ids(" two"))
+    backends.worker.scripts[1] = [backends.ids("é")[:1], backends.ids("other"), [END_ID]]
+    responses = await generate(stub, sampling=inference_pb2.SamplingParams(n=2))
+    texts = {choice: "".join(r.text for r in responses if r.choice == choice) for choice in (0, 1)}
+    last = {r.choice: r for r in responses if r.finish_reason}
+    assert texts[0] == "one two"
+    assert texts[1].endswith("other")
+    assert [last[choice].finish_reason for choice in (0, 1)] == [LENGTH, STOP]
+    assert last[0].usage.completion_tokens == len(backends.ids("one")) + len(backends.ids(" two"))
+    assert all(r.usage.prompt_tokens == len(backends.ids("Hello")) for r in last.values())
+
+
+async def test_the_prompts_log_probabilities_come_in_a_message_of_their_own(backends: Backends, stub) -> None:
+    backends.script(backends.ids("ok"))
+    first, *rest = await generate(stub, prompt="Hello 人", sampling=inference_pb2.SamplingParams(prompt_logprobs=2))
+    assert b"".join(token.bytes for token in first.prompt_tokens).decode() == "Hello 人"
+    assert not first.prompt_tokens[0].HasField("logprob")
+    assert first.prompt_tokens[1].logprob == -first.prompt_tokens[1].id / 1024
+    assert [top.bytes for top in first.prompt_tokens[1].top_logprobs] == list(backends.vocabulary.tokens[10:12])
+    assert not any(response.prompt_tokens for response in rest)
+
+
+async def test_the_callers_deadline_reaches_the_worker_and_passes_as_such(backends: Backends, stub) -> None:
+    backends.worker.pause_after = 1
+    backends.script(backends.ids("first"), backends.ids("never"))
+    call = stub.Generate(pb.GenerateRequest(model="demo", prompt="Hello"), timeout=2)
+    code, _ = await error_of(read_all(call))
+    assert code == grpc.StatusCode.DEADLINE_EXCEEDED
+    (seconds,) = backends.worker.seconds_left
+    assert 0 < seconds <= 2
+    await asyncio.wait_for(backends.worker.cancelled.wait(), 10)
+
+
+async def read_all(call) -> list:
+    return [response async for response in call]
+
+
+async def test_a_full_worker_says_when_to_try_again(backends: Backends, stub) -> None:
+    backends.worker.fail_before = (grpc.StatusCode.RESOURCE_EXHAUSTED, "256 requests wait already")
+    backends.worker.trailing = (("grpc-retry-pushback-ms", "1200"),)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await generate(stub)
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"] == "1200"
+
+
+async def test_another_worker_answers_when_the_first_is_full(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, num_workers=2) as backends:
+        backends.script(backends.ids("fine"))
+        backends.workers[0].fail_before = (grpc.StatusCode.RESOURCE_EXHAUSTED, "256 requests wait already")
+        async with open_aio_channel(backends.grpc_address, USER_KEY) as channel:
+            responses = await generate(GenerationServiceStub(channel))
+        assert responses[-1].text == "fine"
+
+
+async def test_texts_are_embedded_by_one_call_to_the_worker(backends: Backends, stub) -> None:
+    request = pb.EmbedRequest(model="demo", texts=["Hello", ""], pooling=inference_pb2.POOLING_LAST, normalize=False)
+    answer = await stub.Embed(request)
+    hello = backends.ids("Hello")
+    assert [list(embedding.values) for embedding in answer.embeddings] == [[len(hello), hello[0]], [1, 1]]
+    assert answer.usage.prompt_tokens == len(hello) + 1
+    assert answer.model_version == VERSION
+    (asked,) = backends.worker.embedded
+    assert (asked.pooling, asked.normalize, asked.client) == (inference_pb2.POOLING_LAST, False, "id")
+
+
+async def test_embeddings_are_means_of_length_one_unless_told_otherwise(backends: Backends, stub) -> None:
+    await stub.Embed(pb.EmbedRequest(model="demo", texts=["a"]))
+    (asked,) = backends.worker.embedded
+    assert (asked.pooling, asked.normalize) == (inference_pb2.POOLING_MEAN, True)
+    assert not (await stub.Embed(pb.EmbedRequest(model="demo"))).embeddings
+    assert len(backends.worker.embedded) == 1
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [(["é" * 100], f"{VERSION} serves sequences of {MAX_SEQUENCE_TOKENS} tokens"), (["a"] * 2049, "at most 2048")],
+)
+async def test_texts_that_cannot_be_embedded_are_refused(backends: Backends, stub, texts, message: str) -> None:
+    code, details = await error_of(stub.Embed(pb.EmbedRequest(model="demo", texts=texts)))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert message in details
+    assert not backends.worker.embedded
 
 
 async def test_what_is_unset_stays_unset(backends: Backends, stub) -> None:
@@ -166,6 +276,13 @@ async def test_an_empty_model_name_is_refused(stub) -> None:
         ({"top_p": 0}, "top_p=0.0 is out of range; use above 0, at most 1"),
         ({"max_tokens": 0}, "max_tokens=0 is out of range; use 1 to 4294967295"),
         ({"logprobs": 21}, "logprobs=21 is out of range; use 0 to 20"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs=21 is out of range; use 0 to 20"),
+        ({"n": 3, "best_of": 2}, "best_of=2 is below n=3; raise best_of or leave it out"),
+        ({"min_tokens": 9, "max_tokens": 8}, "min_tokens=9 is above max_tokens=8; lower it or raise max_tokens"),
+        ({"frequency_penalty": 3}, "frequency_penalty=3.0 is out of range; use -2 to 2"),
+        ({"stop_ids": [600]}, "stop ids: id 600 is not in the vocabulary, whose ids are 0 to 511"),
+        ({"logit_bias": {600: 1}}, "logit bias: id 600 is not in the vocabulary, whose ids are 0 to 511"),
+        ({"bad_words": [TokenIds(ids=[600])]}, "bad words: id 600 is not in the vocabulary, whose ids are 0 to 511"),
     ],
 )
 async def test_a_parameter_out_of_range_is_named(stub, sampling: dict, message: str) -> None:

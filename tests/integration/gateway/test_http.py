@@ -1,7 +1,9 @@
 """OpenAI's completions over real HTTP, with the `openai` client and by hand."""
 
 import asyncio
+import base64
 import json
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -306,6 +308,29 @@ async def test_an_echoed_prompt_has_as_many_alternatives_as_asked_for(backends, 
     assert prompt_tops[0] is None
     assert all(len(top) >= 3 for top in prompt_tops[1:])
     assert backends.worker.requests[0].sampling.prompt_logprobs == 3
+
+
+async def test_embeddings_come_as_numbers_and_as_base64(backends: Backends, client) -> None:
+    """Unless told otherwise the client asks for base64 and decodes it."""
+    texts = ["Hello", "a b"]
+    expected = [[float(len(backends.ids(text))), float(backends.ids(text)[0])] for text in texts]
+    for settings in ({}, {"encoding_format": "float"}, {"encoding_format": "base64"}):
+        answer = await client.embeddings.create(model="demo", input=texts, **settings)
+        vectors = [item.embedding for item in answer.data]
+        if settings.get("encoding_format") == "base64":
+            vectors = [list(struct.unpack("<2f", base64.b64decode(vector))) for vector in vectors]
+        assert vectors == expected
+        assert [item.index for item in answer.data] == [0, 1]
+        assert answer.usage.prompt_tokens == answer.usage.total_tokens == sum(int(length) for length, _ in expected)
+        assert answer.model == VERSION
+
+
+async def test_ids_are_embedded_alone_and_in_lists(backends: Backends, client) -> None:
+    for given, inputs in (("Hello", [backends.ids("Hello")]), ([5, 6], [[5, 6]]), ([[5, 6], [7]], [[5, 6], [7]])):
+        await client.embeddings.create(model="demo", input=given, extra_body={"pooling": "last", "priority": 3})
+        asked = backends.worker.embedded.pop()
+        assert [list(item.ids) for item in asked.inputs] == inputs
+        assert (asked.pooling, asked.priority, asked.client) == (inference_pb2.POOLING_LAST, 3, "id")
 
 
 @pytest.mark.parametrize(

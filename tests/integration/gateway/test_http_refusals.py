@@ -106,6 +106,27 @@ async def test_a_bad_request_names_parameter_and_remedy(http, body: dict, param:
     assert message in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("body", "param", "message"),
+    [
+        ({"input": []}, "input", "input is an empty list"),
+        ({"input": ["a"] * 2049}, "input", "there are 2049 inputs; send at most 2048 at a time"),
+        ({"input": [250_700]}, "input", "id 250700 is not in the vocabulary"),
+        ({"input": "é" * 200}, "input", f"{MAX_SEQUENCE_TOKENS} tokens at most"),
+        ({"encoding_format": "int8"}, "encoding_format", "'float' or 'base64'"),
+        ({"dimensions": 64}, "dimensions", "dimensions=64 is not supported"),
+        ({"pooling": "max"}, "pooling", "'mean' or 'last'"),
+        ({"priority": -200}, "priority", "priority=-200 is out of range"),
+        ({"inputs": "a"}, "inputs", "unrecognized request argument: inputs"),
+    ],
+)
+async def test_bad_embeddings_name_parameter_and_remedy(http, body: dict, param: str, message: str) -> None:
+    answer = await http.post("/v1/embeddings", json={"model": "demo", "input": "Hello", **body})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, param)
+    assert message in error["message"]
+
+
 @pytest.mark.parametrize(("content", "message"), [(b"{", "not JSON"), (b"", "missing"), (b"[1]", "not allowed")])
 async def test_a_body_that_is_no_json_object_is_refused(http, content: bytes, message: str) -> None:
     answer = await http.post("/v1/completions", content=content, headers={"content-type": "application/json"})
@@ -156,7 +177,13 @@ async def test_a_model_is_found_by_any_of_its_names(client, name: str) -> None:
 async def test_only_health_answers_without_a_key(backends: Backends) -> None:
     async with httpx.AsyncClient(base_url=backends.http_url) as http:
         assert (await http.get("/health")).json() == {"status": "ok"}
-        asked = (("GET", "/v1/models"), ("POST", "/v1/completions"), ("GET", "/anything"), ("GET", "/docs"))
+        asked = (
+            ("GET", "/v1/models"),
+            ("POST", "/v1/completions"),
+            ("POST", "/v1/embeddings"),
+            ("GET", "/x"),
+            ("GET", "/docs"),
+        )
         for method, path in asked:
             for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic x"}):
                 answer = await http.request(method, path, headers=headers)
