@@ -9,13 +9,14 @@
 Messages are those of `protos/anthesis/v1`; errors are in `anthesis.errors`.
 """
 
-from anthesis.aio import AsyncClient, Completion
+from anthesis.aio import AsyncClient, Completion, GenerateOptions
 from anthesis.client import Client
 from anthesis.errors import AnthesisError
 from anthesis.settings import Settings
 from anthesis.v1.generation_pb2 import ScoreItem
 from anthesis.v1.inference_pb2 import SamplingParams
 from anthesis.v1.job_pb2 import FineTuneSpec, LoraOptions, PretrainSpec, TrainOptions
+from anthesis.v1.tokenizer_pb2 import TokenIds
 
 __all__ = [
     "AnthesisError",
@@ -23,10 +24,12 @@ __all__ = [
     "Client",
     "Completion",
     "FineTuneSpec",
+    "GenerateOptions",
     "LoraOptions",
     "PretrainSpec",
     "SamplingParams",
     "ScoreItem",
     "Settings",
+    "TokenIds",
     "TrainOptions",
 ]

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self, TypedDict, Unpack
 
 import grpc
 
@@ -22,7 +22,14 @@ from anthesis.settings import Settings
 from anthesis.tokenizers import Tokenizers
 from anthesis.v1 import generation_pb2 as pb
 from anthesis.v1.generation_pb2_grpc import GenerationServiceStub
-from anthesis.v1.inference_pb2 import FinishReason, GetWorkerStatusRequest, GetWorkerStatusResponse, SamplingParams
+from anthesis.v1.inference_pb2 import (
+    POOLING_LAST,
+    POOLING_MEAN,
+    FinishReason,
+    GetWorkerStatusRequest,
+    GetWorkerStatusResponse,
+    SamplingParams,
+)
 from anthesis.v1.inference_pb2_grpc import InferenceServiceStub
 
 HEALTH_DEADLINE_S = 5.0
@@ -30,13 +37,23 @@ HEALTH_DEADLINE_S = 5.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
-    """A whole answer."""
+    """A whole answer: one choice."""
 
     text: str
     tokens: Sequence[pb.TextToken]
     finish_reason: "FinishReason.ValueType"
     usage: pb.Usage
     model_version: str
+    prompt_tokens: Sequence[pb.TextToken] = ()  # with `prompt_logprobs`
+
+
+class GenerateOptions(TypedDict, total=False):
+    """What a generation may be told beside `SamplingParams`."""
+
+    stop: Iterable[str]  # the text ends before the first of these
+    bad_words: Iterable[str]  # never written, alone or after a space, as far as their tokens can tell
+    ignore_eos: bool  # go on after </s>, to max_tokens
+    priority: int  # -100 (first) to 100; default 0
 
 
 class AsyncClient:
@@ -85,31 +102,68 @@ class AsyncClient:
         await asyncio.gather(*(channel.close() for channel in self._channels.values()))
 
     async def generate(
-        self, model: str, prompt: str, sampling: SamplingParams | None = None, *, stop: Iterable[str] = ()
+        self,
+        model: str,
+        prompt: str,
+        sampling: SamplingParams | None = None,
+        *,
+        timeout_s: float | None = None,
+        **options: Unpack[GenerateOptions],
     ) -> AsyncGenerator[pb.GenerateResponse, None]:
-        """Stream a completion of `prompt`. Each message has the new `text`; the last has `finish_reason` and `usage`.
+        """Stream completions of `prompt`. Each message has new `text` of one `choice` (there is more than one where
+        `sampling.n` says so); a choice's last has `finish_reason` and `usage`.
 
         Leaving the loop early cancels the call and frees its cache. Raises NotFoundError (no such model),
-        UnavailableError (no worker has it ready), InvalidArgumentError.
+        UnavailableError (no worker has it ready), InvalidArgumentError, ResourceExhaustedError (which says when to try
+        again), DeadlineExceededError: after `timeout_s`, or ten minutes.
         """
-        request = pb.GenerateRequest(model=model, prompt=prompt, sampling=sampling, stop=stop)
-        async with stream(self._generation.Generate(request)) as responses:
+        request = pb.GenerateRequest(model=model, prompt=prompt, sampling=sampling, **options)
+        async with stream(self._generation.Generate(request, timeout=timeout_s)) as responses:
             async for response in responses:
                 yield response
 
+    async def choices(
+        self,
+        model: str,
+        prompt: str,
+        sampling: SamplingParams | None = None,
+        *,
+        timeout_s: float | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Sequence[Completion]:
+        """`generate`, awaited to its end: `sampling.n` answers, with `sampling.best_of` the best first."""
+        parts = [part async for part in self.generate(model, prompt, sampling, timeout_s=timeout_s, **options)]
+        prompt_tokens = [token for part in parts for token in part.prompt_tokens]
+        numbers = sorted({part.choice for part in parts}) or [0]
+        return [_completion([part for part in parts if part.choice == number], prompt_tokens) for number in numbers]
+
     async def complete(
-        self, model: str, prompt: str, sampling: SamplingParams | None = None, *, stop: Iterable[str] = ()
+        self,
+        model: str,
+        prompt: str,
+        sampling: SamplingParams | None = None,
+        *,
+        timeout_s: float | None = None,
+        **options: Unpack[GenerateOptions],
     ) -> Completion:
-        """`generate`, awaited to its end."""
-        parts = [part async for part in self.generate(model, prompt, sampling, stop=stop)]
-        last = parts[-1] if parts else pb.GenerateResponse()
-        return Completion(
-            text="".join(part.text for part in parts),
-            tokens=[token for part in parts for token in part.tokens],
-            finish_reason=last.finish_reason,
-            usage=last.usage,
-            model_version=last.model_version,
-        )
+        """The first of `choices`."""
+        return (await self.choices(model, prompt, sampling, timeout_s=timeout_s, **options))[0]
+
+    async def embed(
+        self,
+        model: str,
+        texts: Iterable[str],
+        *,
+        pooling: Literal["mean", "last"] = "mean",
+        normalize: bool = True,
+        priority: int = 0,
+    ) -> pb.EmbedResponse:
+        """A vector of each text, as wide as the model: the mean of its tokens' last hidden states, or that of its last
+        token; with `normalize` of length 1. An empty text stands for <s>. At most 2,048 texts.
+        """
+        kind = POOLING_LAST if pooling == "last" else POOLING_MEAN
+        request = pb.EmbedRequest(model=model, texts=texts, pooling=kind, normalize=normalize, priority=priority)
+        return await unary(self._generation.Embed(request))
 
     async def tokenize(self, model: str, text: str) -> pb.TokenizeResponse:
         """Ids, bytes and offsets of each token of `text`, and the ids decoded back."""
@@ -119,9 +173,9 @@ class AsyncClient:
         """Number of tokens of each text."""
         return (await unary(self._generation.Count(pb.CountRequest(model=model, texts=texts)))).counts
 
-    async def score(self, model: str, items: Iterable[pb.ScoreItem]) -> pb.ScoreResponse:
+    async def score(self, model: str, items: Iterable[pb.ScoreItem], *, priority: int = 0) -> pb.ScoreResponse:
         """Log-likelihood (natural logarithm) of each item's text given its context."""
-        return await unary(self._generation.Score(pb.ScoreRequest(model=model, items=items)))
+        return await unary(self._generation.Score(pb.ScoreRequest(model=model, items=items, priority=priority)))
 
     async def worker_status(self) -> GetWorkerStatusResponse:
         """What the inference worker has loaded, and how busy it is."""
@@ -131,6 +185,18 @@ class AsyncClient:
         """Of each service: "SERVING", "NOT_SERVING", or why it does not answer."""
         answers = await asyncio.gather(*(_check_health(channel) for channel in self._channels.values()))
         return dict(zip(self._channels, answers, strict=True))
+
+
+def _completion(parts: Sequence[pb.GenerateResponse], prompt_tokens: Sequence[pb.TextToken]) -> Completion:
+    last = parts[-1] if parts else pb.GenerateResponse()
+    return Completion(
+        text="".join(part.text for part in parts),
+        tokens=[token for part in parts for token in part.tokens],
+        finish_reason=last.finish_reason,
+        usage=last.usage,
+        model_version=last.model_version,
+        prompt_tokens=prompt_tokens,
+    )
 
 
 async def _check_health(channel: grpc.aio.Channel) -> str:

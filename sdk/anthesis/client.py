@@ -150,7 +150,9 @@ class Client(_Blocking[aio.AsyncClient]):
         self.tokenizers = Tokenizers(self._twin.tokenizers)
 
     generate = _iterate(aio.AsyncClient.generate)
+    choices = _call(aio.AsyncClient.choices)
     complete = _call(aio.AsyncClient.complete)
+    embed = _call(aio.AsyncClient.embed)
     tokenize = _call(aio.AsyncClient.tokenize)
     count = _call(aio.AsyncClient.count)
     score = _call(aio.AsyncClient.score)

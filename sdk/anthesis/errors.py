@@ -1,6 +1,7 @@
 """What calls raise: the server's message, under the exception of its canonical gRPC code."""
 
 import re
+from typing import Any
 
 import grpc
 
@@ -32,7 +33,10 @@ class AbortedError(AnthesisError):
 
 
 class ResourceExhaustedError(AnthesisError):
+    """`retry_after_s`: how long to wait before the next try, where the server knows."""
+
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    retry_after_s: float | None = None
 
 
 class UnavailableError(AnthesisError):
@@ -65,6 +69,7 @@ _BY_CODE = {error.code: error for error in AnthesisError.__subclasses__()}
 # gRPC's own words when nothing listens; they go on with the address of the last attempt.
 _UNREACHABLE = re.compile(r"failed to connect to all addresses.*?(?:ipv[46]|dns):(?:///)?(\S+:\d+)")
 _UNRESOLVED = re.compile(r"(?:errors resolving|DNS resolution failed for) (\S+?):? ")
+_RETRY_PUSHBACK = "grpc-retry-pushback-ms"  # gRPC's own name (proposal A6)
 _SAY_WHERE = "say where it is (ANTHESIS_GATEWAY_ADDRESS, ANTHESIS_REGISTRY_ADDRESS)"
 
 
@@ -76,4 +81,13 @@ def from_rpc(error: grpc.RpcError) -> AnthesisError:
         details = f"nothing answers at {unreachable[1]}; start the platform (`make up`) or {_SAY_WHERE}"
     elif unresolved := _UNRESOLVED.search(details):
         details = f"the host of {unresolved[1]!r} has no address that can be found; {_SAY_WHERE}"
-    return _BY_CODE.get(code, AnthesisError)(details)
+    raised = _BY_CODE.get(code, AnthesisError)(details)
+    if isinstance(raised, ResourceExhaustedError):
+        raised.retry_after_s = _retry_after_s(error)
+    return raised
+
+
+def _retry_after_s(error: grpc.RpcError) -> float | None:
+    trailing: Any = error.trailing_metadata() or ()  # pairs, whatever grpc's stubs call them
+    pushback = dict(trailing).get(_RETRY_PUSHBACK)
+    return int(pushback) / 1000 if pushback else None

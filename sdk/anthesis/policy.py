@@ -29,7 +29,7 @@ _IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {
         "JobService": ["CreateJob"],  # the client always sends an idempotency key
         "GenerationService": ["Tokenize", "Count"],
     },
-    _COMPUTE_S: {"GenerationService": ["Score"]},
+    _COMPUTE_S: {"GenerationService": ["Score", "Embed"]},
 }
 # CreateDataset reads every row and CreateModelVersion every tensor's header.
 _SLOW = {"RegistryService": ("CreateDataset", "CreateModelVersion"), "GenerationService": ("Generate",)}

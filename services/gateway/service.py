@@ -80,8 +80,8 @@ class GatewayService:
         if limit and len(prompt_ids) + num_new_tokens > limit:
             raise InvalidParameter(
                 param,
-                f"the {param} has {len(prompt_ids)} tokens; {model.version} serves sequences of {limit} tokens at most, "
-                f"output included: send at most {limit - num_new_tokens}",
+                f"the {param} has {len(prompt_ids)} tokens; {model.version} serves sequences of {limit} tokens at "
+                f"most, output included: send at most {limit - num_new_tokens}",
                 "context_length_exceeded",
             )
 
