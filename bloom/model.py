@@ -64,6 +64,10 @@ class Block(nn.Module):
 
 
 class TiedEmbedding(nn.Embedding):
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:  # else torch imports sympy and more to draw nothing: 150 MB and seconds
+            super().reset_parameters()
+
     def logits(self, hidden: Tensor) -> Tensor:
         """(M, V) from hidden (M, H)."""
         return F.linear(hidden, self.weight)

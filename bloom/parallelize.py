@@ -6,6 +6,7 @@ Source: Shoeybi et al. 2019, Megatron-LM, section 3.
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,7 +33,9 @@ def cut_to_shard(model: BloomModel, shard: Shard) -> BloomModel:
             part = whole.detach()[rows] if whole.dim() == 1 else whole.detach()[rows, columns]
             if path == "word_embeddings":
                 part = F.pad(part, (0, 0) * (whole.dim() - 1) + (0, shard.vocabulary_rows(config) - len(part)))
-            setattr(module, name, nn.Parameter(part.clone(), requires_grad=whole.requires_grad))
+            # Said in so many words, or torch imports sympy to find the strides of a meta tensor's clone: a second.
+            part = part.clone(memory_format=torch.contiguous_format)
+            setattr(module, name, nn.Parameter(part, requires_grad=whole.requires_grad))
     return model
 
 

@@ -20,7 +20,7 @@ from .int8 import dequantize, quantize
 from .tensors import StoredTensor, scale_name
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I8": torch.int8}
-PIECE_BYTES = 4 << 20  # read at a time where the format changes: stays in the cache of the core that converts it
+PIECE_BYTES = 1 << 19  # read at a time where the format changes: stays in the cache of the core that converts it
 
 
 class TensorReader:

@@ -208,9 +208,7 @@ def _check_dtype(tensor: StoredTensor, *, is_matrix: bool, is_scale: bool, quant
     if tensor.dtype not in allowed:
         remedy = f"save the checkpoint as {', '.join(FLOATS)}"
         if quantized:
-            remedy = (
-                f"in int8 weights it is {' or '.join(allowed)}: quantize the original anew, python -m bloom.quantize"
-            )
+            remedy = f"in int8 weights it is {' or '.join(allowed)}: quantize anew, python -m bloom.quantize"
         raise ValueError(f"tensor {tensor.name} in {tensor.file} is {tensor.dtype}; {remedy}")
     if tensor.end - tensor.start != math.prod(tensor.shape) * DTYPE_BYTES[tensor.dtype]:
         raise ValueError(f"tensor {tensor.name} in {tensor.file} has offsets that do not fit its shape; copy it again")

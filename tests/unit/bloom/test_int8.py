@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -29,6 +29,7 @@ def relative_error(x: Tensor, exact: Tensor) -> float:
     return ((x.double() - exact).abs().max() / exact.abs().max()).item()
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5).flatmap(lambda n: st.lists(st.lists(FLOATS, min_size=n, max_size=n), min_size=1, max_size=4)))
 def test_every_number_is_kept_to_half_a_step_of_its_row(rows: list[list[float]]):
     w = torch.tensor(rows)

@@ -134,7 +134,7 @@ def test_dequantized_it_is_a_folder_for_transformers(quantized: Path, tmp_path: 
         (lambda t: t.update({MATRIX: t[MATRIX][:, :-1].clone()}), r"dense_4h_to_h\.weight in .* has shape \[48, 191\]"),
         (
             lambda t: t.update({MATRIX: t[MATRIX].float()}),
-            r"is F32; in int8 weights it is I8: quantize the original anew",
+            r"is F32; in int8 weights it is I8: quantize anew",
         ),
         (lambda t: t.update({SCALE: t[SCALE].half()}), r"weight_scale in .* is F16; in int8 weights it is F32"),
         (

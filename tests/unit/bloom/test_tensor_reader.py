@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -37,6 +37,7 @@ def bound(limit: int) -> st.SearchStrategy[int | None]:
     return st.none() | st.integers(-limit - 3, limit + 3)
 
 
+@settings(deadline=None)
 @given(st.tuples(bound(48), bound(48)), st.tuples(bound(192), bound(192)))
 def test_any_part_of_a_matrix_equals_the_slice_of_the_whole(reader: TensorReader, stored, rows, columns):
     part = reader.read(WEIGHT, slice(*rows), slice(*columns))
