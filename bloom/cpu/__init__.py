@@ -4,7 +4,8 @@ src/tile.h has the inner loop, linear.h the packed weights, attention.h the page
 interface; compile.py compiles them for the processor at hand, library.py declares the interface, model.py drives it.
 """
 
+from .attention import BLOCK_SIZE, PagedAttention
 from .library import CannotBuild, load_library
-from .model import BLOCK_SIZE, CpuModel
+from .model import CpuModel
 
-__all__ = ["BLOCK_SIZE", "CannotBuild", "CpuModel", "load_library"]
+__all__ = ["BLOCK_SIZE", "CannotBuild", "CpuModel", "PagedAttention", "load_library"]

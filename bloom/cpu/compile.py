@@ -1,10 +1,9 @@
-"""Compiles the operators for this machine's processor: on first use, or ahead of time (`python -m bloom.cpu.compile`).
+"""Compiles the operators for this machine's processor: on first use, or ahead of time (`python -m bloom.cpu`).
 
 A plain shared library with a C interface: it includes no header of torch's, so that it builds in seconds and a new
 torch needs no new build. Its name holds a hash of sources and flags; a file that is there is complete.
 """
 
-import argparse
 import hashlib
 import os
 import platform
@@ -82,9 +81,7 @@ def _compile(target: Path, flags: tuple[str, ...]) -> None:
         LIBRARIES.mkdir(exist_ok=True)
         descriptor, partial = tempfile.mkstemp(suffix=".partial", dir=LIBRARIES)
     except OSError as error:
-        raise CannotBuild(
-            f"cannot write {LIBRARIES} ({error}); run `python -m bloom.cpu.compile` as its owner"
-        ) from error
+        raise CannotBuild(f"cannot write {LIBRARIES} ({error}); run `python -m bloom.cpu` as its owner") from error
     os.close(descriptor)
     try:
         command = [compiler, *_FLAGS, *flags, str(SOURCES / "step.cpp"), "-o", partial]
@@ -95,17 +92,3 @@ def _compile(target: Path, flags: tuple[str, ...]) -> None:
         os.replace(partial, target)
     finally:
         Path(partial).unlink(missing_ok=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("levels", nargs="*", help=f"of {', '.join(LEVELS)}; default: the best for this processor")
-    levels = parser.parse_args().levels or supported_levels()[:1]
-    for level in levels:
-        if level not in LEVELS:
-            parser.error(f"no level {level!r}; choose of {', '.join(LEVELS)}")
-        print(library(level))
-
-
-if __name__ == "__main__":
-    main()

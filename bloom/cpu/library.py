@@ -112,6 +112,7 @@ _SIGNATURES: list[tuple[Any, ...]] = [
     ("bloom_pack", None, c_void_p, POINTER(Linear), c_int64, c_int64, c_void_p, c_int64, c_int),
     ("bloom_final_stage", c_int, POINTER(Model)),
     ("bloom_run", None, c_void_p, POINTER(Model), POINTER(Step), c_int, c_int),
+    ("bloom_attend", None, c_void_p, POINTER(Cache), c_void_p, c_float, POINTER(Step), c_void_p, c_void_p),
     ("bloom_copy_blocks", None, POINTER(Model), c_void_p, c_int64),
     ("bloom_linear", None, c_void_p, POINTER(Linear), c_void_p, c_int64, c_int64, c_void_p, c_int64),
 ]

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..parallel import Shard
 from ..tensor_reader import TensorReader
+from .attention import BLOCK_SIZE
 from .library import KINDS, Cache, Layer, Library, Linear, Model, Step, load_library
 
-BLOCK_SIZE = 16  # tokens, fixed by src/attention.h
 TOLERANCE = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "int8": 2.0**-9}  # rounding of what leaves attention, by cache
 _PIECE_BYTES = 16 << 20  # of a weight, read and packed at a time
 _LAYERS, _PER_LAYER = 2, 4  # src/step.cpp's stages: the first of layer 0, and how many a layer has

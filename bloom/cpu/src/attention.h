@@ -107,6 +107,16 @@ struct Counts {
   long chunks = 0, chunks_read = 0;
 };
 
+// Call f<ROWS>() with the largest of MOST, MOST / 2, ..., 1 that is not more than `left`: prompts are long, so that few
+// sizes suffice, and each takes the compiler a second.
+template <int MOST, class Function>
+inline void with_few_sizes(int left, Function&& f) {
+  if constexpr (MOST > 1) {
+    if (left < MOST) return with_few_sizes<MOST / 2>(left, f);
+  }
+  f.template operator()<MOST>();
+}
+
 template <class A>
 inline void put_query(A* out, const float* q, int d) {
   for (int i = 0; i < d; i++) {
@@ -245,15 +255,15 @@ inline void attend(const Head& h, int tokens, long context, const float* qkv, lo
     const long position = context - tokens + t;
     store_token(c, h.layer, h.table[position / BLOCK], h.head, position % BLOCK, k + t * stride, v + t * stride);
   }
-  for (int row = 0, rows; row < tokens; row += rows) {
-    rows = tile_rows(tokens - row, MAX_ROWS);
-    with_rows<MAX_ROWS>(rows, [&]<int ROWS>() {
+  for (int row = 0; row < tokens;) {
+    with_few_sizes<MAX_ROWS>(tokens - row, [&]<int ROWS>() {
       const long position = context - tokens + row;
       const float *rq = q + row * stride, *rk = k + row * stride;
       float* ro = out + row * out_stride + h.head * c.head_dim;
       if (c.kind == FLOAT32) attend_rows<CacheF32, ROWS>(h, position, rq, rk, stride, ro, out_stride, counts);
       else if (c.kind == BFLOAT16) attend_rows<CacheBF16, ROWS>(h, position, rq, rk, stride, ro, out_stride, counts);
       else attend_rows<CacheI8, ROWS>(h, position, rq, rk, stride, ro, out_stride, counts);
+      row += ROWS;
     });
   }
 }

@@ -176,72 +176,89 @@ struct Prefetch {
   }
 };
 
-template <class F, class Use>
-void multiply_panel(const Linear& w, const Activations& a, int m, long panel, Use& use) {
+// One tile: `values` (ROWS, 2 vectors) of fp32. Not inlined, so that it is compiled once and not for every use of it.
+template <class F, int ROWS>
+__attribute__((noinline)) void panel_tile(const Linear& w, const Activations& a, int row, long panel,
+                                          const Prefetch& prefetch, f32x16* values) {
   const char* weights = w.panels + panel * panel_bytes(w);
-  const long steps = padded(w.columns, F::STEP) / F::STEP;
   const long lda = a.stride / sizeof(typename F::A);
-  const int tiles = (m + MAX_ROWS - 1) / MAX_ROWS;
+  const Prefetch ahead = prefetch;
+  typename F::Acc acc[ROWS][2] = {};
+  const char* const columns[] = {weights, weights + F::BYTES};
+  tile<F>(acc, (const typename F::A*)a.data + row * lda, lda, columns, 2 * F::BYTES,
+          padded(w.columns, F::STEP) / F::STEP, ahead);
+  for (int r = 0; r < ROWS; r++)
+    for (int c = 0; c < 2; c++) {
+      values[r * 2 + c] = acc[r][c];
+      if constexpr (std::is_same_v<F, F32xI8>)
+        values[r * 2 + c] *= load<f32x16>(w.scales + panel * PANEL + c * LANES);
+    }
+}
+
+#if BLOOM_DOT_U8
+// INT8_DYNAMIC: activations are bytes 128 + q. INT8 (WIDE): two bytes of 32768 + q, so that weight-only int8 keeps 16
+// bits of the activations and still runs on dot products of bytes; both halves meet each loaded vector of weights.
+template <bool WIDE, int ROWS>
+__attribute__((noinline)) void panel_tile_bytes(const Linear& w, const Activations& a, int row, long panel,
+                                                const Prefetch& prefetch, f32x16* values) {
+  const char* p = w.panels + panel * panel_bytes(w);
+  const long steps = padded(w.columns, 4) / 4;
+  const Prefetch ahead = prefetch;
+  i32x16 acc[ROWS][2] = {}, acc_low[ROWS][2] = {};
+  const uint8_t* x = (const uint8_t*)a.data + row * a.stride;
+  const uint8_t* x_low = (const uint8_t*)a.low + row * a.stride;
+  for (long s = 0; s < steps; s++, p += 128) {
+    ahead(s);
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; r++) {
+#pragma GCC unroll 2
+      for (int c = 0; c < 2; c++) {
+        U8xI8::dot(acc[r][c], x + r * a.stride + s * 4, p + c * 64);
+        if constexpr (WIDE) U8xI8::dot(acc_low[r][c], x_low + r * a.stride + s * 4, p + c * 64);
+      }
+    }
+  }
+  for (int c = 0; c < 2; c++) {
+    const long column = panel * PANEL + c * LANES;
+    const i32x16 sums = load<i32x16>(w.sums + column) * 128;
+    const f32x16 scales = load<f32x16>(w.scales + column);
+    for (int r = 0; r < ROWS; r++) {
+      f32x16 dot = __builtin_convertvector(acc[r][c] - sums, f32x16);
+      if constexpr (WIDE) dot = fma(dot, splat(256.0f), __builtin_convertvector(acc_low[r][c], f32x16));
+      values[r * 2 + c] = dot * (scales * a.scales[row + r]);
+    }
+  }
+}
+#endif
+
+// The tiles of one panel, each of at most MOST rows: compute<ROWS>(first row, what to fetch, values).
+template <int MOST, class Compute, class Use>
+inline void multiply_panel(const Linear& w, int m, long panel, Use& use, Compute&& compute) {
+  const int tiles = (m + MOST - 1) / MOST;
+  const long steps = padded(w.columns, step_of(w.kind)) / step_of(w.kind);
   for (int row = 0, number = 0, rows; row < m; row += rows, number++) {
-    rows = tile_rows(m - row, MAX_ROWS);
-    const Prefetch ahead(weights, panel_bytes(w), steps, number, tiles);
-    f32x16 values[MAX_ROWS * 2];
-    with_rows<MAX_ROWS>(rows, [&]<int ROWS>() {
-      typename F::Acc acc[ROWS][2] = {};
-      const char* const columns[] = {weights, weights + F::BYTES};
-      tile<F>(acc, (const typename F::A*)a.data + row * lda, lda, columns, 2 * F::BYTES, steps, ahead);
-      for (int r = 0; r < ROWS; r++)
-        for (int c = 0; c < 2; c++) values[r * 2 + c] = (f32x16)acc[r][c];
-    });
-    if constexpr (std::is_same_v<F, F32xI8>)
-      for (int c = 0; c < 2; c++)
-        for (int r = 0; r < rows; r++) values[r * 2 + c] *= load<f32x16>(w.scales + panel * PANEL + c * LANES);
+    rows = tile_rows(m - row, MOST);
+    const Prefetch ahead(w.panels + panel * panel_bytes(w), panel_bytes(w), steps, number, tiles);
+    f32x16 values[MOST * 2];
+    with_rows<MOST>(rows, [&]<int ROWS>() { compute.template operator()<ROWS>(row, ahead, values); });
     use_panel(w, panel, row, rows, values, use);
   }
 }
 
+template <class F, class Use>
+void multiply_as(const Linear& w, const Activations& a, int m, long panel, Use& use) {
+  multiply_panel<MAX_ROWS>(w, m, panel, use, [&]<int ROWS>(int row, const Prefetch& ahead, f32x16* values) {
+    panel_tile<F, ROWS>(w, a, row, panel, ahead, values);
+  });
+}
+
 #if BLOOM_DOT_U8
-// INT8_DYNAMIC: activations are bytes 128 + q. INT8: two bytes of 32768 + q, so that weight-only int8 keeps 16 bits
-// of the activations and still runs on dot products of bytes; both halves meet each loaded vector of weights.
 template <bool WIDE, class Use>
-void multiply_panel_bytes(const Linear& w, const Activations& a, int m, long panel, Use& use) {
+void multiply_bytes(const Linear& w, const Activations& a, int m, long panel, Use& use) {
   constexpr int MOST = WIDE ? MAX_ROWS / 2 : MAX_ROWS;
-  const char* weights = w.panels + panel * panel_bytes(w);
-  const long steps = padded(w.columns, 4) / 4;
-  const int tiles = (m + MOST - 1) / MOST;
-  for (int row = 0, number = 0, rows; row < m; row += rows, number++) {
-    rows = tile_rows(m - row, MOST);
-    const Prefetch ahead(weights, panel_bytes(w), steps, number, tiles);
-    f32x16 values[MOST * 2];
-    with_rows<MOST>(rows, [&]<int ROWS>() {
-      i32x16 acc[ROWS][2] = {}, acc_low[ROWS][2] = {};
-      const uint8_t* x = (const uint8_t*)a.data + row * a.stride;
-      const uint8_t* x_low = (const uint8_t*)a.low + row * a.stride;
-      const char* p = weights;
-      for (long s = 0; s < steps; s++, p += 128) {
-        ahead(s);
-#pragma GCC unroll 16
-        for (int r = 0; r < ROWS; r++) {
-#pragma GCC unroll 2
-          for (int c = 0; c < 2; c++) {
-            U8xI8::dot(acc[r][c], x + r * a.stride + s * 4, p + c * 64);
-            if constexpr (WIDE) U8xI8::dot(acc_low[r][c], x_low + r * a.stride + s * 4, p + c * 64);
-          }
-        }
-      }
-      for (int c = 0; c < 2; c++) {
-        const long column = panel * PANEL + c * LANES;
-        const i32x16 sums = load<i32x16>(w.sums + column) * 128;
-        const f32x16 scales = load<f32x16>(w.scales + column);
-        for (int r = 0; r < ROWS; r++) {
-          f32x16 dot = __builtin_convertvector(acc[r][c] - sums, f32x16);
-          if constexpr (WIDE) dot = fma(dot, splat(256.0f), __builtin_convertvector(acc_low[r][c], f32x16));
-          values[r * 2 + c] = dot * (scales * a.scales[row + r]);
-        }
-      }
-    });
-    use_panel(w, panel, row, rows, values, use);
-  }
+  multiply_panel<MOST>(w, m, panel, use, [&]<int ROWS>(int row, const Prefetch& ahead, f32x16* values) {
+    panel_tile_bytes<WIDE, ROWS>(w, a, row, panel, ahead, values);
+  });
 }
 #endif
 
@@ -255,17 +272,17 @@ void multiply(const Linear& w, const Activations& a, int m, std::atomic<long>& n
     if (first >= panels) return;
     for (long panel = first; panel < std::min(first + take, panels); panel++) {
       switch (w.kind) {
-        case FLOAT32: multiply_panel<F32xF32>(w, a, m, panel, use); break;
+        case FLOAT32: multiply_as<F32xF32>(w, a, m, panel, use); break;
 #if BLOOM_DOT_BF16
-        case BFLOAT16: multiply_panel<BF16xBF16>(w, a, m, panel, use); break;
+        case BFLOAT16: multiply_as<BF16xBF16>(w, a, m, panel, use); break;
 #else
-        case BFLOAT16: multiply_panel<F32xBF16>(w, a, m, panel, use); break;
+        case BFLOAT16: multiply_as<F32xBF16>(w, a, m, panel, use); break;
 #endif
 #if BLOOM_DOT_U8
-        case INT8: multiply_panel_bytes<true>(w, a, m, panel, use); break;
-        default: multiply_panel_bytes<false>(w, a, m, panel, use); break;
+        case INT8: multiply_bytes<true>(w, a, m, panel, use); break;
+        default: multiply_bytes<false>(w, a, m, panel, use); break;
 #else
-        default: multiply_panel<F32xI8>(w, a, m, panel, use); break;
+        default: multiply_as<F32xI8>(w, a, m, panel, use); break;
 #endif
       }
     }

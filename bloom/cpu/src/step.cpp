@@ -94,6 +94,16 @@ inline void layer_norm(const float* x, const float* weight, const float* bias, l
   for (; i < h; i++) out[i] = (x[i] - mean) * inverse * weight[i] + bias[i];
 }
 
+// Task `task` of sequences times heads: new keys and values to the cache, then attention.
+inline void attend_task(const Cache& cache, const float* slopes, float tolerance, const Step& step, long layer,
+                        long task, const float* qkv, long width, float* out, long out_stride, Counts& counts) {
+  const long seq = task / cache.heads, head = task % cache.heads;
+  const int start = step.query_starts[seq], tokens = step.query_starts[seq + 1] - start;
+  const float scale = 1 / std::sqrt(float(cache.head_dim));
+  const Head h{cache, layer, head, step.block_tables + seq * step.table_stride, slopes[head], scale, tolerance};
+  attend(h, tokens, step.context_lens[seq], qkv + start * width, width, out + start * out_stride, out_stride, counts);
+}
+
 class Runner {
  public:
   Runner(const Model& model, Step& step, Pool& pool, Scratch& scratch)
@@ -194,16 +204,10 @@ class Runner {
     normalize(layer.qkv, layer.norm1, layer.norm1_bias, counter);
     const long width = layer.qkv.rows;
     store_product(layer.qkv, qkv_, width, counter);
-    const int heads = m_.cache.heads;
-    const long out_stride = padded(heads * m_.cache.head_dim, LANES);
+    const long out_stride = padded(m_.cache.heads * m_.cache.head_dim, LANES);
     Counts& counts = counts_[thread];
-    share(long(s_.sequences) * heads, 1, counter, [&](long task) {
-      const long seq = task / heads, head = task % heads;
-      const int start = s_.query_starts[seq], tokens = s_.query_starts[seq + 1] - start;
-      const Head h{m_.cache, index, head, s_.block_tables + seq * s_.table_stride, m_.slopes[head],
-                   1 / std::sqrt(float(m_.cache.head_dim)), m_.tolerance};
-      attend(h, tokens, s_.context_lens[seq], qkv_ + start * width, width, attended_ + start * out_stride, out_stride,
-             counts);
+    share(long(s_.sequences) * m_.cache.heads, 1, counter, [&](long task) {
+      attend_task(m_.cache, m_.slopes, m_.tolerance, s_, index, task, qkv_, width, attended_, out_stride, counts);
     });
     prepare(layer.dense, counter, [&](long t) {
       float* row = attended_ + t * out_stride;
@@ -341,6 +345,22 @@ int bloom_final_stage(const Model* model) { return final_stage(*model); }
 // Stages first .. last of a step, both included.
 void bloom_run(Context* c, const Model* model, Step* step, int first, int last) {
   Runner(*model, *step, c->pool, c->scratch).run(first, last);
+}
+
+// Attention alone: qkv (T, N, 3, D) to out (T, N, D), over layer 0 of a cache.
+void bloom_attend(Context* c, const Cache* cache, const float* slopes, float tolerance, Step* step, const float* qkv,
+                  float* out) {
+  const long width = long(cache->heads) * cache->head_dim;
+  std::atomic<long> next{0}, chunks{0}, chunks_read{0};
+  c->pool.run([&](int) {
+    Counts counts;
+    for (long task; (task = next.fetch_add(1)) < long(step->sequences) * cache->heads;)
+      attend_task(*cache, slopes, tolerance, *step, 0, task, qkv, 3 * width, out, width, counts);
+    chunks += counts.chunks;
+    chunks_read += counts.chunks_read;
+  });
+  step->chunks += chunks;
+  step->chunks_read += chunks_read;
 }
 
 // Blocks source -> target of every layer, `pairs` (count, 2).
