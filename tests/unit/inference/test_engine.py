@@ -1,6 +1,8 @@
 """The engine against transformers, on a model whose outputs are diverse and depend on order (see bloom_models)."""
 
+import time
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -9,8 +11,8 @@ from bloom.kernels.naive import paged_attention
 from services.inference import attention
 from services.inference.config import EngineConfig
 from services.inference.engine import load_engine
-from services.inference.messages import Abort, Generate, Refused, Score, Token
-from services.inference.sampling import SamplingParams
+from services.inference.messages import Abort, Embed, Generate, PromptLogprobs, Refused, Score, Token
+from services.inference.sampling import SamplingParams, choice_seed
 from services.inference.step_batch import StepBatch
 from tests.support.bloom_models import assert_discriminates, hf_logits, make_hf_folder, random_ids
 from tests.support.inference_models import (
@@ -239,3 +241,163 @@ def test_a_cache_without_room_for_one_block_names_the_setting(folder: Path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_greedy_ids_are_the_same_on_a_gpu(folder: Path):
     assert_all_greedy(folder, generate(engine_of(folder, device="cuda"), PROMPTS, greedy()))
+
+
+def test_choices_differ_and_each_is_as_it_would_be_alone(folder: Path):
+    prompt, settings = PROMPTS[5], {"temperature": 0.9, "max_tokens": 30}
+    events = run_all(engine_of(folder), [Generate(0, prompt, SamplingParams(seed=5, n=3, best_of=3, **settings))])[0]
+    choices = [[event.id for event in events if event.choice == choice] for choice in range(3)]
+    alone = [
+        generate(engine_of(folder), [prompt], SamplingParams(seed=choice_seed(5, choice), **settings))[0]
+        for choice in range(3)
+    ]
+    assert choices == alone
+    assert len({tuple(choice) for choice in choices}) == 3
+    assert [event.finish for event in events].count("LENGTH") == 3
+
+
+@pytest.mark.parametrize("blocks", [85, 8])
+def test_of_many_choices_the_likeliest_are_reported_best_first(folder: Path, blocks: int):
+    prompt, settings = PROMPTS[5], {"temperature": 1.5, "max_tokens": 20, "logprobs": 2}
+    engine = engine_of(folder, max_kv_bytes=blocks * 2 * 2 * 16 * 48 * 4)
+    sampling = SamplingParams(seed=5, n=2, best_of=6, **settings)
+    events = run_all(engine, [Generate(0, prompt, sampling), Generate(1, PROMPTS[3], greedy())])[0]
+    alone = [
+        run_all(engine_of(folder), [Generate(0, prompt, SamplingParams(seed=choice_seed(5, choice), **settings))])[0]
+        for choice in range(6)
+    ]
+    best = sorted(alone, key=lambda tokens: fmean(token.logprob for token in tokens), reverse=True)[:2]
+    for choice in range(2):
+        tokens = [event for event in events if event.choice == choice]
+        assert [token.id for token in tokens] == [token.id for token in best[choice]]
+        assert [token.logprob for token in tokens] == pytest.approx([t.logprob for t in best[choice]], abs=1e-4)
+        assert tokens[-1].finish == "LENGTH"
+
+
+def test_a_dropped_request_leaves_no_choices_behind(folder: Path):
+    engine = engine_of(folder)
+    engine.handle(Generate(0, PROMPTS[5], SamplingParams(seed=5, n=1, best_of=4)))
+    engine.step()
+    engine.handle(Abort(0))
+    assert not engine.has_work
+    assert not engine._results._best_of
+    assert engine.stats.num_free_blocks == engine.stats.num_blocks
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param({}, id="at once"),
+        pytest.param({"max_batched_tokens": 9, "max_running": 4}, id="in chunks"),
+        pytest.param({"logits_rows": 3}, id="logits a few rows at a time"),
+        pytest.param({"max_kv_bytes": 10 * 2 * 2 * 16 * 48 * 4}, id="with preemption"),
+    ],
+)
+def test_prompt_log_probabilities_are_those_of_transformers(folder: Path, config: dict[str, object]):
+    engine = engine_of(folder, **config)
+    for _ in range(2):  # the second time the prefix cache has the prompts: no row may be hidden by it
+        events = run_all(
+            engine, [Generate(number, prompt, greedy(8, prompt_logprobs=3)) for number, prompt in enumerate(PROMPTS)]
+        )
+        for number, prompt in enumerate(PROMPTS):
+            if len(prompt) == 1:
+                assert all(isinstance(event, Token) for event in events[number])
+                continue
+            told, *tokens = events[number]
+            assert isinstance(told, PromptLogprobs)
+            rows = hf_logits(oracle(folder), torch.tensor(prompt)).log_softmax(dim=-1)[:-1]
+            expected = rows.gather(1, torch.tensor(prompt[1:])[:, None]).squeeze(1)
+            torch.testing.assert_close(torch.tensor(told.logprobs), expected, atol=1e-4, rtol=0)
+            likeliest = torch.tensor([[logprob for _, logprob in row] for row in told.top_logprobs])
+            torch.testing.assert_close(likeliest, rows.topk(3).values, atol=1e-4, rtol=0)
+            assert_greedy(folder, prompt, [event.id for event in tokens])
+
+
+@torch.no_grad()
+def hidden_states(folder: Path, ids: list[int]) -> torch.Tensor:
+    """After ln_f, by transformers: (S, H)."""
+    return oracle(folder).transformer(torch.tensor([ids])).last_hidden_state[0]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param({}, id="at once"),
+        pytest.param({"max_batched_tokens": 9, "max_running": 4}, id="in chunks"),
+        pytest.param({"max_kv_bytes": 9 * 2 * 2 * 16 * 48 * 4}, id="with little cache"),
+    ],
+)
+def test_embeddings_are_the_pooled_states_of_transformers(folder: Path, pooling: str, config: dict[str, object]):
+    engine = engine_of(folder, **config)
+    for normalize in (False, True):  # the second time the prefix cache has them
+        requests = [Embed(number, prompt, pooling, normalize) for number, prompt in enumerate(PROMPTS)]
+        streams = [Generate(100 + number, prompt, greedy(20)) for number, prompt in enumerate(PROMPTS[3:6])]
+        events = run_all(engine, [*streams, *requests])
+        for number, prompt in enumerate(PROMPTS):
+            states = hidden_states(folder, prompt)
+            expected = states.mean(dim=0) if pooling == "mean" else states[-1]
+            if normalize:
+                expected = expected / expected.norm()
+            (embedded,) = events[number]
+            torch.testing.assert_close(torch.tensor(embedded.values), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_a_request_past_its_deadline_is_told_so_and_others_go_on(folder: Path, started: bool):
+    engine = engine_of(folder)
+    clock = [time.monotonic()]
+    engine._clock = engine._scheduler._clock = lambda: clock[0]
+    engine.handle(Generate(0, PROMPTS[7], greedy(), deadline_s=2.0))
+    engine.handle(Generate(1, PROMPTS[3], greedy(4)))
+    if started:
+        engine.step()
+    clock[0] += 2.0
+    refused, *tokens = engine.step()
+    assert isinstance(refused, Refused)
+    assert (refused.request_id, refused.status) == (0, "DEADLINE_EXCEEDED")
+    assert {token.request_id for token in tokens} == {1}
+    while engine.has_work:
+        engine.step()
+    assert engine.stats.num_free_blocks == engine.stats.num_blocks
+
+
+def test_an_engine_with_nothing_but_expired_requests_answers_them_in_one_step(folder: Path):
+    engine = engine_of(folder, max_running=1)
+    for number in range(3):
+        engine.handle(Generate(number, PROMPTS[3], greedy(), deadline_s=0.0))
+    assert [event.request_id for event in engine.step()] == [0, 1, 2]
+    assert not engine.has_work
+
+
+def test_items_scored_at_the_same_moment_compute_their_context_once(folder: Path):
+    engine = engine_of(folder)
+    context = PROMPTS[7]
+    targets = [[1, 2, 3], [4, 5], [6]]
+    together = score(engine, [(context, target) for target in targets])
+    assert engine.stats.num_prefix_hit_tokens == 2 * 80
+    for target, logprobs in zip(targets, together, strict=True):
+        (alone,) = score(engine_of(folder), [(context, target)])
+        torch.testing.assert_close(torch.tensor(logprobs), torch.tensor(alone), atol=1e-5, rtol=0)
+
+
+def test_a_generation_that_the_cache_can_never_hold_ends_where_the_cache_does(folder: Path):
+    engine = engine_of(folder, max_kv_bytes=4 * 2 * 2 * 16 * 48 * 4)
+    most = engine.stats.num_blocks * 16
+    events = run_all(engine, [Generate(0, PROMPTS[1], greedy(1000))])[0]
+    assert len(events) == most - 2
+    (refused,) = engine.handle(Score(1, PROMPTS[7], PROMPTS[7]))
+    assert isinstance(refused, Refused)
+    assert refused.status == "INVALID_ARGUMENT"
+    assert f"at most {most}" in refused.error
+
+
+def test_the_statistics_tell_what_happened(folder: Path):
+    engine = engine_of(folder)
+    generate(engine, PROMPTS[:4], greedy(8))
+    generate(engine, PROMPTS[:4], greedy(8))
+    stats = engine.stats
+    assert stats.num_prompt_tokens == 2 * sum(map(len, PROMPTS[:4]))
+    assert stats.num_prefix_hit_tokens == 0  # the longest prompt's one block has the row that is needed
+    assert stats.step_s > 0
+    assert stats.tokens_per_s > 0
