@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from services.inference.config import EngineConfig
+from services.inference.kv_cache import CacheSize
 from services.inference.step_batch import StepBatch
 
 _LENGTH_BYTES = 8
@@ -65,9 +66,7 @@ class Connect(_Message, frozen=True):
 
 
 class Allocate(_Message, frozen=True):
-    num_blocks: int
-    block_size: int
-    max_sequence_tokens: int
+    size: CacheSize
 
 
 class Forward(_Message, frozen=True):
@@ -136,12 +135,12 @@ class Channel:
 
     def receive(self) -> Message | None:
         """Wait for the next message; None when the other end has closed."""
-        length = self._reader.read(_LENGTH_BYTES)
-        if len(length) < _LENGTH_BYTES:
+        try:
+            size = int.from_bytes(self._reader.read(_LENGTH_BYTES), "little")
+            content = self._reader.read(size)
+        except ConnectionResetError:
             return None
-        size = int.from_bytes(length, "little")
-        content = self._reader.read(size)
-        return _decoder.decode(content) if len(content) == size else None
+        return _decoder.decode(content) if content and len(content) == size else None
 
     def shut(self) -> None:
         """Let the other end know that this one is done."""

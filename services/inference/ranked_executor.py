@@ -84,7 +84,7 @@ class RankedExecutor:
         return min(own, *(room.max_blocks for room in self._answers(Room)))
 
     def allocate(self, size: CacheSize) -> None:
-        self._tell(Allocate(size.num_blocks, size.block_size, size.max_sequence_tokens))
+        self._tell(Allocate(size))
         self._share.allocate(size)
 
     @torch.inference_mode()
