@@ -20,3 +20,5 @@ fi
 echo "Installing the platform ..."
 "${pip[@]}" setuptools
 "${pip[@]}" -e sdk -e '.[all]'
+echo "Compiling the CPU operators ..."
+"$venv/bin/python" -m bloom.cpu >/dev/null || echo "The engine will compute in plain torch, which is several times slower on a CPU."
