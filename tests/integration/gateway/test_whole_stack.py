@@ -125,6 +125,8 @@ async def test_a_prompt_lives_through_all_four_services(stack: Stack) -> None:
     """One test, for the stack takes seconds to start."""
     await streams_and_whole_answers_agree_with_transformers(stack)
     await scores_agree_with_transformers(stack)
+    await embeddings_agree_with_transformers(stack)
+    await choices_differ_and_the_first_is_what_one_alone_would_be(stack)
     await errors_come_through(stack)
     await a_stream_under_way_ends_whole_when_the_gateway_is_told_to_stop(stack)
 
@@ -166,6 +168,28 @@ async def scores_agree_with_transformers(stack: Stack) -> None:
         assert logprobs.token_logprobs[len(context) : -1] == pytest.approx(expected, abs=1e-4)
         tops = [max(top.values()) for top in logprobs.top_logprobs[len(context) : -1]]
         assert tops == pytest.approx(highest, abs=1e-4)
+
+
+async def embeddings_agree_with_transformers(stack: Stack) -> None:
+    hidden = oracle(stack.model_folder).transformer(torch.tensor([stack.ids(PROMPT)])).last_hidden_state[0]
+    expected = torch.nn.functional.normalize(hidden.mean(dim=0), dim=0).tolist()
+    async with open_aio_channel(stack.platform.gateway_address, stack.key) as channel, stack.client() as client:
+        answer = await GenerationServiceStub(channel).Embed(pb.EmbedRequest(model="tiny", texts=[PROMPT]))
+        assert list(answer.embeddings[0].values) == pytest.approx(expected, abs=1e-4)
+        over_http = await client.embeddings.create(model="tiny", input=PROMPT)
+        assert over_http.data[0].embedding == pytest.approx(expected, abs=1e-4)
+
+
+async def choices_differ_and_the_first_is_what_one_alone_would_be(stack: Stack) -> None:
+    settings: dict[str, Any] = {"model": "tiny", "prompt": PROMPT, "seed": 5, "max_tokens": 12, "top_p": 0.95}
+    async with stack.client() as client:
+        one = await client.completions.create(**settings)
+        three = await client.completions.create(**settings, n=3)
+        best = await client.completions.create(**settings, best_of=3, logprobs=0)
+    texts = [choice.text for choice in three.choices]
+    assert texts[0] == one.choices[0].text
+    assert len(set(texts)) == 3
+    assert best.choices[0].text in texts
 
 
 async def errors_come_through(stack: Stack) -> None:
