@@ -97,6 +97,23 @@ def test_a_filter_in_another_order_would_be_noticed():
     assert ((probabilities(row, params) > 0) != (swapped > 0)).any()
 
 
+@pytest.mark.parametrize("planted", ["one more of top-k", "less mass", "no temperature", "typical around the peak"])
+def test_a_planted_error_is_noticed(planted: str, monkeypatch: pytest.MonkeyPatch):
+    kth_largest, nearest, weights = filters.kth_largest, filters._nearest, filters._weights
+    name, wrong = {
+        "one more of top-k": ("kth_largest", lambda values, k: kth_largest(values, k + 1)),
+        "less mass": ("_nearest", lambda logits, w, centre, mass: nearest(logits, w, centre, 0.9 * mass)),
+        "no temperature": ("_weights", lambda logits, peak, _: weights(logits, peak, np.float32(1))),
+        "typical around the peak": ("_mean", lambda logits, peak, w: float(peak)),
+    }[planted]
+    row = row_of(scale=0.5)  # flat enough for every filter to cut
+    params = SamplingParams(seed=0, top_k=50, top_p=0.97, typical_p=0.8, temperature=0.8)
+    assert_equals_transformers(row, params)
+    monkeypatch.setattr(filters, name, wrong)
+    with pytest.raises(AssertionError):
+        assert_equals_transformers(row, params)
+
+
 @pytest.mark.parametrize("settings", [{"typical_p": 0.3}, {"top_p": 0.7}, {"top_k": 40, "typical_p": 0.9}])
 def test_banned_ids_are_never_candidates(settings: dict):
     row = row_of()

@@ -13,6 +13,7 @@ from transformers.generation.logits_process import (
     SequenceBiasLogitsProcessor,
 )
 
+from services.inference import penalties
 from services.inference.penalties import has_penalties, penalized
 from services.inference.sampling import SamplingParams
 from services.inference.sequence import Generation
@@ -78,6 +79,30 @@ def test_repetition_penalty_is_that_of_transformers():
 def test_any_combination_equals_transformers_processors(seed: int, bad_words: list, **sampling):
     seq = sequence(bad_words=tuple(bad_words), **sampling)
     np.testing.assert_allclose(changed(row_of(seed), seq), hf(row_of(seed), seq), atol=1e-4, rtol=1e-6)
+
+
+@pytest.mark.parametrize("planted", ["negative logits divided", "output alone", "bad words by their last id"])
+def test_a_planted_error_is_noticed(planted: str, monkeypatch: pytest.MonkeyPatch):
+    def assert_equals_transformers() -> None:
+        seq = sequence(repetition_penalty=1.5, bad_words=((8, 5), (42, 7)))
+        np.testing.assert_allclose(changed(row_of(), seq), hf(row_of(), seq), rtol=1e-6)
+
+    def divide(logits: np.ndarray, ids: np.ndarray, penalty: float) -> None:
+        logits[ids] /= np.float32(penalty)
+
+    right = penalties._penalize_repetition
+    name, wrong = {
+        "negative logits divided": ("_penalize_repetition", divide),
+        "output alone": (
+            "_penalize_repetition",
+            lambda logits, ids, penalty: right(logits, ids[len(PROMPT) :], penalty),
+        ),
+        "bad words by their last id": ("_ends_with", lambda tokens, ids: True),
+    }[planted]
+    assert_equals_transformers()
+    monkeypatch.setattr(penalties, name, wrong)
+    with pytest.raises(AssertionError):
+        assert_equals_transformers()
 
 
 def test_presence_and_frequency_count_the_output_alone():
