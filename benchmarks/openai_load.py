@@ -30,7 +30,12 @@ from services.tokenizer import bpe
 NAME = "random"  # of the served model
 TOKENIZER_IDS = 4096
 GOALS = {"bfloat16": 1.2, "int8": 2.0, "int8_dynamic": 2.0}
-OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+OFFLINE = {
+    "VLLM_TARGET_DEVICE": "cpu",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+}
 START_TIMEOUT_S = 300.0
 PERCENTILES = ("ttft", "itl")
 Result = dict[str, Any]

@@ -3,23 +3,28 @@
 from pathlib import Path
 from typing import Any
 
+from benchmarks import shapes
 from benchmarks.protocol import Loaded, Prompts, Task, contend
+from bloom.config import BloomConfig
+from bloom.weights import load_config
 
+BLOCK_SIZE = 16
 CONTEXT_SLACK = 16  # tokens of each sequence's cache beyond what the task needs
 
 
-def settings(task: Task, kv_block_bytes: int) -> dict[str, Any]:
+def settings(task: Task) -> dict[str, Any]:
     """EngineConfig's fields. The cache holds the largest batch and no more, so that it counts as memory in full.
 
     Prefix caching is off, here as for the peers: the prompts of two runs are the same.
     """
     longest = max(task.prompt_tokens + task.new_tokens, task.prefill_tokens + 1) + CONTEXT_SLACK
     largest = max(task.batches, default=1) * (task.prompt_tokens + task.new_tokens + CONTEXT_SLACK)
-    num_blocks = -(-max(longest, largest) // 16) + 1
+    num_blocks = -(-max(longest, largest) // BLOCK_SIZE) + 1
     values: dict[str, Any] = {
         "threads": task.threads,
+        "block_size": BLOCK_SIZE,
         "max_sequence_tokens": longest,
-        "max_kv_bytes": num_blocks * kv_block_bytes,
+        "max_kv_bytes": num_blocks * block_bytes(load_config(task.model), task.weights),
         "prefix_caching": False,
     }
     if task.weights.startswith("int8"):
@@ -29,30 +34,29 @@ def settings(task: Task, kv_block_bytes: int) -> dict[str, Any]:
     return values
 
 
-def load(task: Task) -> Loaded:
-    """`task.weights`: bfloat16, float32, int8 or int8_dynamic."""
-    from benchmarks import shapes
-    from bloom.weights import load_config
+def block_bytes(config: BloomConfig, weights: str) -> int:
+    return shapes.kv_block_bytes(config, block_size=BLOCK_SIZE, kv_bytes=4 if weights == "float32" else 2)
+
+
+def open_engine(task: Task, **changes: Any) -> tuple[Any, Any]:
+    """The engine and what it says of itself. `task.weights`: bfloat16, float32, int8 or int8_dynamic."""
     from services.inference.config import EngineConfig
     from services.inference.engine import load_engine
 
-    model = Path(task.model)
-    config = load_config(model)
-    kv_bytes = 4 if task.weights == "float32" else 2
-    block_bytes = shapes.kv_block_bytes(config, block_size=16, kv_bytes=kv_bytes)
-    engine_config = EngineConfig(**settings(task, block_bytes))
-    engine, ready = load_engine(model, engine_config, num_token_ids=config.vocab_size)
+    rows = load_config(task.model).vocab_size
+    return load_engine(Path(task.model), EngineConfig(**settings(task) | changes), num_token_ids=rows)
+
+
+def load(task: Task) -> Loaded:
+    engine, ready = open_engine(task)
+    config = load_config(task.model)
     return Loaded(
         generate=Driver(engine).generate,
         version=f"anthesis, {ready.device}, {ready.dtype}",
         weight_bytes=shapes.weight_bytes(config, task.weights),
-        cache_bytes=ready.num_blocks * ready.block_size * block_bytes // 16,
-        facts={"executor": executor_name(engine)},
+        cache_bytes=ready.num_blocks * block_bytes(config, task.weights),
+        facts={"executor": type(engine._executor).__name__},
     )
-
-
-def executor_name(engine: Any) -> str:
-    return type(engine._executor).__name__
 
 
 class Driver:
@@ -61,22 +65,14 @@ class Driver:
     def __init__(self, engine: Any) -> None:
         self._engine = engine
         self._next_id = 0
-        self.num_steps = 0
 
     def generate(self, given: Prompts, count: int) -> list[list[int]]:
-        from services.inference.messages import StepDone, Token, encode
-
-        engine = self._engine
         first_id = self._next_id
         self.submit(given, count)
         outputs: list[list[int]] = [[] for _ in given]
-        while engine.has_work:
-            events = engine.step()
-            self.num_steps += 1
-            encode(StepDone(events, engine.stats))
-            for event in events:
-                if isinstance(event, Token):
-                    outputs[event.request_id - first_id].append(event.id)
+        while self._engine.has_work:
+            for event in self.step():
+                outputs[event.request_id - first_id].append(event.id)
         return outputs
 
     def submit(self, given: Prompts, count: int) -> None:
@@ -90,6 +86,14 @@ class Driver:
             self._next_id += 1
             if refused := self._engine.handle(message):
                 raise RuntimeError(f"the engine refused a prompt of {len(prompt)} ids: {refused}")
+
+    def step(self) -> list[Any]:
+        """One step's events: tokens."""
+        from services.inference.messages import StepDone, encode
+
+        events: list[Any] = self._engine.step()
+        encode(StepDone(events, self._engine.stats))
+        return events
 
 
 if __name__ == "__main__":
