@@ -76,7 +76,7 @@ class Scheduler:
         if self.blocks.num_blocks_for(seq.max_inputs) > self.blocks.num_blocks:
             most = self.blocks.num_blocks * self.blocks.block_size
             raise InvalidArgument(f"{seq.max_inputs} tokens can never fit the cache; send at most {most}")
-        if len(self.waiting) >= self._max_waiting:
+        if len(self.waiting) + len(self.running) >= self._max_waiting + self._max_running:
             self._num_refused += 1
             delay_s = self._retry_delay_s()
             raise ResourceExhausted(

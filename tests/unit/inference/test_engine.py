@@ -213,11 +213,18 @@ def test_an_aborted_request_frees_its_blocks_before_the_next_step(folder: Path):
 
 
 def test_a_full_queue_refuses_and_leaves_the_others_alone(folder: Path):
-    engine = engine_of(folder, max_waiting=1)
-    assert engine.handle(Generate(0, PROMPTS[0], greedy())) == []
-    (refused,) = engine.handle(Generate(1, PROMPTS[0], greedy()))
+    engine = engine_of(folder, max_running=1, max_waiting=1)
+    for number in range(2):
+        assert engine.handle(Generate(number, PROMPTS[3], greedy())) == []
+    (refused,) = engine.handle(Generate(2, PROMPTS[0], greedy()))
     assert isinstance(refused, Refused)
-    assert refused.request_id == 1
+    assert (refused.request_id, refused.status) == (2, "RESOURCE_EXHAUSTED")
+    assert refused.retry_delay_s > 0
+    events = []
+    while engine.has_work:
+        events += engine.step()
+    for number in range(2):
+        assert_greedy(folder, PROMPTS[3], [event.id for event in events if event.request_id == number])
 
 
 def test_a_bf16_model_generates_nearly_what_the_fp32_one_does(folder: Path):

@@ -140,10 +140,11 @@ def test_a_preempted_sequence_is_first_in_the_queue_and_ends_with_all_its_tokens
 
 
 def test_a_request_too_many_is_refused_with_the_length_of_the_queue():
-    s = scheduler(max_waiting=2)
-    s.add(request(1, 4))
-    s.add(request(2, 4))
-    with pytest.raises(ResourceExhausted, match="2 requests wait"):
+    s = scheduler(max_running=1, max_waiting=2)
+    for number in range(3):  # one of them will run, whether it has begun or not
+        s.add(request(number, 4))
+    step(s)
+    with pytest.raises(ResourceExhausted, match="2 requests wait already and 1 run"):
         s.add(request(3, 4))
 
 
