@@ -12,9 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import kernels
+
 Int8Weights = Literal["int8", "int8_dynamic"]
 LARGEST = 127
 _CHUNK_ROWS = 4096  # of a weight that are floats at once
+_KERNEL_TOKENS = 64  # more are limited by multiplying, which cuBLAS does best, not by reading the weights
 
 
 def quantize(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,12 +42,15 @@ def int8_linear(x: Tensor, q: Tensor, scale: Tensor) -> Tensor:
 
     q's integers are exact in every float format, so they are multiplied as they are, and the sums scaled.
     """
+    if x.is_cuda and len(x) <= _KERNEL_TOKENS:
+        return kernels.int8_linear(x, q, scale)
     out = x.new_empty(len(x), len(q))
     for start in range(0, len(q), _CHUNK_ROWS):
         rows = slice(start, start + _CHUNK_ROWS)
-        # An output in fp16 has room for sums of at most 65,504: bring its inputs down first.
-        part = x.float() @ q[rows].float().T if x.dtype == torch.float16 else F.linear(x, q[rows].to(x.dtype))
-        torch.mul(part, scale[rows], out=out[:, rows])
+        if x.dtype == torch.float16:  # sums of integers pass its largest number, 65,504; its weights are exact enough
+            out[:, rows] = F.linear(x, dequantize(q[rows], scale[rows]).to(x.dtype))
+        else:
+            torch.mul(F.linear(x, q[rows].to(x.dtype)), scale[rows], out=out[:, rows])
     return out
 
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 DEVICES = ("auto", "cpu", "cuda")
+WEIGHTS = ("auto", "int8", "int8_dynamic")
 KV_DTYPES = ("auto", "float32", "bfloat16", "int8", "fp8")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -19,6 +20,7 @@ class EngineConfig:
 
     device: str = "auto"  # cuda where there is one
     dtype: str = "auto"  # the checkpoint's; on a CPU without bf16 instructions float32
+    weights: str = "auto"  # as stored; int8; int8_dynamic: activations as well. What is stored in floats is quantized
     cpu_operators: bool = True  # on a CPU: bloom.cpu's, compiled once; false: plain torch
     threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))  # of the CPU's matrix products
     block_size: int = 16  # tokens per block of the cache
@@ -39,6 +41,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         _check(self, "device", self.device in DEVICES, f"one of {', '.join(DEVICES)}")
         _check(self, "dtype", self.dtype in DTYPES, f"one of {', '.join(DTYPES)}")
+        _check(self, "weights", self.weights in WEIGHTS, f"one of {', '.join(WEIGHTS)}")
         _check(self, "kv_dtype", self.kv_dtype in KV_DTYPES, f"one of {', '.join(KV_DTYPES)}")
         counts = ("threads", "block_size", "max_running", "max_waiting", "logits_rows")
         for name in (*counts, "tensor_parallel", "pipeline_parallel"):
@@ -82,6 +85,7 @@ class WorkerConfig:
 _ENGINE_VARIABLES: dict[str, Callable[[str], object]] = {
     "device": str,
     "dtype": str,
+    "weights": str,
     "cpu_operators": lambda text: bool(("false", "true").index(text)),
     "threads": int,
     "max_batched_tokens": int,

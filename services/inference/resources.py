@@ -1,11 +1,14 @@
 """What the machine gives an engine: device, number format, and room for the cache."""
 
-import os
 from pathlib import Path
 
 import torch
 
+from bloom.checkpoint import Checkpoint
+from bloom.int8 import Int8Weights
+from bloom.tensor_reader import DTYPES
 from services.inference.config import EngineConfig
+from services.inference.host_memory import free_host_bytes
 
 GIB = 1 << 30
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -18,13 +21,21 @@ def choose_device(config: EngineConfig) -> torch.device:
     return torch.device("cpu" if config.device == "cpu" or not torch.cuda.is_available() else "cuda")
 
 
-def choose_dtype(config: EngineConfig, device: torch.device, stored: torch.dtype) -> torch.dtype:
-    """The format to compute in, where the checkpoint has `stored`."""
+def choose_dtype(config: EngineConfig, device: torch.device, checkpoint: Checkpoint) -> torch.dtype:
+    """The float format to compute in."""
     if config.dtype != "auto":
         return _DTYPES[config.dtype]
+    stored = DTYPES[checkpoint.float_dtype]
     if device.type == "cuda" or (stored == torch.bfloat16 and _cpu_multiplies_bf16()):
         return stored
     return torch.float32
+
+
+def choose_weights(config: EngineConfig, checkpoint: Checkpoint) -> Int8Weights | None:
+    """How to keep the matrices; None: in the format to compute in."""
+    if config.weights == "auto":
+        return "int8" if checkpoint.quantized else None
+    return "int8" if config.weights == "int8" else "int8_dynamic"
 
 
 def _cpu_multiplies_bf16() -> bool:
@@ -41,19 +52,5 @@ def cache_bytes(config: EngineConfig, device: torch.device, *, step_bytes: int, 
     num_sharing: ranks that do the same with the same memory at this moment, this one included.
     """
     cap = config.max_kv_bytes or (16 * GIB if device.type == "cuda" else GIB)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_host_bytes()
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_bytes()
     return max(0, min(cap, int((free // num_sharing - step_bytes) * config.kv_memory_fraction)))
-
-
-def _free_host_bytes() -> int:
-    """Memory that this process may still take: the machine's, within its control group's limit."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) * 1024
-            break
-    else:
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return free

@@ -16,12 +16,11 @@ from bloom.weights import load_model
 from services.inference.config import EngineConfig
 from services.inference.cpu_executor import CpuExecutor
 from services.inference.kv_cache import CacheSize
-from services.inference.resources import choose_device, choose_dtype
+from services.inference.resources import choose_device, choose_dtype, choose_weights
 from services.inference.step_batch import StepBatch
 from services.inference.torch_executor import TorchExecutor
 
 log = logging.getLogger(__name__)
-_STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class Share(Protocol):
@@ -53,15 +52,15 @@ def load_share(model_dir: Path, config: EngineConfig, shard: Shard, all_reduce: 
     """Read this rank's part of a Hugging Face BLOOM folder. Raises ValueError, naming file, tensor or setting."""
     torch.set_num_threads(config.threads)
     device = choose_device(config)
-    stored = _STORED_DTYPES[open_checkpoint(model_dir).tensors["word_embeddings.weight"].dtype]
-    dtype = choose_dtype(config, device, stored)
+    checkpoint = open_checkpoint(model_dir)
+    dtype, int8 = choose_dtype(config, device, checkpoint), choose_weights(config, checkpoint)
     if device.type == "cpu" and _has_cpu_operators(config):
         with TensorReader(model_dir) as reader:
-            weights = str(dtype).removeprefix("torch.")
+            weights = int8 or str(dtype).removeprefix("torch.")
             model = CpuModel(reader, weights=weights, shard=shard, threads=config.threads, all_reduce=all_reduce)
         return CpuExecutor(model, config)
-    stage = Stage(load_model(model_dir, dtype=dtype, device=device, shard=shard), shard, all_reduce)
-    return TorchExecutor(stage, config)
+    bloom = load_model(model_dir, dtype=dtype, device=device, shard=shard, weights=int8)
+    return TorchExecutor(Stage(bloom, shard, all_reduce), config)
 
 
 def _has_cpu_operators(config: EngineConfig) -> bool:
