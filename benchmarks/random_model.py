@@ -11,11 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bloom.config import BloomConfig
+from bloom.config import QUANTIZATION, BloomConfig
 from bloom.tensors import expected_tensors, header
 
 DTYPES = {"float32": ("F32", torch.float32), "bfloat16": ("BF16", torch.bfloat16)}
-QUANTIZATION = {"quant_method": "anthesis_int8", "version": 1}  # docs/quantization.md
 INT8_STD = 73.3  # of the integers -127 to 127, each as likely
 
 
