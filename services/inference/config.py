@@ -43,6 +43,8 @@ class EngineConfig:
         _check(self, "dtype", self.dtype in DTYPES, f"one of {', '.join(DTYPES)}")
         _check(self, "weights", self.weights in WEIGHTS, f"one of {', '.join(WEIGHTS)}")
         _check(self, "kv_dtype", self.kv_dtype in KV_DTYPES, f"one of {', '.join(KV_DTYPES)}")
+        host, _, port = self.ranks_address.rpartition(":")
+        _check(self, "ranks_address", not self.ranks_address or bool(host) and port.isdecimal(), "host:port")
         counts = ("threads", "block_size", "max_running", "max_waiting", "logits_rows")
         for name in (*counts, "tensor_parallel", "pipeline_parallel"):
             _check(self, name, getattr(self, name) >= 1, "1 or more")

@@ -80,7 +80,8 @@ class DecodeGraphs:
                 compute(inputs, step)  # kernels are compiled and libraries set up before the capture
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool, stream=stream):
+            # thread_local: NCCL's watchdog thread may ask for its events meanwhile
+            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                 hidden = compute(inputs, step)
             self._graphs[size] = graph, hidden
 

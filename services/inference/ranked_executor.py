@@ -113,6 +113,8 @@ class RankedExecutor:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for channel in self._channels:
+            channel.close()
 
     def _start_ranks(self, config: EngineConfig) -> list[Channel]:
         """A process for every other rank, each with a socket to this one. They end with this process."""
@@ -173,9 +175,8 @@ class RankedExecutor:
 
 def accept_ranks(address: str, num_ranks: int) -> tuple[list[Channel], list[str]]:
     """Wait until ranks 1 to num_ranks - 1 have joined; their channels, and the host of every rank, this one first."""
-    host, port = address.rsplit(":", 1)
     joined: dict[int, tuple[Channel, str]] = {}
-    with socket.create_server((host, int(port))) as listener:
+    with _listen(address) as listener:
         log.info("waiting at %s for %d ranks", address, num_ranks - 1)
         while len(joined) < num_ranks - 1:
             channel = Channel(listener.accept()[0])
@@ -191,6 +192,17 @@ def accept_ranks(address: str, num_ranks: int) -> tuple[list[Channel], list[str]
                 log.info("rank %d of %d has joined from %s", hello.rank, num_ranks, hello.host)
     ordered = [joined[rank] for rank in range(1, num_ranks)]
     return [channel for channel, _ in ordered], [socket.gethostname(), *(host for _, host in ordered)]
+
+
+def _listen(address: str) -> socket.socket:
+    host, port = address.rsplit(":", 1)
+    try:
+        return socket.create_server((host, int(port)))
+    except OSError as error:
+        raise ValueError(
+            f"cannot listen for ranks at {address}: {error}; set ANTHESIS_INFERENCE_RANKS_ADDRESS to a free port "
+            "of this machine, and give this worker one model version at a time"
+        ) from error
 
 
 def _divided(config: EngineConfig, num_ranks: int) -> EngineConfig:

@@ -17,7 +17,16 @@ def test_what_is_no_number_is_refused_with_the_variable():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("device", "tpu"), ("dtype", "int3"), ("threads", 0), ("kv_memory_fraction", 1.5), ("max_batched_tokens", 8)],
+    [
+        ("device", "tpu"),
+        ("dtype", "int3"),
+        ("kv_dtype", "int3"),
+        ("threads", 0),
+        ("tensor_parallel", 0),
+        ("ranks_address", "node-0"),
+        ("kv_memory_fraction", 1.5),
+        ("max_batched_tokens", 8),
+    ],
 )
 def test_a_setting_out_of_range_is_refused_with_name_and_value(name: str, value: object):
     with pytest.raises(ValueError, match=f"{name}={value!r} is out of range"):
