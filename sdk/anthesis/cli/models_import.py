@@ -23,6 +23,9 @@ def import_model(
     ] = None,
     licence: Annotated[str, typer.Option(help="Needed where the model is not in the catalogue (SPDX).")] = "",
     tokenizer: Annotated[str, typer.Option(help="A tokenizer.json or its digest; else the folder's.")] = "",
+    parent: Annotated[
+        str, typer.Option(help="The version it was made from, for example by quantizing; its licence is kept.")
+    ] = "",
     alias: Annotated[str, typer.Option(help="Point this alias at the version.")] = "",
     deploy: Annotated[bool, typer.Option("--deploy", help="Have workers load it, and wait.")] = False,
     as_json: Json = False,
@@ -34,7 +37,12 @@ def import_model(
     with Client() as client:
         folder = folder or _download(name)
         open_checkpoint(folder)
-        wanted = ModelVersion(model=name, licence=licence or _known_licence(client, name), source="import")
+        wanted = ModelVersion(model=name, source="import")
+        if parent:
+            origin = client.models.get_version(parent)
+            wanted.parent, wanted.licence = origin.name, licence or origin.licence
+        else:
+            wanted.licence = licence or _known_licence(client, name)
         wanted.tokenizer_digest = _tokenizer(client, folder, tokenizer)
         wanted.files.extend(_upload(client, folder / file) for file in _files(folder))
         version = _find_same(client, wanted) or client.models.create_version(wanted)
@@ -99,10 +107,15 @@ def _upload(client: Client, file: Path) -> ModelFile:
 
 
 def _find_same(client: Client, wanted: ModelVersion) -> ModelVersion | None:
-    """The version that an earlier import of the same files, under the same licence, made."""
+    """The version that an earlier import of the same files, under the same licence and parent, made."""
 
     def content(version: ModelVersion) -> object:
-        return version.licence, version.tokenizer_digest, {(file.path, file.digest) for file in version.files}
+        return (
+            version.licence,
+            version.parent,
+            version.tokenizer_digest,
+            {(file.path, file.digest) for file in version.files},
+        )
 
     try:
         versions = client.models.list_versions(wanted.model)

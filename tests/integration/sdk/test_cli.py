@@ -12,6 +12,7 @@ from anthesis import Client
 from anthesis.artifacts import digest_file
 from anthesis.errors import NotFoundError
 
+from bloom.quantize import quantize_checkpoint
 from bloom.tensors import expected_tensors
 from tests.support.registry_data import TINY, safetensors_bytes, text_rows, tokenizer_bytes
 
@@ -95,6 +96,24 @@ def test_a_checkpoint_is_imported_once(anthesis: Run, anthesis_json: Json, check
     assert shown["model"]["name"] == "lab/tiny"
     assert [found["name"] for found in shown["versions"]] == ["lab/tiny@1"]
     assert "lab/tiny@1" in anthesis("models", "show", "lab/tiny").stdout
+
+
+def test_a_quantized_checkpoint_is_a_child_of_the_version_it_was_made_from(
+    anthesis: Run, anthesis_json: Json, checkpoint: Path
+) -> None:
+    anthesis("models", "import", "lab/base", "--from", checkpoint, "--licence", "bigscience-rail-1.0")
+    quantize_checkpoint(checkpoint, checkpoint.with_name("int8"))
+    args = ("models", "import", "lab/base-int8", "--from", checkpoint.with_name("int8"), "--parent", "lab/base")
+
+    version = anthesis_json(*args)
+
+    assert (version["parent"], version["licence"]) == ("lab/base@1", "bigscience-rail-1.0")
+    assert version["parameters"] == TINY.parameters
+    assert anthesis_json(*args)["name"] == version["name"] == "lab/base-int8@1"
+    shown = anthesis_json("models", "show", "lab/base-int8")
+    assert [ancestor["name"] for ancestor in shown["lineage"]] == ["lab/base@1"]
+    refused = anthesis(*args, "--licence", "apache-2.0", code=1)
+    assert "licence 'apache-2.0' would replace 'bigscience-rail-1.0' of its parent lab/base@1" in refused.stderr
 
 
 def test_an_import_that_was_broken_off_sends_only_what_is_missing(

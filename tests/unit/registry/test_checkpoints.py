@@ -1,7 +1,11 @@
 import json
+import math
+import struct
 
 import pytest
 
+from bloom import tensors
+from bloom.config import QUANTIZATION
 from bloom.tensors import expected_tensors
 from services.common.errors import InvalidArgument, NotFound
 from services.registry.checkpoints import INDEX, File, inspect_checkpoint
@@ -45,7 +49,7 @@ def test_a_saved_tied_head_and_other_small_files_are_taken(artifacts):
 
 
 @pytest.mark.parametrize(
-    ("tensors", "message"),
+    ("shapes", "message"),
     [
         ({name: shape for name, shape in SHAPES.items() if name != "ln_f.bias"}, r"missing tensor ln_f\.bias"),
         ({**SHAPES, "h.2.mlp.extra": (1,)}, r"unexpected tensor h\.2\.mlp\.extra"),
@@ -53,9 +57,59 @@ def test_a_saved_tied_head_and_other_small_files_are_taken(artifacts):
         ({**SHAPES, "lm_head.weight": (1, 12)}, r"tensor lm_head\.weight"),
     ],
 )
-def test_a_missing_extra_or_misshapen_tensor_is_named(artifacts, tensors, message):
+def test_a_missing_extra_or_misshapen_tensor_is_named(artifacts, shapes, message):
     with pytest.raises(InvalidArgument, match=message):
-        inspect(artifacts, {"config.json": CONFIG, "model.safetensors": safetensors_bytes(tensors)})
+        inspect(artifacts, {"config.json": CONFIG, "model.safetensors": safetensors_bytes(shapes)})
+
+
+QUANTIZED = json.dumps(TINY.to_hf() | {"quantization_config": QUANTIZATION}).encode()
+INT8 = {
+    name: ("I8" if len(shape) == 2 else "F32", shape) for name, shape in expected_tensors(TINY, quantized=True).items()
+}
+SCALE = "h.1.mlp.dense_h_to_4h.weight_scale"
+
+
+def int8_bytes(entries=INT8, *, scale: float = 0.0) -> bytes:
+    """A safetensors file of zeros, but for the third number of SCALE."""
+    head = tensors.header(entries)
+    data = bytearray(sum(math.prod(shape) * tensors.DTYPE_BYTES[dtype] for dtype, shape in entries.values()))
+    if scale:
+        start = json.loads(head[8:])[SCALE]["data_offsets"][0]
+        data[start + 8 : start + 12] = struct.pack("<f", scale)
+    return head + data
+
+
+def test_int8_weights_are_taken_when_the_configuration_says_so(artifacts):
+    files = {"config.json": QUANTIZED, "model.safetensors": int8_bytes(scale=0.5)}
+    checkpoint = inspect(artifacts, files)
+    assert checkpoint.config == TINY
+    assert json.loads(checkpoint.config_json)["quantization_config"] == QUANTIZATION
+
+
+@pytest.mark.parametrize(
+    ("config", "weights", "message"),
+    [
+        (
+            CONFIG,
+            int8_bytes(),
+            r"word_embeddings\.weight in .* is I8, but config\.json has no quant",
+        ),
+        (QUANTIZED, safetensors_bytes(SHAPES), r"missing tensors word_embeddings\.weight_scale"),
+        (QUANTIZED, int8_bytes({**INT8, SCALE: ("F32", (47,))}), r"dense_h_to_4h\.weight_scale in .* has shape \[47\]"),
+        (QUANTIZED, int8_bytes({**INT8, SCALE: ("F16", (48,))}), r"dense_h_to_4h\.weight_scale in .* is F16"),
+        (
+            QUANTIZED,
+            int8_bytes(scale=math.inf),
+            r"has scale inf in row 2, .* python -m bloom\.quantize",
+        ),
+        (QUANTIZED, int8_bytes(scale=-1.0), r"has scale -1\.0 in row 2"),
+        (QUANTIZED.replace(b'"version": 1', b'"version": 9'), int8_bytes(), r"version=9, this release reads 1"),
+        (QUANTIZED.replace(b"anthesis_int8", b"awq"), int8_bytes(), r"quant_method='awq', only 'anthesis_int8'"),
+    ],
+)
+def test_damaged_or_foreign_int8_weights_are_refused(artifacts, config, weights, message):
+    with pytest.raises(InvalidArgument, match=message):
+        inspect(artifacts, {"config.json": config, "model.safetensors": weights})
 
 
 @pytest.mark.parametrize("size", [0, 5, 100, 20_000])
