@@ -4,9 +4,9 @@ from typing import cast
 
 import pytest
 
-from services.common.errors import ResourceExhausted, Unavailable
+from services.common.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, Unavailable
 from services.inference.engine_client import Call, EngineClient
-from services.inference.messages import Event, Refused, Token
+from services.inference.messages import Event, PromptLogprobs, Refused, Token
 
 
 class Engine:
@@ -71,6 +71,38 @@ async def test_closing_an_unfinished_call_aborts_it_once(call: Call, engine: Eng
 async def test_a_refusal_is_raised(call: Call):
     call.push(Refused(7, "256 requests wait"))
     with pytest.raises(ResourceExhausted, match="256 requests wait"):
+        await read(call)
+
+
+async def test_a_call_of_several_choices_ends_with_the_last_of_them(engine: Engine):
+    call = Call(cast(EngineClient, engine), 7, num_choices=2)
+    call.push(token(0, "STOP"))
+    assert engine.forgotten == []
+    call.push(Token(7, 1, finish="LENGTH", choice=1))
+    assert engine.forgotten == [7]
+    assert [event.choice for events in await read(call) for event in events] == [0, 1]
+
+
+async def test_log_probabilities_of_the_prompt_end_nothing(call: Call, engine: Engine):
+    call.push(PromptLogprobs(7, [-1.0], [[]]))
+    assert engine.forgotten == []
+    call.push(token(0, "STOP"))
+    assert len((await read(call))[0]) == 2
+
+
+async def test_a_refusal_says_when_to_try_again(call: Call):
+    call.push(Refused(7, "256 requests wait", "RESOURCE_EXHAUSTED", 1.5))
+    with pytest.raises(ResourceExhausted) as caught:
+        await read(call)
+    assert caught.value.retry_delay_s == 1.5
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [("DEADLINE_EXCEEDED", DeadlineExceeded), ("INVALID_ARGUMENT", InvalidArgument)]
+)
+async def test_a_request_that_the_engine_drops_fails_with_its_status(call: Call, status: str, error: type[Exception]):
+    call.push(Refused(7, "too late, or too long", status))  # type: ignore[arg-type]
+    with pytest.raises(error, match="too late, or too long"):
         await read(call)
 
 
