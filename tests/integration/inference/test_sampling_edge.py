@@ -66,6 +66,29 @@ async def test_choices_stream_each_with_a_seed_of_its_own_and_the_first_with_the
     }
 
 
+MIXED: list[dict[str, Any]] = [
+    {"seed": 1, "n": 2},
+    {"seed": 2, "top_k": 5, "logprobs": 2},
+    {"seed": 3, "top_p": 0.8, "repetition_penalty": 1.2},
+    {"seed": 4, "min_p": 0.05, "presence_penalty": 1.0, "frequency_penalty": 0.5},
+    {"seed": 5, "typical_p": 0.7, "logit_bias": {7: 3.0}},
+    {"seed": 6, "bad_words": sequences([7], [8, 9]), "best_of": 3},
+    {"seed": 7, "temperature": 0.0, "prompt_logprobs": 1},
+]
+
+
+async def test_a_seed_gives_the_same_ids_whatever_else_is_in_the_batch(worker: RunningWorker):
+    def ask(sampling: dict[str, Any]) -> Any:
+        return choices_of(worker.generate("a@1", PROMPT, **{"temperature": 1.0, "max_tokens": 20} | sampling))
+
+    alone = [await ask(sampling) for sampling in MIXED]
+    together = await asyncio.gather(*map(ask, MIXED))
+    for one, among in zip(alone, together, strict=True):
+        assert {choice: ids(tokens) for choice, tokens in among.items()} == {
+            choice: ids(tokens) for choice, tokens in one.items()
+        }
+
+
 async def test_every_choice_says_once_why_it_ended(worker: RunningWorker):
     reasons: dict[int, list[int]] = {0: [], 1: [], 2: []}
     async for message in worker.generate("a@1", PROMPT, temperature=1.0, seed=2, n=3, max_tokens=5):
