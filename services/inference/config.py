@@ -30,6 +30,7 @@ class EngineConfig:
     max_step_ms: float = 0.0  # while streams run prompts are cut so that a step takes no longer; 0: from measured steps
     max_sequence_tokens: int = 0  # prompt and output; 0: the larger of 2,048 and the model's training length
     kv_dtype: str = "auto"  # of the cache; auto: as the model computes; fp8 on CUDA alone
+    alibi_tolerance: float | None = None  # of a softmax's mass, left out with far blocks; None: what rounding hides
     kv_memory_fraction: float = 0.5  # of the memory that model and largest step leave free
     max_kv_bytes: int = 0  # 0: 1 GiB on a CPU, 16 GiB on a GPU
     prefix_caching: bool = True
@@ -44,10 +45,12 @@ class EngineConfig:
         _check(self, "weights", self.weights in WEIGHTS, f"one of {', '.join(WEIGHTS)}")
         _check(self, "kv_dtype", self.kv_dtype in KV_DTYPES, f"one of {', '.join(KV_DTYPES)}")
         host, _, port = self.ranks_address.rpartition(":")
-        _check(self, "ranks_address", not self.ranks_address or bool(host) and port.isdecimal(), "host:port")
+        _check(self, "ranks_address", not self.ranks_address or (bool(host) and port.isdecimal()), "host:port")
         counts = ("threads", "block_size", "max_running", "max_waiting", "logits_rows")
         for name in (*counts, "tensor_parallel", "pipeline_parallel"):
             _check(self, name, getattr(self, name) >= 1, "1 or more")
+        tolerance = self.alibi_tolerance
+        _check(self, "alibi_tolerance", tolerance is None or 0 <= tolerance < 1, "at least 0 (none), below 1")
         for name in ("max_step_ms", "max_sequence_tokens", "max_kv_bytes"):
             _check(self, name, getattr(self, name) >= 0, "0 or more")
         _check(self, "max_batched_tokens", self.max_batched_tokens >= self.max_running, f"{self.max_running} or more")
@@ -96,6 +99,7 @@ _ENGINE_VARIABLES: dict[str, Callable[[str], object]] = {
     "max_step_ms": float,
     "max_sequence_tokens": int,
     "kv_dtype": str,
+    "alibi_tolerance": float,
     "kv_memory_fraction": float,
     "tensor_parallel": int,
     "pipeline_parallel": int,

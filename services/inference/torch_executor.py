@@ -78,7 +78,8 @@ class TorchExecutor:
         pass
 
     def _compute(self, inputs: Tensor, step: StepTensors) -> Tensor:
-        return self._stage.forward(inputs, PagedAttention(self._cache, self._slopes, step))
+        tolerance = self._config.alibi_tolerance
+        return self._stage.forward(inputs, PagedAttention(self._cache, self._slopes, step, alibi_tolerance=tolerance))
 
     def _new_cache(self, shard: Shard, num_blocks: int) -> KVCache:
         return KVCache(

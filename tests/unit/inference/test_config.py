@@ -23,6 +23,7 @@ def test_what_is_no_number_is_refused_with_the_variable():
         ("kv_dtype", "int3"),
         ("threads", 0),
         ("tensor_parallel", 0),
+        ("alibi_tolerance", 1.0),
         ("ranks_address", "node-0"),
         ("kv_memory_fraction", 1.5),
         ("max_batched_tokens", 8),
