@@ -140,4 +140,4 @@ def load_engine(model_dir: Path, config: EngineConfig, *, num_token_ids: int) ->
     loaded = load_executor(model_dir, config)
     size = loaded.size
     engine = Engine(loaded.executor, size, config, num_token_ids=num_token_ids)
-    return engine, Ready(loaded.device, loaded.dtype, size.max_sequence_tokens, size.num_blocks, size.block_size)
+    return engine, Ready(loaded.device, loaded.weights, size.max_sequence_tokens, size.num_blocks, size.block_size)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from bloom.checkpoint import open_checkpoint
@@ -14,7 +15,8 @@ from bloom.parallel import Shard
 from services.inference.config import EngineConfig
 from services.inference.kv_cache import CacheSize, size_cache
 from services.inference.ranked_executor import RankedExecutor
-from services.inference.share import device_name, load_share
+from services.inference.resources import choose_device, choose_dtype, choose_weights
+from services.inference.share import load_share
 from services.inference.step_batch import StepBatch
 
 
@@ -36,7 +38,7 @@ class LoadedExecutor:
     executor: Executor
     size: CacheSize
     device: str  # for people
-    dtype: str  # what the model computes in
+    weights: str  # their number format, for people
 
 
 def load_executor(model_dir: Path, config: EngineConfig) -> LoadedExecutor:
@@ -44,7 +46,8 @@ def load_executor(model_dir: Path, config: EngineConfig) -> LoadedExecutor:
 
     Raises ValueError, naming file, tensor or setting, when that cannot be.
     """
-    model = open_checkpoint(model_dir).config
+    checkpoint = open_checkpoint(model_dir)
+    model, device = checkpoint.config, choose_device(config)
     one_rank = config.tensor_parallel == config.pipeline_parallel == 1
     executor = load_share(model_dir, config, Shard.of(model)) if one_rank else RankedExecutor(model_dir, config)
     size = size_cache(model, config, room=executor.max_blocks())
@@ -52,6 +55,7 @@ def load_executor(model_dir: Path, config: EngineConfig) -> LoadedExecutor:
     return LoadedExecutor(
         executor=executor,
         size=size,
-        device=device_name(executor.device),
-        dtype=str(executor.hidden_dtype).removeprefix("torch."),
+        device=f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu",
+        weights=choose_weights(config, checkpoint)
+        or str(choose_dtype(config, device, checkpoint)).removeprefix("torch."),
     )

@@ -73,8 +73,3 @@ def _has_cpu_operators(config: EngineConfig) -> bool:
         log.warning("computing in plain torch, which is several times slower: %s", error)
         return False
     return True
-
-
-def device_name(device: torch.device) -> str:
-    """For people."""
-    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
