@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from services.common.errors import InvalidArgument, ResourceExhausted
 from services.inference.block_manager import BlockManager, OutOfBlocks
-from services.inference.fairness import Clients, WaitingQueue, by_age
+from services.inference.fairness import Clients, Turn, WaitingQueue, by_age
 from services.inference.sequence import Generation, Sequence
 from services.inference.step_time import StepBudget, StepLoad, StepTime
 from services.inference.throughput import Rate
@@ -63,6 +63,7 @@ class Scheduler:
         self._num_arrivals = 0
         self._num_refused = 0  # for whom no place has come free since
         self._ended = Rate(_RATE_WINDOW_S, clock())  # requests
+        self._lent_turns: dict[Sequence, Turn] = {}  # of who is waited for in this step
         self._step_time = StepTime()
         self._load = StepLoad()
 
@@ -100,12 +101,11 @@ class Scheduler:
 
     def schedule(self) -> list[Chunk]:
         """Pick the next step's chunks, single tokens first; every chunk's blocks are reserved."""
+        self._lent_turns.clear()
         self._displace()
-        num_preemptions = self.num_preemptions
         chunks = self._decode()
         self._load = StepLoad(len(chunks), sum(seq.num_computed + 1 for seq, _ in chunks))
-        # What was just pushed out must not come back in the same step.
-        self._prefill(chunks, admitting=self.num_preemptions == num_preemptions)
+        self._prefill(chunks)
         for seq, num_tokens in chunks:
             self._clients.charge(seq.client, num_tokens)
         chunks.sort(key=lambda chunk: chunk.num_tokens > 1)
@@ -178,12 +178,13 @@ class Scheduler:
             chunks.append(Chunk(seq, 1))
         return chunks
 
-    def _prefill(self, chunks: list[Chunk], *, admitting: bool) -> None:
+    def _prefill(self, chunks: list[Chunk]) -> None:
+        admitting = True
         pending = [seq for seq in self.running if seq.num_pending > 1]
         budget = self._budget(len(pending) + len(self.waiting))
         while not budget.is_spent:
             heads = self.waiting.heads(self._held_back) if admitting and self.waiting else []
-            seq = min(pending + heads, key=self._clients.turn, default=None)
+            seq = min(pending + heads, key=self._turn, default=None)
             if seq is None:
                 return
             if seq in pending:
@@ -210,11 +211,19 @@ class Scheduler:
     def _held_back(self, seq: Sequence) -> bool:
         """Whether it is better to wait for what another, at least as urgent, is computing of the same prefix."""
         other = self.blocks.computing_for(seq)
-        return other is not None and other.priority <= seq.priority
+        if other is None or other.priority > seq.priority:
+            return False
+        self._lent_turns[other] = min(self._turn(other), self._turn(seq))
+        return True
+
+    def _turn(self, seq: Sequence) -> Turn:
+        """Its own, or that of the first who waits for what it computes."""
+        turn = self._clients.turn(seq)
+        return min(turn, self._lent_turns.get(seq, turn))
 
     def _fits(self, seq: Sequence) -> bool:
         """Whether there is place, and blocks enough that every running sequence could take one more afterwards: who
-        is admitted should not be preempted at once."""
+        is admitted should not be preempted at once, and who was just preempted not come back at once."""
         spare = len(self.running) + 1 + seq.num_forks if self.running else 0
         return len(self.running) < self._max_running and self.blocks.num_needed(seq) + spare <= self.blocks.num_free
 

@@ -9,8 +9,7 @@ from services.inference.sequence import Sequence
 
 _PRIOR_MS = (50.0, 2.0, 0.01, 5.0, 0.005)  # what a feature may cost: wide, one measured step says more
 _DRIFT = 0.01  # per step, as a share of the above: load on the machine comes and goes
-_NOISE = 0.1  # of a step's time
-_MAX_SURPRISE = 3.0  # standard deviations that one step may count for: a hiccup is no trend
+_NOISE = 0.1  # of a step's time: the longer it took the less it says, so a hiccup is no trend
 
 
 @dataclass(slots=True)
@@ -49,8 +48,7 @@ class StepTime:
         self._covariance += np.diag(np.where(variance < self._prior, self._prior * _DRIFT**2, 0.0))
         gain = self._covariance @ x
         expected = float(x @ gain) + (_NOISE * ms) ** 2 + 1e-6
-        limit = _MAX_SURPRISE * math.sqrt(expected)
-        surprise = min(max(ms - float(x @ self._costs), -limit), limit)
+        surprise = ms - float(x @ self._costs)
         self._costs = np.maximum(self._costs + gain * (surprise / expected), 0.0)
         self._covariance -= np.outer(gain, gain) / expected
 

@@ -370,3 +370,15 @@ def test_who_waits_for_blocks_computes_them_when_the_other_is_gone():
     s.abort(1)
     assert step(s) == [(2, 16)]  # its first four blocks are in the cache, the others are its own to compute
     assert s.running[0].num_cached == 16
+
+
+def test_who_is_waited_for_is_computed_in_the_turn_of_who_waits():
+    s = scheduler(num_blocks=256, budget=16)
+    prompt = list(range(100))
+    s.add(Scoring(1, prompt, [1], client="many"))
+    step(s)
+    s.add(request(2, 200, client="other"))
+    s.add(Scoring(3, prompt, [2], client="single"))
+    steps = [step(s)[0] for _ in range(6)]
+    assert [request_id for request_id, _ in steps].count(2) <= 1  # else every other step would be of request 2
+    assert (3, 4) in step(s) or (3, 4) in steps

@@ -70,3 +70,10 @@ def test_choices_have_the_prompt_and_their_own_number():
     assert seq.num_forks == forks[0].num_forks == 0
     forks[0].append(5)
     assert list(seq.token_ids) == list(forks[1].token_ids) == [1, 2]
+
+
+def test_only_the_first_choice_reports_the_prompt():
+    seq = Generation(7, [1, 2], SamplingParams(seed=0, n=2, best_of=2, prompt_logprobs=1), 100)
+    seq.logprobs.append(0.0)
+    (fork,) = seq.forks()
+    assert (fork.is_scored, fork.first_needed) == (False, 1)
