@@ -89,6 +89,8 @@ def _memory_and_start(figures: Figures) -> Iterator[Goal]:
                 figures[name, key].median for key in ("resident_bytes", "weight_bytes", "cache_bytes")
             )
             text = f"{name}: resident memory against {(weights + cache) / 2**20:,.0f} MiB of weights and cache"
+            if (name, "imports_bytes") in figures:
+                text += f" ({figures[name, 'imports_bytes'].median / 2**20:,.0f} MiB before they came)"
             yield Goal(text=text, value=resident / (weights + cache), bound=MEMORY_RATIO, at_most=True)
         if (name, "first_token_s") in figures:
             value = figures[name, "first_token_s"].median

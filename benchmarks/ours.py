@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import shapes
-from benchmarks.protocol import Loaded, Prompts, Task, contend
+from benchmarks.protocol import Loaded, Prompts, Task, contend, status_bytes
 from bloom.config import BloomConfig
 from bloom.weights import load_config
 
@@ -48,12 +48,16 @@ def open_engine(task: Task, **changes: Any) -> tuple[Any, Any]:
 
 
 def load(task: Task) -> Loaded:
+    import services.inference.engine  # noqa: F401 - what it takes is no part of the model
+
+    imports_bytes = status_bytes("VmRSS")
     engine, ready = open_engine(task)
     config = load_config(task.model)
     return Loaded(
         generate=Driver(engine).generate,
         version=f"anthesis, {ready.device}, {ready.dtype}",
         weight_bytes=shapes.weight_bytes(config, task.weights),
+        imports_bytes=imports_bytes,
         cache_bytes=ready.num_blocks * block_bytes(config, task.weights),
         facts={"executor": type(engine._executor).__name__},
     )

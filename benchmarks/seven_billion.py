@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
 def report(rows: list[Row], task: Task, preset: str) -> str:
     figures = {quantity: figure for (_, quantity), figure in summarize(rows).items()}
     lines = [
-        ["load, s", str(figures["load_s"])],
+        ["process start to loaded, s", str(figures["load_s"])],
         ["process start to first token, s", str(figures["first_token_s"])],
         ["weights and cache, GiB", short((figures["weight_bytes"].median + figures["cache_bytes"].median) / 2**30)],
         ["resident, GiB", short(figures["resident_bytes"].median / 2**30)],
