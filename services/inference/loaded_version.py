@@ -58,6 +58,7 @@ class LoadedVersion:
         self.num_token_ids = 0
         self.max_sequence_tokens = 0
         self.device = ""
+        self.restarting = False  # its engine has died, and is not back
         self._assigned = assigned
         self._store = store
         self._models_dir = models_dir
@@ -138,6 +139,7 @@ class LoadedVersion:
         try:
             code = await engine.exited()
             log.error("the engine of %s died with exit code %s", self.name, code)
+            self.restarting = True
             self._set("LOADING")
         finally:
             self._engine = None
@@ -149,6 +151,7 @@ class LoadedVersion:
         self.max_sequence_tokens = ready.max_sequence_tokens
         self.num_token_ids = self._start.num_token_ids
         self.device = ready.device
+        self.restarting = False
         self._set("READY")
 
     def _fetch(self) -> Start:

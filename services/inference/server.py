@@ -156,7 +156,9 @@ async def serve(platform: Platform, config: WorkerConfig) -> None:
     server = build_server(platform.inference_address, InferenceService(worker), authenticate)
     await server.start()
     heartbeats = asyncio.create_task(worker.run())
+    health = asyncio.create_task(worker.tell_health(server.set_serving))
     await wait_for_signal()
+    health.cancel()  # from here on it is NOT_SERVING
     await server.stop(DRAIN_S)
     heartbeats.cancel()
     await worker.close()

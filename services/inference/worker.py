@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -45,7 +46,8 @@ class Worker:
         self._address = address
         self._versions: dict[str, LoadedVersion] = {}
         self._unloading: dict[str, asyncio.Task[None]] = {}
-        self._changed = asyncio.Event()
+        self._changed = asyncio.Event()  # the heartbeat has not told yet
+        self._health_changed = asyncio.Event()
         self._loading = asyncio.Semaphore(1)
 
     @property
@@ -81,6 +83,17 @@ class Worker:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), self._config.heartbeat_s)
 
+    async def tell_health(self, set_serving: Callable[[bool], Awaitable[None]]) -> None:
+        """For ever, at once after a change: is this worker whole, or is an engine that has died not back yet?"""
+        told = True
+        while True:
+            self._health_changed.clear()
+            serving = not any(version.restarting for version in self._versions.values())
+            if serving != told:
+                told = serving
+                await set_serving(serving)
+            await self._health_changed.wait()
+
     def assign(self, assigned: list[AssignedVersion]) -> None:
         """Load what is new; once all assigned versions are ready, unload what is no longer among them."""
         for version in assigned:
@@ -92,9 +105,9 @@ class Worker:
                     models_dir=self._models_dir,
                     config=self._config,
                     loading=self._loading,
-                    changed=self._changed.set,
+                    changed=self._note,
                 )
-                self._changed.set()
+                self._note()
         names = {version.name for version in assigned}
         if all(self._versions[name].state == "READY" for name in names):
             for name in self._versions.keys() - names - self._unloading.keys():
@@ -110,4 +123,9 @@ class Worker:
         log.info("unloading %s", name)
         await self._versions[name].unload()
         del self._versions[name], self._unloading[name]
+        self._note()
+
+    def _note(self) -> None:
+        """Something has changed of what this worker says of itself."""
         self._changed.set()
+        self._health_changed.set()

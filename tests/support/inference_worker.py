@@ -105,7 +105,7 @@ async def running_worker(**engine: Any) -> AsyncIterator[RunningWorker]:
     worker = Worker(registry, store, folder / "models", config, worker_id="worker-1", address="127.0.0.1:0")
     server = build_server("127.0.0.1:0", InferenceService(worker), authenticate)
     address = f"127.0.0.1:{await server.start()}"
-    heartbeats = asyncio.create_task(worker.run())
+    tasks = [asyncio.create_task(task) for task in (worker.run(), worker.tell_health(server.set_serving))]
     channel = open_aio_channel(address, "gateway-key")
     try:
         yield RunningWorker(
@@ -118,7 +118,8 @@ async def running_worker(**engine: Any) -> AsyncIterator[RunningWorker]:
         )
     finally:
         await channel.close()
-        heartbeats.cancel()
+        for task in tasks:
+            task.cancel()
         await server.stop(grace_s=0)
         await worker.close()
         shutil.rmtree(folder, ignore_errors=True)

@@ -11,13 +11,15 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
+import torch
 from anthesis.channel import open_aio_channel
 from anthesis.v1 import inference_pb2 as pb
 from anthesis.v1.inference_pb2_grpc import InferenceServiceStub
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.support.bloom_models import make_hf_folder, random_ids
-from tests.support.inference_models import VOCAB, assert_greedy, engine_of, score, store_version
+from bloom.quantize import dequantize_checkpoint, quantize_checkpoint
+from tests.support.bloom_models import hf_logits, make_hf_folder, random_ids
+from tests.support.inference_models import VOCAB, assert_greedy, engine_of, oracle, score, store_version
 from tests.support.inference_worker import RunningWorker, running_worker, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -216,6 +218,18 @@ async def test_a_dead_engine_fails_its_calls_and_comes_back(loaded: RunningWorke
     assert_greedy(folder, PROMPT, await loaded.generated("a@1", PROMPT, max_tokens=8))
 
 
+async def test_it_says_not_serving_until_an_engine_that_died_is_back(loaded: RunningWorker):
+    stub, response = health_pb2_grpc.HealthStub(loaded.channel), health_pb2.HealthCheckResponse
+    told = stub.Watch(health_pb2.HealthCheckRequest(service="anthesis.v1.InferenceService"), timeout=60)
+    assert (await told.read()).status == response.SERVING
+    os.kill(loaded.engine_pid("a@1"), signal.SIGKILL)
+    assert (await told.read()).status == response.NOT_SERVING
+    assert (await failure(loaded.generate("a@1", PROMPT))).code() == grpc.StatusCode.UNAVAILABLE
+    assert (await told.read()).status == response.SERVING
+    assert len(await loaded.generated("a@1", PROMPT, max_tokens=3)) == 3
+    told.cancel()
+
+
 async def test_a_new_version_is_loaded_while_the_old_one_streams_to_its_end(loaded: RunningWorker, folder: Path):
     first, second = (store_version(loaded.store, name, folder) for name in ("a@1", "a@2"))
     call = loaded.generate("a@1", PROMPT, max_tokens=ENDLESS)
@@ -251,6 +265,20 @@ async def test_a_version_that_cannot_be_loaded_is_reported_and_the_old_one_serve
     assert models["a@1"].state == pb.MODEL_LOAD_STATE_READY
     error = await failure(loaded.generate("a@3", PROMPT))
     assert error.code() == grpc.StatusCode.UNAVAILABLE
+    await loaded.load(good)
+
+
+async def test_versions_in_int8_and_in_floats_are_served_side_by_side(
+    loaded: RunningWorker, folder: Path, tmp_path: Path
+):
+    good = loaded.worker.version("a@1")._assigned
+    quantize_checkpoint(folder, tmp_path / "int8")
+    dequantize_checkpoint(tmp_path / "int8", tmp_path / "exact")
+    await loaded.load(good, store_version(loaded.store, "a-int8@1", tmp_path / "int8"))
+    call = loaded.generate("a-int8@1", PROMPT, max_tokens=1, logprobs=0)
+    (drawn,) = [token async for message in call for token in message.tokens]
+    logprobs = hf_logits(oracle(tmp_path / "exact"), torch.tensor(PROMPT))[-1].log_softmax(-1)
+    assert drawn.logprob == pytest.approx(logprobs[drawn.id].item(), abs=0.05)  # the cache is in bf16
     await loaded.load(good)
 
 

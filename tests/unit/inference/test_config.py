@@ -5,9 +5,11 @@ from services.inference.config import EngineConfig, WorkerConfig
 
 def test_the_environment_sets_the_engine():
     env = {"ANTHESIS_INFERENCE_DTYPE": "float32", "ANTHESIS_INFERENCE_THREADS": "3"}
+    env["ANTHESIS_INFERENCE_WEIGHTS"] = "int8_dynamic"
     config = WorkerConfig.from_env(env)
     assert config.engine.dtype == "float32"
     assert config.engine.threads == 3
+    assert config.engine.weights == "int8_dynamic"
 
 
 def test_what_is_no_number_is_refused_with_the_variable():
