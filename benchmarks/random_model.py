@@ -1,9 +1,10 @@
-"""Checkpoints of random weights in any published shape, so that nothing need be downloaded.
+"""Checkpoints of random weights in any published shape: `python -m benchmarks.random_model 7b1 FOLDER --weights int8`.
 
-Speed does not depend on the values. Written tensor by tensor: memory stays at the largest one. float32 and bfloat16 of
-one preset are the same model, rounded.
+Nothing need be downloaded, and speed does not depend on the values. Written tensor by tensor: memory stays at the
+largest one. float32 and bfloat16 of one preset are the same model, rounded.
 """
 
+import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bloom.config import QUANTIZATION, BloomConfig
+from bloom.config import PRESETS, QUANTIZATION, BloomConfig
 from bloom.tensors import expected_tensors, header
 
 DTYPES = {"float32": ("F32", torch.float32), "bfloat16": ("BF16", torch.bfloat16)}
@@ -65,3 +66,16 @@ def _tensors(config: BloomConfig, weights: str) -> Iterator[Tensor]:
             yield torch.full(shape[:1], std / INT8_STD)
         else:
             yield torch.empty(shape).normal_(std=std, generator=generator).to(DTYPES[weights][1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.random_model", description="Random weights.")
+    parser.add_argument("preset", choices=PRESETS)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--weights", choices=(*DTYPES, "int8"), default="bfloat16")
+    args = parser.parse_args()
+    print(random_model(args.folder, BloomConfig.preset(args.preset), weights=args.weights))
+
+
+if __name__ == "__main__":
+    main()
