@@ -20,7 +20,7 @@ from bloom.cpu import load_library
 from services.common.errors import Unavailable
 from services.common.settings import ROOT
 from services.inference.config import EngineConfig
-from services.inference.engine_client import EngineClient
+from services.inference.engine_client import EngineClient, EngineFailed
 from services.inference.executor import Executor, load_executor
 from services.inference.messages import Start
 from services.inference.step_batch import StepBatch
@@ -183,6 +183,18 @@ async def test_a_killed_rank_fails_the_calls_and_ends_the_engine(folder: Path, b
         assert psutil.wait_procs(ranks, timeout=NOTICED_S)[1] == []
     finally:
         await client.close()
+
+
+async def test_a_rank_that_is_killed_while_it_loads_fails_the_load(folder: Path):
+    client = EngineClient("model@1")
+    loading = asyncio.create_task(client.start(Start(str(folder), VOCAB, config_of(2))))
+    async with asyncio.timeout(60):
+        # Nothing tells of a process that another one starts.
+        while not (hasattr(client, "_process") and (ranks := rank_processes(client._process.pid))):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    os.kill(ranks[0].pid, signal.SIGKILL)
+    with pytest.raises(EngineFailed, match="exit code 1 while it loaded the model"):
+        await asyncio.wait_for(loading, 60)
 
 
 async def test_a_killed_engine_takes_its_ranks_with_it(folder: Path):

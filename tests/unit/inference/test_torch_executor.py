@@ -28,8 +28,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_hf_folder(tmp_path_factory.mktemp("model"), vocab=VOCAB)
 
 
-def executor_of(folder: Path, *, num_blocks: int = 12, **config: object) -> TorchExecutor:
-    model = load_model(folder)
+def executor_of(folder: Path, *, num_blocks: int = 12, device: str = "cpu", **config: object) -> TorchExecutor:
+    model = load_model(folder, device=device)
     settings = EngineConfig(dtype="float32", threads=1, **config)
     executor = TorchExecutor(Stage(model, Shard.of(model.config)), settings)
     executor.allocate(
@@ -150,6 +150,24 @@ def test_a_decode_padded_to_a_captured_size_is_the_decode(folder: Path, num: int
     torch.testing.assert_close(hidden[:num], wanted)
     for tensor, untouched in zip(executor._cache._tensors, before, strict=True):
         torch.testing.assert_close(tensor, untouched)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kv_dtype", ["float32", "bfloat16", "int8", "fp8"])
+def test_graphs_on_cuda_give_what_the_same_steps_give_without(folder: Path, kv_dtype: str):
+    captured, eager = (executor_of(folder, device="cuda", kv_dtype=kv_dtype, max_running=6) for _ in range(2))
+    eager._graphs = None
+    assert captured._graphs is not None
+    for num in (5, 1, 3, 6):  # every one but the last is padded
+        tables = [[2 * i, 2 * i + 1] for i in range(num)]
+        prompts = random_ids(20 * num, VOCAB, seed=num)
+        steps = [
+            batch(prompts, [20 * i for i in range(num + 1)], [20] * num, tables),
+            batch(random_ids(num, VOCAB, seed=9), list(range(num + 1)), [21] * num, tables),
+        ]
+        hidden = [[executor.forward(step) for step in steps][-1] for executor in (captured, eager)]
+        torch.testing.assert_close(*hidden)
 
 
 def test_a_batch_with_a_prompt_or_too_many_sequences_is_not_captured():
