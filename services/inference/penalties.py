@@ -45,7 +45,7 @@ def penalized(logits: Row, seq: Generation) -> Iterator[None]:
     tokens = np.array(seq.token_ids)  # a copy: what NumPy only looks into could not grow
     output = tokens[seq.num_prompt :]
     biased = np.fromiter(params.logit_bias, np.int64)
-    banned = _banned(seq)
+    banned = banned_ids(seq)
     touched = np.concatenate([biased, output if params.repetition_penalty == 1 else tokens, banned])
     raw = logits[touched]
     logits[biased] += np.fromiter(params.logit_bias.values(), np.float32)
@@ -66,7 +66,7 @@ def _penalize_repetition(logits: Row, ids: Ids, penalty: float) -> None:
     logits[ids] = np.where(values < 0, values * np.float32(penalty), values / np.float32(penalty))  # doubles alike
 
 
-def _banned(seq: Generation) -> Ids:
+def banned_ids(seq: Generation) -> Ids:
     """Last ids of the bad words whose other ids the sequence ends with; stop ids while they are too early."""
     params, tokens = seq.sampling, seq.token_ids
     banned = [word[-1] for word in params.bad_words if len(word) == 1 or _ends_with(tokens, word[:-1])]

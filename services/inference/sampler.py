@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from services.inference.device_sampler import draw_on_device, logprobs_on_device
 from services.inference.filters import draw, largest, log_normalizer
 from services.inference.penalties import has_penalties, penalized
-from services.inference.sampling import MAX_SEED, choice_seed, mix64
+from services.inference.sampling import MAX_SEED, SamplingParams, choice_seed, mix64
 from services.inference.sequence import Generation
 
 Rows = NDArray[np.float32]
@@ -35,25 +36,14 @@ class Drawn(NamedTuple):
 def sample(logits: Tensor, seqs: Sequence[Generation], num_token_ids: int) -> list[Drawn]:
     """Draw the next id of each sequence from its row of `logits` (M, rows of the head), fp32.
 
-    Log-probabilities are the model's own (see `log_probabilities`), before anything of the request's. They are there
-    when `logprobs` is asked for, and for `best_of`, which ranks by them.
+    Log-probabilities are the model's own: log-softmax of the raw logits over all rows of the head, before anything of
+    the request's; alternatives are ids that the tokenizer has. They are there when `logprobs` is asked for, and for
+    `best_of`, which ranks by them.
     """
-    rows = _on_host(logits)
+    if logits.is_cuda and all(seq.sampling.typical_p == 1 for seq in seqs):
+        return _sample_on_device(logits, seqs, num_token_ids)
+    rows: Rows = logits.cpu().numpy()  # no copy where they are on the host already
     return [_sample_row(row, seq, num_token_ids) for row, seq in zip(rows, seqs, strict=True)]
-
-
-def log_probabilities(
-    logits: Tensor, ids: Sequence[int], num_alternatives: Sequence[int], num_token_ids: int
-) -> list[Drawn]:
-    """Of each row of `logits` (M, rows of the head) the log-probability of an id, and of so many likeliest ids.
-
-    Log-softmax of the raw logits over all rows of the head. Alternatives are ids that the tokenizer has.
-    """
-    rows = _on_host(logits)
-    return [
-        _with_logprobs(row, token_id, num, num_token_ids)
-        for row, token_id, num in zip(rows, ids, num_alternatives, strict=True)
-    ]
 
 
 def uniform(seed: int, position: int) -> float:
@@ -69,9 +59,13 @@ def _sample_row(row: Rows, seq: Generation, num_token_ids: int) -> Drawn:
             token_id = _draw(drawable, seq)
     else:
         token_id = _draw(drawable, seq)
-    if params.logprobs is None and params.best_of == params.n:
+    if not _wants_logprobs(params):
         return Drawn(token_id, None, [])
     return _with_logprobs(row, token_id, params.logprobs or 0, num_token_ids)
+
+
+def _wants_logprobs(params: SamplingParams) -> bool:
+    return params.logprobs is not None or params.best_of > params.n
 
 
 def _draw(drawable: Rows, seq: Generation) -> int:
@@ -87,6 +81,12 @@ def _with_logprobs(row: Rows, token_id: int, num_alternatives: int, num_token_id
     return Drawn(token_id, float(row[token_id]) - normalizer, [(i, float(row[i]) - normalizer) for i in likely])
 
 
-def _on_host(logits: Tensor) -> Rows:
-    rows: Rows = logits.cpu().numpy()  # no copy where they are on the host already
-    return rows
+def _sample_on_device(logits: Tensor, seqs: Sequence[Generation], num_token_ids: int) -> list[Drawn]:
+    drawn = [Drawn(token_id, None, []) for token_id in draw_on_device(logits, seqs, num_token_ids)]
+    rows = [row for row, seq in enumerate(seqs) if _wants_logprobs(seq.sampling)]
+    if rows:
+        nums = [seqs[row].sampling.logprobs or 0 for row in rows]
+        reported = logprobs_on_device(logits[rows], [drawn[row].id for row in rows], nums, num_token_ids)
+        for row, logprobs in zip(rows, reported, strict=True):
+            drawn[row] = Drawn(drawn[row].id, *logprobs)
+    return drawn

@@ -123,14 +123,3 @@ def test_best_of_has_a_log_probability_to_rank_by():
     (drawn,) = sampler.sample(logits_of(1), [sequence(n=1, best_of=4)], V)
     assert drawn.logprob == pytest.approx(logits_of(1).log_softmax(dim=-1)[0, drawn.id].item(), abs=1e-5)
     assert drawn.top_logprobs == []
-
-
-def test_log_probabilities_of_given_ids_are_those_of_log_softmax():
-    logits = logits_of(3)
-    scored = sampler.log_probabilities(logits, [4, 1250, 9], [0, 2, 1], num_token_ids=1300)
-    expected = logits.log_softmax(dim=-1)
-    assert [drawn.logprob for drawn in scored] == pytest.approx(
-        [expected[row, token_id].item() for row, token_id in enumerate((4, 1250, 9))], abs=1e-5
-    )
-    assert [len(drawn.top_logprobs) for drawn in scored] == [0, 2, 1]
-    assert scored[2].top_logprobs[0][0] == int(logits[2].argmax())
