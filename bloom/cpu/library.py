@@ -1,7 +1,7 @@
 """The C interface of src/step.cpp, by ctypes. Calls let go of Python's lock while they run."""
 
 import ctypes
-from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
+from ctypes import POINTER, Structure, c_bool, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from functools import cache
 from typing import Any
 
@@ -109,7 +109,7 @@ _SIGNATURES: list[tuple[Any, ...]] = [
     ("bloom_free", None, c_void_p, c_size_t),
     ("bloom_panels_bytes", c_int64, POINTER(Linear)),
     ("bloom_block_bytes", c_int64, POINTER(Cache)),
-    ("bloom_pack", None, c_void_p, POINTER(Linear), c_int64, c_int64, c_void_p, c_int64, c_int),
+    ("bloom_pack", c_bool, c_void_p, POINTER(Linear), c_int64, c_int64, c_void_p, c_int64, c_int),
     ("bloom_final_stage", c_int, POINTER(Model)),
     ("bloom_run", None, c_void_p, POINTER(Model), POINTER(Step), c_int, c_int),
     ("bloom_attend", None, c_void_p, POINTER(Cache), c_void_p, c_float, POINTER(Step), c_void_p, c_void_p),

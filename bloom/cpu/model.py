@@ -31,7 +31,7 @@ class CpuModel:
     shard: what this rank holds; the whole model by default. all_reduce: with tensor parallelism.
     tolerance: the share of attention's mass that far blocks may be left out for; None: fp rounding, 0: nothing.
     A row's result does not depend on the rows beside it, in any format: all of it is summed in a fixed order.
-    Raises CannotBuild where the operators cannot be had.
+    Raises CannotBuild where the operators cannot be had, ValueError for int8 of weights that are not finite.
     """
 
     def __init__(
@@ -262,9 +262,9 @@ class CpuModel:
             if stored == torch.int8 and not linear.scales:
                 piece = piece * reader.read(f"{name}_scale", part)[:, None]
             kind = _SOURCE_KINDS[piece.dtype]
-            self._c.bloom_pack(
-                self._context, linear, row - rows.start, len(piece), piece.data_ptr(), linear.columns, kind
-            )
+            source = piece.data_ptr(), linear.columns, kind
+            if not self._c.bloom_pack(self._context, linear, row - rows.start, len(piece), *source):
+                raise ValueError(f"{name} has a weight that is not finite, which int8 cannot hold; serve it in float32")
 
     def _pointer(self, tensor: Tensor) -> int:
         self._keep.append(tensor)

@@ -70,15 +70,20 @@ inline float to_float(Source x) {
 }
 
 // Put row `row` of the weight, `source` (K), into its panel. int8 from floats: scale = max|w| / 127, to nearest.
+// False, for int8, where the row has no scale because something in it is not finite.
 template <class Source>
-void pack_row(const Linear& w, long row, const Source* source) {
+bool pack_row(const Linear& w, long row, const Source* source) {
   const int step = step_of(w.kind);
   char* panel = w.panels + row / PANEL * panel_bytes(w);
   const long at = row % PANEL * step;
   float scale = 1;
   if (w.kind >= INT8 && !std::is_same_v<Source, int8_t>) {
     float most = 0;
-    for (long k = 0; k < w.columns; k++) most = std::max(most, std::fabs(to_float(source[k])));
+    for (long k = 0; k < w.columns; k++) {
+      const float size = std::fabs(to_float(source[k]));
+      if (!(size <= 3.4e38f)) return false;
+      most = std::max(most, size);
+    }
     scale = w.scales[row] = most / 127;
     if (scale == 0) scale = 1;
   }
@@ -99,6 +104,7 @@ void pack_row(const Linear& w, long row, const Source* source) {
     }
   }
   if (w.kind >= INT8) w.sums[row] = total;
+  return true;
 }
 
 // Write fp32 values (K) as row `row` of activations for weights of this kind; K is padded with zeros to whole steps.

@@ -297,16 +297,18 @@ struct Context {
 };
 
 template <class Source>
-void pack(Context& c, const Linear& w, long first, long rows, const Source* source, long stride) {
+bool pack(Context& c, const Linear& w, long first, long rows, const Source* source, long stride) {
   std::atomic<long> next{first / PANEL};
+  std::atomic<bool> finite{true};
   c.pool.run([&](int) {
     for (;;) {
       const long panel = next.fetch_add(1);
       if (panel * PANEL >= first + rows) break;
       for (long r = std::max(first, panel * PANEL); r < std::min(first + rows, (panel + 1) * PANEL); r++)
-        pack_row(w, r, source + (r - first) * stride);
+        if (!pack_row(w, r, source + (r - first) * stride)) finite = false;
     }
   });
+  return finite;
 }
 
 }  // namespace
@@ -334,10 +336,11 @@ int64_t bloom_panels_bytes(const Linear* w) { return (w->rows + PANEL - 1) / PAN
 int64_t bloom_block_bytes(const Cache* cache) { return 2 * part_bytes(*cache) * cache->heads; }
 
 // Rows first .. first + rows - 1 of a weight from `source` (rows, K): 0 fp32, 1 bf16, 2 int8 (scales are set by the caller).
-void bloom_pack(Context* c, const Linear* w, int64_t first, int64_t rows, const void* source, int64_t stride, int kind) {
-  if (kind == FLOAT32) pack(*c, *w, first, rows, (const float*)source, stride);
-  else if (kind == BFLOAT16) pack(*c, *w, first, rows, (const bf16*)source, stride);
-  else pack(*c, *w, first, rows, (const int8_t*)source, stride);
+// False where int8 is made of something that is not finite.
+bool bloom_pack(Context* c, const Linear* w, int64_t first, int64_t rows, const void* source, int64_t stride, int kind) {
+  if (kind == FLOAT32) return pack(*c, *w, first, rows, (const float*)source, stride);
+  if (kind == BFLOAT16) return pack(*c, *w, first, rows, (const bf16*)source, stride);
+  return pack(*c, *w, first, rows, (const int8_t*)source, stride);
 }
 
 int bloom_final_stage(const Model* model) { return final_stage(*model); }

@@ -215,6 +215,15 @@ def test_int8_weights_are_those_of_bloom_quantize(small: Path, tmp_path: Path):
     torch.testing.assert_close(back, ahead, atol=2e-2, rtol=0)
 
 
+def test_weights_that_are_not_finite_are_refused_in_int8(tmp_path: Path):
+    model = make_hf_model(vocab=VOCAB)
+    with torch.no_grad():
+        model.transformer.h[1].mlp.dense_h_to_4h.weight[5, 7] = torch.nan
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"h\.1\.mlp\.dense_h_to_4h\.weight has a weight that is not finite"):
+        open_model(tmp_path, "int8")
+
+
 def test_a_model_that_says_nothing_is_not_an_oracle():
     """The perturbed model's outputs depend on its prefix: a test above that passes has compared something."""
     ids = random_ids(LENGTH, VOCAB)
