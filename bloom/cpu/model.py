@@ -57,6 +57,7 @@ class CpuModel:
         self._model = self._build(reader)
         del self._buffer
         self._final_stage: int = self._c.bloom_final_stage(self._model)
+        self._logits = torch.empty(0, self._model.embedding.rows)
         self.chunks = self.chunks_read = 0  # of keys: that could have been left out, and those that were read
 
     def allocate_cache(self, num_blocks: int, *, dtype: str, tolerance: float | None = None) -> None:
@@ -141,9 +142,14 @@ class CpuModel:
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(M, V) fp32 from hidden (M, H) fp32."""
+        """(M, V) fp32 from hidden (M, H) fp32, in memory that the next call uses again.
+
+        32 rows of BLOOM's vocabulary are 32 MB: new pages for them in every step would cost milliseconds.
+        """
         hidden = hidden if hidden.stride(-1) == 1 else hidden.contiguous()
-        out = torch.empty(len(hidden), self._model.embedding.rows)
+        if len(hidden) > len(self._logits):
+            self._logits = torch.empty(len(hidden), self._model.embedding.rows)
+        out = self._logits[: len(hidden)]
         self._c.bloom_linear(
             self._context,
             self._model.embedding,

@@ -27,7 +27,7 @@ class Executor(Protocol):
         """Hidden states (T, H) after the last LayerNorm; the tokens' keys and values go to the cache."""
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(M, V) fp32 of rows (M, H) of what `forward` returned."""
+        """(M, V) fp32 of rows (M, H) of what `forward` returned; to be read before the next call."""
 
     def close(self) -> None:
         """Let go of what outlives the process: nothing may be called afterwards."""

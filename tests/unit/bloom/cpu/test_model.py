@@ -56,7 +56,7 @@ def run(model: CpuModel, steps: list[dict[int, tuple[Tensor, int]]]) -> dict[int
         starts = np.cumsum([0, *(len(ids) for ids, _ in step.values())], dtype=np.int32)
         lens = np.array([before + len(ids) for ids, before in step.values()], dtype=np.int32)
         hidden = model.forward(ids, starts, lens, np.stack([table(seq) for seq in step]))
-        for seq, part in zip(step, model.logits(hidden).split(np.diff(starts).tolist()), strict=True):
+        for seq, part in zip(step, model.logits(hidden).clone().split(np.diff(starts).tolist()), strict=True):
             logits.setdefault(seq, []).append(part)
     return {seq: torch.cat(parts) for seq, parts in logits.items()}
 
