@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bloom.alibi import slopes
+from bloom.kernels.naive.kv_cache import quantize
 
 # Rounding of the result to its dtype, and of the few fp32 operations before it.
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
@@ -80,4 +81,68 @@ CASES = [
     PagedCase(n_head=5, head_dim=32, context_lens=(70, 5), block_size=8),
     PagedCase(n_head=7, head_dim=10, context_lens=(33, 129), block_size=5),
     PagedCase(n_head=1, head_dim=1, context_lens=(40,), block_size=1),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefillCase:
+    """chunks: (new tokens, tokens with these) of each sequence. The cache is as PagedCase makes it, then quantized."""
+
+    n_head: int
+    head_dim: int
+    chunks: tuple[tuple[int, int], ...]
+    dtype: torch.dtype = torch.float32
+    cache_dtype: torch.dtype | None = None
+    key_scale: float = 1.0
+
+    def inputs(self) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        """q, k_cache, v_cache, block_tables, query_starts, context_lens, slopes; and k_scales, v_scales, key_norms."""
+        lens = tuple(context for _, context in self.chunks)
+        case = PagedCase(n_head=self.n_head, head_dim=self.head_dim, context_lens=lens)
+        _, k_cache, v_cache, tables, context_lens, head_slopes = case.inputs()
+        k_cache, v_cache = (k_cache * self.key_scale).to(self.dtype), v_cache.to(self.dtype)
+        num_new = [new for new, _ in self.chunks]
+        generator = torch.Generator().manual_seed(1)
+        q = torch.randn(sum(num_new), self.n_head, self.head_dim, generator=generator).to(self.dtype)
+        starts = torch.tensor([0, *num_new], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        beside = {}
+        if self.cache_dtype is not None:
+            (k_cache, beside["k_scales"]), (v_cache, beside["v_scales"]) = (
+                quantize(cache, self.cache_dtype) for cache in (k_cache, v_cache)
+            )
+        beside["key_norms"] = norms_of(k_cache, beside.get("k_scales"))
+        return (q, k_cache, v_cache, tables, starts, context_lens, head_slopes), beside
+
+
+def norms_of(k_cache: Tensor, k_scales: Tensor | None) -> Tensor:
+    """(num_blocks, N): the largest norm of what was written; of no key NaN."""
+    norms = read_back(k_cache, k_scales).norm(dim=-1)  # (num_blocks, block_size, N)
+    return norms.nan_to_num(nan=-1.0).amax(dim=1).where(~norms.isnan().all(dim=1), torch.nan)
+
+
+def read_back(cache: Tensor, scales: Tensor | None) -> Tensor:
+    return cache.float() if scales is None else cache.float() * scales[..., None]
+
+
+def prefill_by_definition(inputs: tuple[Tensor, ...], beside: dict[str, Tensor]) -> Tensor:
+    """(T, N, D) in fp64: each token as a decode of its own."""
+    q, k_cache, v_cache, tables, starts, lens, head_slopes = inputs
+    caches = read_back(k_cache, beside.get("k_scales")), read_back(v_cache, beside.get("v_scales"))
+    out = []
+    for row, length in enumerate(lens.tolist()):
+        rows = range(int(starts[row]), int(starts[row + 1]))
+        context_lens = torch.tensor([length - len(rows) + 1 + i for i in range(len(rows))], dtype=torch.int32)
+        table = tables[row : row + 1].expand(len(rows), -1)
+        if rows:
+            out.append(by_definition(q[rows.start : rows.stop], *caches, table, context_lens, head_slopes))
+    return torch.cat(out)
+
+
+# Odd shapes: sequences of one token, of none, chunks that end in mid-block, longer than a tile, heads of 3 and 14.
+PREFILL_CASES = [
+    PrefillCase(n_head=3, head_dim=64, chunks=((70, 70), (1, 33), (0, 20), (20, 90))),
+    PrefillCase(n_head=14, head_dim=80, chunks=((5, 21),)),
+    PrefillCase(n_head=2, head_dim=96, chunks=((17, 17), (130, 150))),
+    PrefillCase(n_head=1, head_dim=128, chunks=((16, 128),)),
+    PrefillCase(n_head=2, head_dim=20, chunks=((3, 40), (64, 64))),
 ]
