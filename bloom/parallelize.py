@@ -5,12 +5,14 @@ Source: Shoeybi et al. 2019, Megatron-LM, section 3.
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .model import Attend, BloomModel
+from .kernels import add_layer_norm, bias_gelu, layer_norm
+from .model import MLP, Attend, Block, BloomModel
 from .parallel import Shard
 
 AllReduce = Callable[[Tensor], None]  # sums a contiguous tensor over the tensor-parallel ranks, in place
@@ -44,37 +46,51 @@ class Stage:
 
     Linear layers that are cut by columns give partial sums: a hook adds those of the other ranks. Their biases stay on
     tp_rank 0 alone, so that they are added once.
+    fused: LayerNorms with the sum before them, and biases with GELU, in one kernel; by default on CUDA.
     """
 
-    def __init__(self, model: BloomModel, shard: Shard, all_reduce: AllReduce | None = None) -> None:
+    def __init__(
+        self, model: BloomModel, shard: Shard, all_reduce: AllReduce | None = None, *, fused: bool | None = None
+    ) -> None:
         self.model = model
         self.shard = shard
-        self.blocks: list[nn.Module] = list(model.h.children())
-        norm_weight = next(self.blocks[0].input_layernorm.parameters())  # type: ignore[union-attr]  # never quantized
+        self.blocks = [cast(Block, block) for block in model.h.children()]
+        norm_weight = self.blocks[0].input_layernorm.weight  # never quantized
         self.dtype, self.device = norm_weight.dtype, norm_weight.device
+        self._fused = norm_weight.is_cuda if fused is None else fused
         self._all_reduce = all_reduce
-        if all_reduce is None:
-            return
+        if self._fused:
+            linears = [block.mlp.dense_h_to_4h for block in self.blocks]
+            self._gelu_biases = {linear: cast(Tensor, linear.bias) for linear in linears}
+            for linear in linears:
+                linear.register_parameter("bias", None)
+        if all_reduce is not None:
+            self._add_up(all_reduce)
 
+    def _add_up(self, all_reduce: AllReduce) -> None:
         def add_other_ranks(module: nn.Module, inputs: object, partial: Tensor) -> Tensor:
             all_reduce(partial)
             return partial
 
-        for name, linear in model.named_modules():
+        for name, linear in self.model.named_modules():
             if name.endswith(("self_attention.dense", "mlp.dense_4h_to_h")):  # cut by columns
                 linear.register_forward_hook(add_other_ranks)
-                if shard.tp_rank > 0:
+                if self.shard.tp_rank > 0:
                     linear.register_parameter("bias", None)
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
         """(T, H) after the stage's layers, the last after ln_f; from ids (T,) or the (T, H) of the stage before."""
         if self.shard.is_first():
-            x = self.model.word_embeddings_layernorm(self._embed(x))
-        for block in self.blocks:
-            x = block(x, attend)
+            x = self._norm(self.model.word_embeddings_layernorm, self._embed(x))
+        normed = self._norm(self.blocks[0].input_layernorm, x)
+        for block, following in zip(self.blocks, [*self.blocks[1:], None], strict=True):
+            normed, x = self._add_norm(block.post_attention_layernorm, block.self_attention(normed, attend), x)
+            out = self._mlp(block.mlp, normed)
+            if following is not None:
+                normed, x = self._add_norm(following.input_layernorm, out, x)
         if self.shard.is_last(self.model.config):
-            x = self.model.ln_f(x)
-        return x
+            return self._add_norm(self.model.ln_f, out, x)[0]
+        return x + out
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(M, V) of this rank's part of the vocabulary from (M, H), on the last stage."""
@@ -92,3 +108,24 @@ class Stage:
         x = embedding(local.masked_fill(foreign, 0)).masked_fill(foreign[:, None], 0)
         self._all_reduce(x)
         return x
+
+    def _norm(self, norm: nn.LayerNorm, x: Tensor) -> Tensor:
+        if self._fused:
+            return layer_norm(x, norm.weight, norm.bias, norm.eps)
+        out: Tensor = norm(x)
+        return out
+
+    def _add_norm(self, norm: nn.LayerNorm, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """LayerNorm of the sum, and the sum."""
+        if self._fused:
+            return add_layer_norm(x, residual, norm.weight, norm.bias, norm.eps)
+        total = x + residual
+        return norm(total), total
+
+    def _mlp(self, mlp: MLP, x: Tensor) -> Tensor:
+        if self._fused:
+            up = mlp.dense_h_to_4h
+            x = mlp.dense_4h_to_h(bias_gelu(up(x), self._gelu_biases[up]))
+            return x
+        out: Tensor = mlp(x)
+        return out

@@ -54,9 +54,9 @@ class Ranks:
         self._barrier.wait()
 
 
-def stage_of(n_head: int, shard: Shard, ranks: Ranks | None) -> Stage:
+def stage_of(n_head: int, shard: Shard, ranks: Ranks | None, fused: bool) -> Stage:
     model = cut_to_shard(copy.deepcopy(whole(n_head)), shard)
-    return Stage(model, shard, ranks.all_reduce if ranks else None)
+    return Stage(model, shard, ranks.all_reduce if ranks else None, fused=fused)
 
 
 @torch.no_grad()
@@ -80,7 +80,7 @@ def error(stages: list[list[Stage]], n_head: int) -> float:
     return (logits(stages)[:, :VOCAB] - hf_logits(oracle(n_head), IDS)).abs().max().item()
 
 
-def split(n_head: int, tp_size: int, pp_size: int) -> list[list[Stage]]:
+def split(n_head: int, tp_size: int, pp_size: int, *, fused: bool = False) -> list[list[Stage]]:
     stages = []
     for pp_rank in range(pp_size):
         ranks = Ranks(tp_size) if tp_size > 1 else None
@@ -88,7 +88,7 @@ def split(n_head: int, tp_size: int, pp_size: int) -> list[list[Stage]]:
             Shard.of(whole(n_head).config, tp_rank=r, tp_size=tp_size, pp_rank=pp_rank, pp_size=pp_size)
             for r in range(tp_size)
         ]
-        stages.append([stage_of(n_head, shard, ranks) for shard in shards])
+        stages.append([stage_of(n_head, shard, ranks, fused) for shard in shards])
     return stages
 
 
@@ -98,6 +98,11 @@ def split(n_head: int, tp_size: int, pp_size: int) -> list[list[Stage]]:
 )
 def test_logits_equal_transformers(n_head: int, tp_size: int, pp_size: int):
     assert error(split(n_head, tp_size, pp_size), n_head) < TOLERANCE
+
+
+@pytest.mark.parametrize(("tp_size", "pp_size"), [(1, 1), (1, 3), (3, 2)])
+def test_logits_equal_transformers_where_norms_and_gelu_are_fused(tp_size: int, pp_size: int):
+    assert error(split(12, tp_size, pp_size, fused=True), 12) < TOLERANCE
 
 
 def test_the_vocabularys_padding_gives_zeros_and_every_rank_has_as_many_rows():
