@@ -4,12 +4,12 @@ A plain shared library with a C interface: it includes no header of torch's, so 
 torch needs no new build. Its name holds a hash of sources and flags; a file that is there is complete.
 """
 
+import fcntl
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -56,12 +56,25 @@ def supported_levels() -> list[str]:
 
 
 def library(level: str) -> Path:
-    """The compiled operators of `level`, built now unless they are there. Raises CannotBuild."""
+    """The compiled operators of `level`, built now unless they are there. Raises CannotBuild.
+
+    Of several processes that ask at once, such as an engine's ranks, one builds.
+    """
     target = LIBRARIES / f"{level}-{_sources_hash()}.so"
-    if not target.exists():
-        _compile(target, LEVELS[level][0])
-        for old in set(LIBRARIES.glob(f"{level}-*.so")) - {target}:
-            old.unlink(missing_ok=True)
+    if target.exists():
+        return target
+    try:
+        LIBRARIES.mkdir(exist_ok=True)
+        lock = (LIBRARIES / "lock").open("w")
+    except OSError as error:
+        remedy = "run `python -m bloom.cpu` as its owner"
+        raise CannotBuild(f"cannot write {LIBRARIES} ({error}); {remedy}") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # let go of by the system, however this process ends
+        if not target.exists():
+            _compile(target, LEVELS[level][0])
+            for old in set(LIBRARIES.glob(f"{level}-*.so")) - {target}:
+                old.unlink(missing_ok=True)
     return target
 
 
@@ -73,22 +86,13 @@ def _sources_hash() -> str:
 
 
 def _compile(target: Path, flags: tuple[str, ...]) -> None:
-    """Into a temporary file that then takes its name: two processes may build at once, neither sees half a library."""
+    """Into another file that then takes the name: what has it is whole."""
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
     if compiler is None:
         raise CannotBuild("no C++ compiler found; install g++, or name one in CXX")
-    try:
-        LIBRARIES.mkdir(exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(suffix=".partial", dir=LIBRARIES)
-    except OSError as error:
-        raise CannotBuild(f"cannot write {LIBRARIES} ({error}); run `python -m bloom.cpu` as its owner") from error
-    os.close(descriptor)
-    try:
-        command = [compiler, *_FLAGS, *flags, str(SOURCES / "step.cpp"), "-o", partial]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise CannotBuild(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
-        os.chmod(partial, 0o755)
-        os.replace(partial, target)
-    finally:
-        Path(partial).unlink(missing_ok=True)
+    partial = target.with_suffix(".partial")
+    command = [compiler, *_FLAGS, *flags, str(SOURCES / "step.cpp"), "-o", str(partial)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise CannotBuild(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
+    os.replace(partial, target)
