@@ -33,7 +33,7 @@ test-long: setup ## the tests that take longer
 check: setup ## style, types, layering, contract
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy bloom services ui sdk/anthesis infra examples
+	$(BIN)/mypy bloom services ui sdk/anthesis infra examples benchmarks
 	$(BIN)/lint-imports
 	cd protos && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code
 	.ci/stubs.sh .cache/stubs && diff -r -x __init__.py -x __pycache__ .cache/stubs/anthesis/v1 sdk/anthesis/v1
