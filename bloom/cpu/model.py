@@ -3,6 +3,7 @@
 T = tokens of a step, S = sequences, M = rows, H = hidden size, V = rows of the embedding here
 """
 
+import ctypes
 import math
 from collections.abc import Callable
 
@@ -61,13 +62,18 @@ class CpuModel:
         self.chunks = self.chunks_read = 0  # of keys: that could have been left out, and those that were read
 
     def allocate_cache(self, num_blocks: int, *, dtype: str, tolerance: float | None = None) -> None:
-        """Make room for `num_blocks` blocks of BLOCK_SIZE tokens. dtype: "float32", "bfloat16" or "int8"."""
+        """Take the memory of `num_blocks` blocks of BLOCK_SIZE tokens, all of it now: later there may be none.
+
+        dtype: "float32", "bfloat16" or "int8".
+        """
         self._model.tolerance = TOLERANCE[dtype] if tolerance is None else tolerance
         cache, layers = self._model.cache, self.shard.num_layers
         if cache.data:
             self._c.bloom_free(*self._mapped.pop())
         cache.num_blocks, cache.kind = num_blocks, KINDS[dtype]
-        cache.data = self._allocate(layers * num_blocks * self._c.bloom_block_bytes(cache))
+        size = layers * num_blocks * self._c.bloom_block_bytes(cache)
+        cache.data = self._allocate(size)
+        ctypes.memset(cache.data, 0, size)
         self._key_norms = torch.zeros(layers, num_blocks, cache.heads)
         cache.key_norms = self._key_norms.data_ptr()
 

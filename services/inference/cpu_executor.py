@@ -36,7 +36,7 @@ class CpuExecutor:
         return free_bytes // self._model.block_bytes(self._kv_dtype)
 
     def allocate(self, size: CacheSize) -> None:
-        self._model.allocate_cache(size.num_blocks, dtype=self._kv_dtype)
+        self._model.allocate_cache(size.num_blocks, dtype=self._kv_dtype, tolerance=self._config.alibi_tolerance)
 
     def forward(self, batch: StepBatch, received: Tensor | None = None) -> Tensor:
         """(T, H) fp32. `received`: what the stage before this one has computed, (T, H); None for the first."""

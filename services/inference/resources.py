@@ -22,7 +22,9 @@ def choose_device(config: EngineConfig) -> torch.device:
 
 
 def choose_dtype(config: EngineConfig, device: torch.device, checkpoint: Checkpoint) -> torch.dtype:
-    """The float format to compute in."""
+    """The float format to compute in. Raises ValueError for float16 on a CPU, which computes it in software."""
+    if config.dtype == "float16" and device.type == "cpu":
+        raise ValueError("dtype='float16' needs CUDA; use 'bfloat16', 'float32' or 'auto'")
     if config.dtype != "auto":
         return _DTYPES[config.dtype]
     stored = DTYPES[checkpoint.float_dtype]

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <algorithm>
+#include <vector>
 
 #include "linear.h"
 
@@ -40,6 +41,23 @@ inline float& key_norm(const Cache& c, long layer, long block, long head) {
   return c.key_norms[(layer * c.num_blocks + block) * c.heads + head];
 }
 
+inline float dot(const float* a, const float* b, int d) {
+  f32x16 total{};
+  int i = 0;
+  for (; i + LANES <= d; i += LANES) total = fma(load<f32x16>(a + i), load<f32x16>(b + i), total);
+  float rest = 0;
+  for (; i < d; i++) rest += a[i] * b[i];
+  return sum(total) + rest;
+}
+
+// d values as bf16; an odd one is followed by a zero.
+inline void narrow_head(const float* x, int d, bf16* out) {
+  int i = 0;
+  for (; i + LANES <= d; i += LANES) store_bf16(out + i, load<f32x16>(x + i));
+  for (; i < d; i++) out[i] = to_bf16(x[i]);
+  out[d] = 0;
+}
+
 // Quantize a head's vector to int8; returns its scale.
 inline float quantize_head(const float* x, int d, int8_t* q) {
   float most = 0;
@@ -60,15 +78,17 @@ inline void store_token(const Cache& c, long layer, long block, long head, int s
     std::memset(keys, 0, 2 * part_bytes(c));
     norm = 0;
   }
-  float squares = 0;
-  for (int i = 0; i < d; i++) squares += k[i] * k[i];
-  norm = std::max(norm, std::sqrt(squares));
+  norm = std::max(norm, std::sqrt(dot(k, k, d)));
   if (c.kind == FLOAT32) {
     for (int i = 0; i < d; i++) ((float*)keys)[i * BLOCK + slot] = k[i];
     std::memcpy((float*)values + slot * dp, v, d * 4);
   } else if (c.kind == BFLOAT16) {
-    for (int i = 0; i < d; i++) ((bf16*)keys)[i / 2 * 2 * BLOCK + slot * 2 + i % 2] = to_bf16(k[i]);
-    for (int i = 0; i < d; i++) ((bf16*)values)[(slot / 2 * dp + i) * 2 + slot % 2] = to_bf16(v[i]);
+    alignas(64) bf16 narrow[MAX_HEAD + LANES];
+    narrow_head(k, d, narrow);
+    for (int i = 0; i < d; i += 2) std::memcpy((bf16*)keys + i * BLOCK + slot * 2, narrow + i, 4);
+    narrow_head(v, d, narrow);
+    bf16* out = (bf16*)values + slot / 2 * 2 * dp + slot % 2;
+    for (int i = 0; i < d; i++) out[2 * i] = narrow[i];
   } else {
     int8_t q[MAX_HEAD];
     ((float*)(keys + dp * BLOCK))[slot] = quantize_head(k, d, q);
@@ -107,6 +127,18 @@ struct Counts {
   long chunks = 0, chunks_read = 0;
 };
 
+// A chunk that is read: its first key, and the rows (bits) that leave it out or lie before it.
+struct Visit {
+  long start;
+  uint32_t skip;
+};
+
+inline void fetch(const char* p, long bytes) {
+  for (long i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
+}
+
+const f32x16 LANE = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
 // Call f<ROWS>() with the largest of MOST, MOST / 2, ..., 1 that is not more than `left`: prompts are long, so that few
 // sizes suffice, and each takes the compiler a second.
 template <int MOST, class Function>
@@ -125,13 +157,54 @@ inline void put_query(A* out, const float* q, int d) {
   }
 }
 
-// Rows `position` to `position + ROWS - 1` of a sequence. q and k: their vectors, `stride` apart; out likewise.
+// Which chunks the queries at `position` and the `rows` - 1 after it read, oldest first. A lane is a row: `reach` is
+// |q| scale, `own` the score of its own key.
 //
 // Leaving chunks out. The score of a key j in chunk c is at most b = |q| max|k| scale - slope (position - last of c),
 // by Cauchy and Schwarz; the query's own position scores s, which is known from the start. So chunk c holds at most
 // 64 e^(b - s) of the softmax's mass relative to a sum that is at least e^s. Going from the oldest chunk on, one is
 // left out while the sum of these bounds stays below the tolerance t: the mass dropped is at most t of the whole,
 // and the output, a mean of values, moves by at most 2 t max|v|. Chunks with large keys fail the bound and are read.
+// A row decides for itself, and what it leaves out gets no weight though its neighbours may read it.
+inline const std::vector<Visit>& choose_chunks(const Head& h, long position, int rows, f32x16 reach, f32x16 own,
+                                               Counts& counts) {
+  thread_local std::vector<Visit> visits;
+  visits.clear();
+  f32x16 dropped{};
+  const f32x16 at = LANE + float(position);
+  const uint32_t all = (1u << rows) - 1;
+  for (long start = 0; start < position + rows; start += CHUNK) {
+    const f32x16 behind = at - float(start + CHUNK - 1);  // distance to the chunk's nearest key
+    uint32_t skip = 0, past = 0;
+    for (int r = 0; r < rows; r++) {
+      skip |= uint32_t(start > position + r) << r;
+      past |= uint32_t(behind[r] > 0) << r;
+    }
+    if (h.tolerance > 0 && past) {
+      float norm = 0;
+      for (int b = 0; b < CHUNK / BLOCK && start + b * BLOCK < position + rows; b++)
+        norm = std::max(norm, key_norm(h.cache, h.layer, h.table[start / BLOCK + b], h.head));
+      const f32x16 bound = reach * norm - behind * h.slope - own;
+      // NaN, of a model that computes it, compares as false and is read.
+      const f32x16 share = bound < 0.0f ? float(CHUNK) * exp(bound) : splat(2.0f);
+      const f32x16 total = dropped + share;
+      for (int r = 0; r < rows; r++)
+        if (past >> r & 1) {
+          counts.chunks++;
+          if (total[r] <= h.tolerance) {
+            dropped[r] = total[r];
+            skip |= 1u << r;
+          } else {
+            counts.chunks_read++;
+          }
+        }
+    }
+    if (skip != all) visits.push_back({start, skip});
+  }
+  return visits;
+}
+
+// Rows `position` to `position + ROWS - 1` of a sequence. q and k: their vectors, `stride` apart; out likewise.
 template <class C, int ROWS>
 void attend_rows(const Head& h, long position, const float* q, const float* k, long stride, float* out,
                  long out_stride, Counts& counts) {
@@ -141,42 +214,28 @@ void attend_rows(const Head& h, long position, const float* q, const float* k, l
   constexpr int COLS = ROWS <= 3 ? 4 : ROWS <= 7 ? 2 : 1;
   const int d = h.cache.head_dim, dp = padded(d, LANES);
   alignas(64) A queries[ROWS * MAX_HEAD] = {};
-  alignas(64) float scores[ROWS][CHUNK], sums[ROWS][MAX_HEAD] = {};
+  alignas(64) float scores[ROWS][CHUNK], sums[ROWS][MAX_HEAD];
   alignas(64) A weights[ROWS][CHUNK];
-  float most[ROWS], own[ROWS], reach[ROWS], dropped[ROWS] = {};
-  f32x16 mass[ROWS] = {};
+  float most[ROWS];
+  f32x16 mass[ROWS] = {}, own{}, reach{};
   for (int r = 0; r < ROWS; r++) {
     put_query(queries + r * dp, q + r * stride, d);
-    float dot = 0, squares = 0;
-    for (int i = 0; i < d; i++) dot += q[r * stride + i] * k[r * stride + i];
-    for (int i = 0; i < d; i++) squares += q[r * stride + i] * q[r * stride + i];
-    most[r] = own[r] = dot * h.scale;
-    reach[r] = std::sqrt(squares) * h.scale;
+    std::memset(sums[r], 0, dp * sizeof(float));
+    most[r] = own[r] = dot(q + r * stride, k + r * stride, d) * h.scale;
+    reach[r] = std::sqrt(dot(q + r * stride, q + r * stride, d)) * h.scale;
   }
   const long last = position + ROWS - 1, part = part_bytes(h.cache);
-  const f32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  for (long start = 0; start <= last; start += CHUNK) {
+  const std::vector<Visit>& visits = choose_chunks(h, position, ROWS, reach, own, counts);
+  for (size_t visit = 0; visit < visits.size(); visit++) {
+    const long start = visits[visit].start;
+    const uint32_t skip = visits[visit].skip;
     const int blocks = int(std::min<long>(CHUNK, last + 1 - start) + BLOCK - 1) / BLOCK;
     const int32_t* table = h.table + start / BLOCK;
-    float norm = 0;
-    for (int b = 0; b < blocks; b++) norm = std::max(norm, key_norm(h.cache, h.layer, table[b], h.head));
-    bool skip[ROWS], all = true;
-    for (int r = 0; r < ROWS; r++) {
-      const long behind = position + r - (start + CHUNK - 1);  // distance to the chunk's nearest key
-      skip[r] = start > position + r;
-      if (h.tolerance > 0 && behind > 0) {
-        counts.chunks++;
-        const float bound = reach[r] * norm - h.slope * behind - own[r];
-        if (bound < 0) {
-          const float share = CHUNK * std::exp(bound);
-          skip[r] = dropped[r] + share <= h.tolerance;
-          if (skip[r]) dropped[r] += share;
-        }
-        counts.chunks_read += !skip[r];
-      }
-      all &= skip[r];
+    if (visit + 1 < visits.size()) {  // a block of one head is a page or so: too short for the processor to foresee
+      const long next = visits[visit + 1].start;
+      for (long at = next; at <= std::min(last, next + CHUNK - 1); at += BLOCK)
+        fetch(keys_of(h.cache, h.layer, h.table[at / BLOCK], h.head), 2 * part);
     }
-    if (all) continue;
     const char* keys[CHUNK / BLOCK];  // of a block that is not there: the last one's, and the result is not used
     for (int b = 0; b < CHUNK / BLOCK; b++)
       keys[b] = keys_of(h.cache, h.layer, table[std::min(b, blocks - 1)], h.head);
@@ -190,14 +249,14 @@ void attend_rows(const Head& h, long position, const float* q, const float* k, l
         f32x16 scale = splat(h.scale);
         if constexpr (C::scaled) scale *= load<f32x16>(keys[b] + dp * BLOCK);
         for (int r = 0; r < ROWS; r++) {
-          const f32x16 ahead = lane + float(start + b * BLOCK - (position + r));  // key minus query
+          const f32x16 ahead = LANE + float(start + b * BLOCK - (position + r));  // key minus query
           const f32x16 score = fma(acc[r][c], scale, ahead * h.slope);
           store(&scores[r][b * BLOCK], ahead > 0.0f ? splat(-INFINITY) : score);
         }
       }
     }
     for (int r = 0; r < ROWS; r++) {
-      if (skip[r]) {
+      if (skip >> r & 1) {
         std::memset(weights[r], 0, sizeof weights[r]);
         continue;
       }

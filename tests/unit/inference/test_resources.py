@@ -46,7 +46,13 @@ def test_the_model_computes_as_stored_where_the_device_can(
 ):
     monkeypatch.setattr(resources, "_cpu_multiplies_bf16", lambda: has_bf16)
     assert choose_dtype(EngineConfig(), device, checkpoints[stored]) == chosen
-    assert choose_dtype(EngineConfig(dtype="float16"), device, checkpoints[stored]) == torch.float16
+    assert choose_dtype(EngineConfig(dtype="bfloat16"), device, checkpoints[stored]) == torch.bfloat16
+
+
+def test_fp16_is_refused_on_a_cpu(checkpoints):
+    assert choose_dtype(EngineConfig(dtype="float16"), CUDA, checkpoints["float32"]) == torch.float16
+    with pytest.raises(ValueError, match="dtype='float16' needs CUDA; use 'bfloat16', 'float32' or 'auto'"):
+        choose_dtype(EngineConfig(dtype="float16"), CPU, checkpoints["float32"])
 
 
 @pytest.mark.parametrize(
