@@ -16,11 +16,12 @@ from torch import Tensor
 
 from .alibi_skip import kept_words
 from .naive.alibi_skip import default_tolerance
+from .registers import at_most
 
 SPLIT_KEYS = 256  # per program: 64 programs already at one bloom-560m sequence of 1,024; a word of kept blocks each
 BLOCK_L = 64  # keys per step
 NUM_WARPS = 8
-MAX_REGISTERS = 128  # without a limit ptxas aims at 80 and spills
+MAX_REGISTERS = 128
 MAX_PROGRAMS = 32  # per sequence and head: each then takes several splits, so that wide tables cost little
 REDUCED_AT_ONCE = 16  # splits per step of the sum
 
@@ -194,7 +195,6 @@ def paged_decode_attention(
             num_words=num_splits,
             blocks_per_word=split_keys // block_size,
         )
-    limit = {} if torch.version.hip else {"maxnreg": MAX_REGISTERS}
     out = q.new_empty(num_seqs, num_heads, head_dim)
     has_one_split = num_splits == 1
     partial = masses = None
@@ -230,7 +230,7 @@ def paged_decode_attention(
         block_d=block_d,
         has_one_split=has_one_split,
         num_warps=num_warps,
-        **limit,
+        **at_most(MAX_REGISTERS),
     )
     if not has_one_split:
         add_splits_kernel[(num_heads, num_seqs)](
@@ -244,6 +244,6 @@ def paged_decode_attention(
             split_keys=split_keys,
             at_once=REDUCED_AT_ONCE,
             num_warps=2,
-            **limit,
+            **at_most(MAX_REGISTERS),
         )
     return out

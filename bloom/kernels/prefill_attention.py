@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .alibi_skip import bound_of_block
 from .naive.alibi_skip import ROUNDING, default_tolerance
+from .registers import at_most
 
 # (rows of a tile, keys of a step, warps, stages): what leaves no register spilled on sm_80 and up at a head of 128. Not
 # yet timed on a GPU. fp32 is multiplied without tensor cores.
@@ -249,5 +250,6 @@ def paged_prefill_attention(
         log2_e=LOG2_E,
         num_warps=num_warps,
         num_stages=num_stages,
+        **at_most(255),
     )
     return out

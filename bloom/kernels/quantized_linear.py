@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .registers import at_most
+
 BLOCK_N = 32
 BLOCK_K = {torch.float32: 32, torch.bfloat16: 128, torch.float16: 128}
 NUM_WARPS, NUM_STAGES = 4, 3
@@ -100,7 +102,7 @@ def int8_linear(
     num_warps: int = NUM_WARPS,
     num_stages: int = NUM_STAGES,
 ) -> Tensor:
-    """See naive.int8_linear. With a block_m of your own a row's result does not depend on M."""
+    """See naive.int8_linear. num_parts: of K."""
     (num_rows, num_inputs), num_outputs = x.shape, len(weight)
     assert x.stride(1) == weight.stride(1) == 1
     block_m = block_m or next((size for size in BLOCK_MS if size >= num_rows), BLOCK_MS[-1])
@@ -130,6 +132,7 @@ def int8_linear(
         is_part=num_parts > 1,
         num_warps=num_warps,
         num_stages=num_stages,
+        **at_most(255),
     )
     if num_parts > 1:
         grid_of_sum = (triton.cdiv(num_outputs, 256), num_rows)

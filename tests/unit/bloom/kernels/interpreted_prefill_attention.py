@@ -26,15 +26,17 @@ def error(out: Tensor, inputs: tuple[Tensor, ...], beside: dict[str, Tensor]) ->
     return (out.double() - prefill_by_definition(inputs, beside)).abs().max().item()
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("case", PREFILL_CASES, ids=str)
-def test_the_kernel_and_its_twin_equal_the_definition(case: PrefillCase, dtype: torch.dtype):
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [*((case, torch.float32) for case in PREFILL_CASES), *((PREFILL_CASES[1], dtype) for dtype in TOLERANCE)],
+    ids=str,
+)
+def test_the_kernel_equals_the_definition(case: PrefillCase, dtype: torch.dtype):
     inputs, beside = replace(case, dtype=dtype).inputs()
     for norms in ({}, beside):
         out = prefill_attention.paged_prefill_attention(*inputs, **norms)
         assert out.dtype == dtype
         assert error(out, inputs, beside) < TOLERANCE[dtype]
-        assert error(naive.paged_prefill_attention(*inputs, **norms), inputs, beside) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("cache_dtype", [torch.int8, torch.float8_e4m3fn], ids=str)
@@ -42,7 +44,6 @@ def test_the_kernel_and_its_twin_equal_the_definition(case: PrefillCase, dtype: 
 def test_quantized_caches(dtype: torch.dtype, cache_dtype: torch.dtype):
     inputs, beside = replace(SMALL, dtype=dtype, cache_dtype=cache_dtype).inputs()
     assert error(prefill_attention.paged_prefill_attention(*inputs, **beside), inputs, beside) < TOLERANCE[dtype]
-    assert error(naive.paged_prefill_attention(*inputs, **beside), inputs, beside) < TOLERANCE[dtype]
 
 
 def test_a_result_does_not_depend_on_chunks_or_neighbours():
@@ -102,8 +103,8 @@ MUTATIONS = {
 def test_a_planted_mistake_is_seen(tmp_path: Path, name: str):
     kernel = mutated(prefill_attention, tmp_path, *MUTATIONS[name]).paged_prefill_attention
     cases = (PrefillCase(n_head=3, head_dim=64, chunks=((9, 9), (20, 33), (5, 70))), SMALL)
-    errors = [error(kernel(*inputs), inputs, beside) for inputs, beside in (case.inputs() for case in cases)]
-    assert not max(errors) < TOLERANCE[torch.float32]
+    made = (case.inputs() for case in cases)
+    assert any(not error(kernel(*inputs), inputs, beside) < TOLERANCE[torch.float32] for inputs, beside in made)
 
 
 @pytest.mark.parametrize(
