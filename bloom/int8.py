@@ -18,6 +18,7 @@ Int8Weights = Literal["int8", "int8_dynamic"]
 LARGEST = 127
 _CHUNK_ROWS = 4096  # of a weight that are floats at once
 _KERNEL_TOKENS = 64  # more are limited by multiplying, which cuBLAS does best, not by reading the weights
+_INVARIANT_ROWS = 64  # of a tile: still bound by reading the weights, and few tiles for a prompt
 
 
 def quantize(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,6 +53,11 @@ def int8_linear(x: Tensor, q: Tensor, scale: Tensor) -> Tensor:
         else:
             torch.mul(F.linear(x, q[rows].to(x.dtype)), scale[rows], out=out[:, rows])
     return out
+
+
+def invariant_int8_linear(x: Tensor, q: Tensor, scale: Tensor) -> Tensor:
+    """As int8_linear; on CUDA a row's result does not depend on its neighbours, however many there are."""
+    return kernels.int8_linear(x, q, scale, block_m=_INVARIANT_ROWS)
 
 
 def int8_dynamic_linear(x: Tensor, q: Tensor, scale: Tensor) -> Tensor:
@@ -91,10 +97,10 @@ class Int8Linear(nn.Module):
         super().__init__()
         _add_buffers(self, linear.weight)
         self.register_parameter("bias", linear.bias)
-        self._multiply = int8_dynamic_linear if dynamic else int8_linear
+        self.multiply = int8_dynamic_linear if dynamic else int8_linear
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self._multiply(x, self.weight, self.weight_scale)
+        out = self.multiply(x, self.weight, self.weight_scale)
         return out if self.bias is None else out.add_(self.bias)
 
 
@@ -108,14 +114,14 @@ class Int8Embedding(nn.Module):
         super().__init__()
         _add_buffers(self, embedding.weight)
         self._dtype = embedding.weight.dtype
-        self._multiply = int8_dynamic_linear if dynamic else int8_linear
+        self.multiply = int8_dynamic_linear if dynamic else int8_linear
 
     def forward(self, ids: Tensor) -> Tensor:
         return dequantize(self.weight[ids], self.weight_scale[ids]).to(self._dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(M, V) from hidden (M, H)."""
-        return self._multiply(hidden, self.weight, self.weight_scale)
+        return self.multiply(hidden, self.weight, self.weight_scale)
 
 
 def to_int8(model: nn.Module, weights: Int8Weights) -> None:

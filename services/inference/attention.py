@@ -3,7 +3,7 @@
 T = packed tokens, S = sequences, N = heads, D = head dim
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,11 +40,21 @@ class PagedAttention:
     """Built once per step, called once per layer: single tokens through the decode kernel, the rest as prefill.
 
     slopes: (N,) fp32, of this rank's heads. alibi_tolerance: see bloom.kernels; None is its default.
+    batch_invariant: single tokens go as prefill, too. Whether a token of a prompt is one, and whether what was decoded
+    is prefilled again, is up to the neighbours; and two kernels round differently.
     """
 
     def __init__(
-        self, cache: KVCache, slopes: Tensor, step: StepTensors, *, alibi_tolerance: float | None = None
+        self,
+        cache: KVCache,
+        slopes: Tensor,
+        step: StepTensors,
+        *,
+        alibi_tolerance: float | None = None,
+        batch_invariant: bool = False,
     ) -> None:
+        if batch_invariant:  # rows that only pad need a key to see
+            step = replace(step, num_singles=0, context_lens=step.context_lens.clamp(min=1))
         self._cache = cache
         self._slopes = slopes
         self._step = step

@@ -34,6 +34,7 @@ class EngineConfig:
     kv_memory_fraction: float = 0.5  # of the memory that model and largest step leave free
     max_kv_bytes: int = 0  # 0: 1 GiB on a CPU, 16 GiB on a GPU
     prefix_caching: bool = True
+    batch_invariant: bool = False  # logits bitwise the same alone and among neighbours; on a CPU with cpu_operators
     tensor_parallel: int = 1  # ranks that share each layer; divides the heads
     pipeline_parallel: int = 1  # stages that share the layers
     ranks_address: str = ""  # host:port where ranks of other machines join; "": all ranks are started on this one
@@ -87,11 +88,16 @@ class WorkerConfig:
         return self.worker_id or f"{socket.gethostname()}:{port}"
 
 
+def _boolean(text: str) -> bool:
+    return bool(("false", "true").index(text))
+
+
 _ENGINE_VARIABLES: dict[str, Callable[[str], object]] = {
     "device": str,
     "dtype": str,
     "weights": str,
-    "cpu_operators": lambda text: bool(("false", "true").index(text)),
+    "cpu_operators": _boolean,
+    "batch_invariant": _boolean,
     "threads": int,
     "max_batched_tokens": int,
     "max_running": int,

@@ -31,6 +31,7 @@ class RankGroup:
         self._model = model
         self._rank = rank
         self._tp_size = config.tensor_parallel
+        self._batch_invariant = config.batch_invariant
         self._num_ranks = config.tensor_parallel * config.pipeline_parallel
         self.shard = Shard.of(
             model,
@@ -68,8 +69,18 @@ class RankGroup:
         dist.destroy_process_group()
 
     def all_reduce(self, x: Tensor) -> None:
-        """Sum over the ranks that share this stage's layers, in place."""
-        dist.all_reduce(x, group=self._stage)
+        """Sum over the ranks that share this stage's layers, in place.
+
+        Libraries add piece after piece, each in an order of its own; where a piece begins depends on the batch.
+        """
+        if not self._batch_invariant:
+            dist.all_reduce(x, group=self._stage)
+            return
+        parts = [torch.empty_like(x) for _ in range(self._tp_size)]
+        dist.all_gather(parts, x, group=self._stage)
+        x.copy_(parts[0])
+        for part in parts[1:]:
+            x += part
 
     def forward(self, share: Share, batch: StepBatch) -> Tensor:
         """This rank's part of a step; (T, H), the last stage's after ln_f."""

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from bloom.batch_invariant import to_batch_invariant
 from bloom.checkpoint import open_checkpoint
 from bloom.cpu import BLOCK_SIZE, CannotBuild, CpuModel, load_library
 from bloom.parallel import Shard
@@ -54,12 +55,21 @@ def load_share(model_dir: Path, config: EngineConfig, shard: Shard, all_reduce: 
     device = choose_device(config)
     checkpoint = open_checkpoint(model_dir)
     dtype, int8 = choose_dtype(config, device, checkpoint), choose_weights(config, checkpoint)
-    if device.type == "cpu" and _has_cpu_operators(config):
+    has_operators = device.type == "cpu" and _has_cpu_operators(config)
+    if config.batch_invariant and device.type == "cpu" and not has_operators:
+        raise ValueError(
+            f"batch_invariant=True, but plain torch's results depend on the batch; have bloom.cpu's operators compute: "
+            f"cpu_operators=True (now {config.cpu_operators}), block_size={BLOCK_SIZE} (now {config.block_size}) and a "
+            "C++ compiler"
+        )
+    if has_operators:
         with TensorReader(model_dir) as reader:
             weights = int8 or str(dtype).removeprefix("torch.")
             model = CpuModel(reader, weights=weights, shard=shard, threads=config.threads, all_reduce=all_reduce)
         return CpuExecutor(model, config)
     bloom = load_model(model_dir, dtype=dtype, device=device, shard=shard, weights=int8)
+    if config.batch_invariant:
+        to_batch_invariant(bloom)
     return TorchExecutor(Stage(bloom, shard, all_reduce), config)
 
 

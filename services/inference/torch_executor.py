@@ -78,8 +78,15 @@ class TorchExecutor:
         pass
 
     def _compute(self, inputs: Tensor, step: StepTensors) -> Tensor:
-        tolerance = self._config.alibi_tolerance
-        return self._stage.forward(inputs, PagedAttention(self._cache, self._slopes, step, alibi_tolerance=tolerance))
+        config = self._config
+        attention = PagedAttention(
+            self._cache,
+            self._slopes,
+            step,
+            alibi_tolerance=config.alibi_tolerance,
+            batch_invariant=config.batch_invariant,
+        )
+        return self._stage.forward(inputs, attention)
 
     def _new_cache(self, shard: Shard, num_blocks: int) -> KVCache:
         return KVCache(

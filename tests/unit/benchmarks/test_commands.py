@@ -12,6 +12,7 @@ COMMANDS = {
     "serve": ["vllm", "anthesis", "--rounds", "5", "--batches", "1", "8", "32", "--new", "64"],
     "load": ["mixed", "--seconds", "300", "--weights", "int8"],
     "profile": ["--weights", "int8_dynamic", "--batch", "32", "--no-worker"],
+    "batch_invariance": ["--weights", "int8", "--batches", "1", "8", "32"],
     "soak": ["--minutes", "30", "--clients", "24"],
     "seven_billion": ["--weights", "int8", "--batches", "1", "8"],
     "machine": ["--threads", "2"],
