@@ -4,5 +4,5 @@ import torch
 
 
 def at_most(count: int) -> dict[str, int]:
-    """The launch option. Left alone, ptxas aims at an occupancy and spills a few bytes for it. AMD has no such option."""
+    """The launch option; without it ptxas aims at an occupancy and spills a few bytes for that. AMD has none."""
     return {} if torch.version.hip else {"maxnreg": count}
