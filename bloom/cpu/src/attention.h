@@ -314,6 +314,9 @@ inline void attend(const Head& h, int tokens, long context, const float* qkv, lo
     const long position = context - tokens + t;
     store_token(c, h.layer, h.table[position / BLOCK], h.head, position % BLOCK, k + t * stride, v + t * stride);
   }
+  if (tokens == 1 && h.head + 1 < c.heads)  // the thread's next task, whose beginning nothing else foresees
+    for (long at = 0; at < std::min<long>(context, CHUNK); at += BLOCK)
+      fetch(keys_of(c, h.layer, h.table[at / BLOCK], h.head + 1), 2 * part_bytes(c));
   for (int row = 0; row < tokens;) {
     with_few_sizes<MAX_ROWS>(tokens - row, [&]<int ROWS>() {
       const long position = context - tokens + row;

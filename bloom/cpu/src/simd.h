@@ -64,19 +64,27 @@ inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
 inline f32x16 max(f32x16 a, f32x16 b) { return a > b ? a : b; }
 
 inline float sum(f32x16 v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)v);
+#else
   float s[LANES];
   store(s, v);
   for (int width = LANES / 2; width; width /= 2)
     for (int i = 0; i < width; i++) s[i] += s[i + width];
   return s[0];
+#endif
 }
 
 inline float max(f32x16 v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps((__m512)v);
+#else
   float s[LANES];
   store(s, v);
   for (int width = LANES / 2; width; width /= 2)
     for (int i = 0; i < width; i++) s[i] = s[i] > s[i + width] ? s[i] : s[i + width];
   return s[0];
+#endif
 }
 
 // bf16 is the upper half of an fp32. Rounded to nearest, ties to even; NaN stays NaN.

@@ -50,6 +50,7 @@ namespace {
 
 // The stages, in order. Those of a layer repeat.
 enum Stage { EMBED = 0, EMBED_NORM = 1, LAYERS = 2, PER_LAYER = 4 };
+constexpr int HEADS_AT_ONCE = 4;  // of a sequence, by one thread: they lie side by side in a block
 enum LayerStage { ATTENTION = 0, ADD_ATTENTION = 1, MLP = 2, ADD_MLP = 3 };
 inline int final_stage(const Model& m) { return LAYERS + PER_LAYER * m.layers; }
 
@@ -206,7 +207,7 @@ class Runner {
     store_product(layer.qkv, qkv_, width, counter);
     const long out_stride = padded(m_.cache.heads * m_.cache.head_dim, LANES);
     Counts& counts = counts_[thread];
-    share(long(s_.sequences) * m_.cache.heads, 1, counter, [&](long task) {
+    share(long(s_.sequences) * m_.cache.heads, HEADS_AT_ONCE, counter, [&](long task) {
       attend_task(m_.cache, m_.slopes, m_.tolerance, s_, index, task, qkv_, width, attended_, out_stride, counts);
     });
     prepare(layer.dense, counter, [&](long t) {
