@@ -27,7 +27,7 @@ class PagedAttention:
         self._c = load_library().c
         self._context = self._c.bloom_open(threads)
         self._slopes = slopes.float().contiguous()
-        self._tolerance = tolerance
+        self.tolerance = tolerance
         self._cache = Cache(num_blocks=num_blocks, kind=KINDS[dtype], heads=len(slopes), head_dim=head_dim)
         self.data = torch.zeros(num_blocks, self._c.bloom_block_bytes(self._cache), dtype=torch.uint8)
         self.key_norms = torch.zeros(num_blocks, len(slopes))
@@ -52,7 +52,7 @@ class PagedAttention:
             context_lens=context_lens.ctypes.data,
             block_tables=tables.ctypes.data,
         )
-        arguments = self._cache, self._slopes.data_ptr(), self._tolerance, step, qkv.data_ptr(), out.data_ptr()
+        arguments = self._cache, self._slopes.data_ptr(), self.tolerance, step, qkv.data_ptr(), out.data_ptr()
         self._c.bloom_attend(self._context, *arguments)
         self.chunks += step.chunks
         self.chunks_read += step.chunks_read
