@@ -71,7 +71,7 @@ def platform() -> Iterator[LocalPlatform]:
 def add_seedling(client: Client) -> None:
     """Register, deploy and wait for `seedling`: random weights, big enough that a completion takes its time."""
     with tempfile.TemporaryDirectory() as made:
-        folder = make_hf_folder(Path(made), n_head=6, hidden=192, n_layer=4, vocab=VOCAB)
+        folder = make_hf_folder(Path(made), n_head=6, hidden=192, n_layer=8, vocab=VOCAB)
         paths = [folder / "config.json", *folder.glob("*.safetensors")]
         files = [ModelFile(path=path.name, digest=client.artifacts.upload(path).digest) for path in paths]
         tokenizer = client.artifacts.upload_bytes(small_tokenizer_json(VOCAB).encode())

@@ -66,7 +66,7 @@ def settings(*, disabled: bool) -> SamplingParams:
     with st.container(border=True):
         st.markdown("##### Settings")
         max_tokens = st.slider(
-            "Longest answer (tokens)", 1, 512, 64, key="max_tokens", persist_state="session", disabled=disabled
+            "Longest answer (tokens)", 1, 2048, 64, key="max_tokens", persist_state="session", disabled=disabled
         )
         temperature = st.slider(
             "Temperature",
