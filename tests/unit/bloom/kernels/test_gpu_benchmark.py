@@ -41,6 +41,7 @@ def test_skipping_in_the_sweep_is_what_the_twin_decides():
     keys, values = torch.randn(2, 640, 4, 32, generator=generator)
     context = alibi_skip.Context.of(keys, values)
     q = torch.randn(4, 32, generator=generator)
-    result = alibi_skip.measure(context, [(q, 639)], 2.0**-9, repetitions=1)
+    result = alibi_skip.measure(context, [(q, 639)], "bf16", alibi_skip.Settings(threads=1, repetitions=1))
     assert 0.1 < result.skipped < 0.9
     assert result.error <= 2 * 2.0**-9
+    assert 0.1 < result.chunks_skipped < 0.9  # by the CPU operator, four blocks at a time
