@@ -94,15 +94,8 @@ class Library:
             function = getattr(self.c, name)
             function.restype, function.argtypes = result, arguments
 
-    @property
-    def dots(self) -> str:
-        """Which dot products it has instructions for."""
-        bits = self.c.bloom_dots()
-        return "+".join(name for bit, name in enumerate(("bf16", "int8")) if bits >> bit & 1) or "none"
-
 
 _SIGNATURES: list[tuple[Any, ...]] = [
-    ("bloom_dots", c_int),
     ("bloom_open", c_void_p, c_int),
     ("bloom_close", None, c_void_p),
     ("bloom_allocate", c_void_p, c_size_t),

@@ -316,8 +316,6 @@ bool pack(Context& c, const Linear& w, long first, long rows, const Source* sour
 
 extern "C" {
 
-int bloom_dots() { return dot_bf16 | dot_bytes << 1; }
-
 Context* bloom_open(int threads) { return new Context(threads); }
 
 void bloom_close(Context* context) { delete context; }
