@@ -61,7 +61,7 @@ async def test_all_that_can_be_asked_of_a_generation_reaches_the_worker(backends
     (request,) = backends.worker.requests
     assert request.sampling == sampling
     assert (request.priority, request.client) == (-5, "id")
-    assert 0 < backends.worker.seconds_left[0] <= 30
+    assert 0 < backends.worker.seconds_left[0] < 31  # grpc-timeout is rounded up on its way
     assert [answer.text for answer in answers] == ["ok", "ok"]
     assert b"".join(token.bytes for token in answers[0].prompt_tokens).decode() == "Hello 人"
     assert answers[1].prompt_tokens[1].logprob < 0
