@@ -9,6 +9,7 @@ from bloom.config import BloomConfig
 from bloom.weights import load_config
 
 BLOCK_SIZE = 16
+MAX_BATCHED_TOKENS = 4096  # as in vLLM's recipe: all prompts of a batch in one step
 CONTEXT_SLACK = 16  # tokens of each sequence's cache beyond what the task needs
 
 
@@ -24,6 +25,7 @@ def settings(task: Task) -> dict[str, Any]:
         "threads": task.threads,
         "block_size": BLOCK_SIZE,
         "max_sequence_tokens": longest,
+        "max_batched_tokens": MAX_BATCHED_TOKENS,
         "max_kv_bytes": num_blocks * block_bytes(load_config(task.model), task.weights),
         "prefix_caching": False,
     }

@@ -100,6 +100,7 @@ _SIGNATURES: list[tuple[Any, ...]] = [
     ("bloom_close", None, c_void_p),
     ("bloom_allocate", c_void_p, c_size_t),
     ("bloom_free", None, c_void_p, c_size_t),
+    ("bloom_touch", None, c_void_p, c_void_p, c_size_t),
     ("bloom_panels_bytes", c_int64, POINTER(Linear)),
     ("bloom_block_bytes", c_int64, POINTER(Cache)),
     ("bloom_pack", c_bool, c_void_p, POINTER(Linear), c_int64, c_int64, c_void_p, c_int64, c_int),

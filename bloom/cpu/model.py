@@ -3,7 +3,6 @@
 T = tokens of a step, S = sequences, M = rows, H = hidden size, V = rows of the embedding here
 """
 
-import ctypes
 import math
 from collections.abc import Callable
 
@@ -19,6 +18,7 @@ from .library import KINDS, Cache, Layer, Library, Linear, Model, Step, load_lib
 
 TOLERANCE = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "int8": 2.0**-9}  # rounding of what leaves attention, by cache
 _PIECE_BYTES = 16 << 20  # of a weight, read and packed at a time
+_PIECE_TOKENS = 512  # of a step, computed at a time: enough rows to keep the units busy, in memory for no more
 _LAYERS, _PER_LAYER = 2, 4  # src/step.cpp's stages: the first of layer 0, and how many a layer has
 _SOURCE_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 
@@ -73,7 +73,7 @@ class CpuModel:
         cache.num_blocks, cache.kind = num_blocks, KINDS[dtype]
         size = layers * num_blocks * self._c.bloom_block_bytes(cache)
         cache.data = self._allocate(size)
-        ctypes.memset(cache.data, 0, size)
+        self._c.bloom_touch(self._context, cache.data, size)
         self._key_norms = torch.zeros(layers, num_blocks, cache.heads)
         cache.key_norms = self._key_norms.data_ptr()
 
@@ -97,19 +97,26 @@ class CpuModel:
         (S, blocks). x: (T, H) of the stage before, fp32, contiguous; it is overwritten.
         """
         last_stage = self._final_stage if self.shard.is_last(self.config) else self._final_stage - 1
-        return self._run(last_stage, input_ids, query_starts, context_lens, block_tables, x)
+        if x is None:
+            x = torch.empty(len(input_ids), self.config.hidden_size)
+        for first in range(0, len(input_ids), _PIECE_TOKENS):
+            piece = slice(first, min(first + _PIECE_TOKENS, len(input_ids)))
+            seqs, starts, lens = cut(query_starts, context_lens, piece)
+            self._run(last_stage, input_ids[piece], starts, lens, block_tables[seqs], x[piece])
+        return x
 
     def try_step(self, num_tokens: int, num_rows: int) -> None:
-        """Run a step of num_tokens and num_rows logits, through one layer only: the next one uses the same memory.
+        """Run a step of num_tokens and num_rows logits, one piece through one layer: others use the same memory.
 
         For what it takes; before allocate_cache, over a cache of one block that is let go of again.
         """
         self.allocate_cache(1, dtype="float32")
-        ids = np.zeros(num_tokens, dtype=np.int64)
-        starts, lens = np.array([0, num_tokens], dtype=np.int32), np.array([num_tokens], dtype=np.int32)
-        tables = np.zeros((1, -(-num_tokens // BLOCK_SIZE)), dtype=np.int32)
         x = torch.zeros(num_tokens, self.config.hidden_size)
-        x = self._run(_LAYERS + _PER_LAYER - 1, ids, starts, lens, tables, x)
+        piece = min(num_tokens, _PIECE_TOKENS)
+        ids = np.zeros(piece, dtype=np.int64)
+        starts, lens = np.array([0, piece], dtype=np.int32), np.array([piece], dtype=np.int32)
+        tables = np.zeros((1, -(-piece // BLOCK_SIZE)), dtype=np.int32)
+        self._run(_LAYERS + _PER_LAYER - 1, ids, starts, lens, tables, x[:piece])
         if self.shard.is_last(self.config):
             self.logits(x[:num_rows])
 
@@ -120,11 +127,9 @@ class CpuModel:
         query_starts: NDArray[np.int32],
         context_lens: NDArray[np.int32],
         block_tables: NDArray[np.int32],
-        x: Tensor | None,
-    ) -> Tensor:
-        """The stages of src/step.cpp up to last_stage."""
-        if x is None:
-            x = torch.empty(len(input_ids), self.config.hidden_size)
+        x: Tensor,
+    ) -> None:
+        """The stages of src/step.cpp up to last_stage, on x in place."""
         partial = torch.empty_like(x) if self._all_reduce else None
         tables = np.ascontiguousarray(block_tables)
         step = Step(
@@ -145,7 +150,6 @@ class CpuModel:
                 self._all_reduce(x if reduced == "x" else partial)  # type: ignore[arg-type]
         self.chunks += step.chunks
         self.chunks_read += step.chunks_read
-        return x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(M, V) fp32 from hidden (M, H) fp32, in memory that the next call uses again.
@@ -288,3 +292,16 @@ class CpuModel:
             raise MemoryError(f"{size} bytes for weights or cache cannot be had; free memory or serve a smaller model")
         self._mapped.append((address, size))
         return int(address)
+
+
+def cut(
+    query_starts: NDArray[np.int32], context_lens: NDArray[np.int32], piece: slice
+) -> tuple[slice, NDArray[np.int32], NDArray[np.int32]]:
+    """The sequences of a step that have tokens in a piece of it, and their query_starts and context_lens there."""
+    seqs = slice(
+        int(np.searchsorted(query_starts, piece.start, side="right")) - 1,
+        int(np.searchsorted(query_starts, piece.stop, side="left")),
+    )
+    ends = query_starts[seqs.start + 1 : seqs.stop + 1]
+    starts = np.clip(query_starts[seqs.start : seqs.stop + 1], piece.start, piece.stop) - piece.start
+    return seqs, starts, context_lens[seqs] - np.maximum(ends - piece.stop, 0).astype(np.int32)

@@ -330,6 +330,16 @@ char* bloom_allocate(size_t bytes) {
 
 void bloom_free(char* p, size_t bytes) { munmap(p, bytes); }
 
+// Have the system hand out every page of what bloom_allocate gave, which stays zero.
+void bloom_touch(Context* c, char* p, size_t bytes) {
+  constexpr size_t page = 4096, piece = 16 << 20;
+  std::atomic<size_t> next{0};
+  c->pool.run([&](int) {
+    for (size_t first; (first = next.fetch_add(piece)) < bytes;)
+      for (size_t i = first; i < std::min(first + piece, bytes); i += page) *(volatile char*)(p + i) = 0;
+  });
+}
+
 int64_t bloom_panels_bytes(const Linear* w) { return (w->rows + PANEL - 1) / PANEL * panel_bytes(*w); }
 
 int64_t bloom_block_bytes(const Cache* cache) { return 2 * part_bytes(*cache) * cache->heads; }

@@ -130,6 +130,20 @@ def test_logits_are_bitwise_the_same_however_a_prompt_is_cut(small: Path, weight
     assert torch.equal(run(model, in_chunks(ids, 1, 15, 16, 17, 40, 1, 60))[0], whole)
 
 
+@pytest.mark.parametrize("tokens", [1, 7, 64, 500])
+def test_a_step_is_bitwise_the_same_computed_in_pieces(small: Path, tokens: int, monkeypatch: pytest.MonkeyPatch):
+    model = open_model(small, threads=2)
+    sequences = {seq: random_ids(LENGTH, VOCAB, seed=seq) for seq in range(5)}
+    steps = [
+        {seq: (ids[: 10 + 20 * seq], 0) for seq, ids in sequences.items()},
+        {seq: (ids[10 + 20 * seq :], 10 + 20 * seq) for seq, ids in sequences.items()},
+    ]
+    whole = run(model, steps)
+    monkeypatch.setattr("bloom.cpu.model._PIECE_TOKENS", tokens)
+    cut = run(model, steps)
+    assert all(torch.equal(cut[seq], whole[seq]) for seq in sequences)
+
+
 @pytest.mark.parametrize(("weights", "cache"), FORMATS)
 def test_logits_are_bitwise_the_same_on_any_number_of_threads(small: Path, weights: str, cache: str):
     steps = in_chunks(random_ids(LENGTH, VOCAB), 149, 1)
