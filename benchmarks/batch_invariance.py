@@ -83,6 +83,7 @@ def packed(step: Step, length: int) -> tuple[StepBatch, list[int]]:
         query_starts=np.cumsum([0, *map(len, new)], dtype=np.int32),
         context_lens=np.array([step[sequence][1] + len(step[sequence][0]) for sequence in order], dtype=np.int32),
         block_tables=np.array([range(n * width, (n + 1) * width) for n in order], dtype=np.int32),
+        num_needed=np.array([*map(len, new)], dtype=np.int32),
         copies=np.zeros((0, 2), dtype=np.int32),
     )
     return batch, order

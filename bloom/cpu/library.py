@@ -76,6 +76,7 @@ class Step(Structure):
         ("query_starts", c_void_p),
         ("context_lens", c_void_p),
         ("block_tables", c_void_p),
+        ("num_needed", c_void_p),
         ("x", c_void_p),
         ("partial", c_void_p),
         ("chunks", c_int64),

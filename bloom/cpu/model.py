@@ -1,10 +1,12 @@
 """A BLOOM, or one rank's share of it, computed by the operators in src/.
 
-T = tokens of a step, S = sequences, M = rows, H = hidden size, V = rows of the embedding here
+T = tokens of a step, S = sequences, R = tokens whose hidden states are needed, M = rows, H = hidden size,
+V = rows of the embedding here
 """
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -90,20 +92,28 @@ class CpuModel:
         context_lens: NDArray[np.int32],
         block_tables: NDArray[np.int32],
         x: Tensor | None = None,
+        *,
+        num_needed: NDArray[np.int32] | None = None,
     ) -> Tensor:
-        """Hidden states (T, H), fp32, of a step: after ln_f on the last stage, else for the next stage to go on with.
+        """Hidden states, fp32, of a step: (R, H) after ln_f on the last stage, else (T, H) for the next to go on with.
 
         input_ids (T,), packed; query_starts (S + 1,); context_lens (S,), the step's tokens included; block_tables
-        (S, blocks). x: (T, H) of the stage before, fp32, contiguous; it is overwritten.
+        (S, blocks). x: (T, H) of the stage before, fp32, contiguous; it is overwritten. num_needed: (S,) of how many
+        tokens, the last ones of each sequence, hidden states are needed (R in all); by default of all. The last layer
+        computes only keys and values of the others.
         """
-        last_stage = self._final_stage if self.shard.is_last(self.config) else self._final_stage - 1
+        is_last = self.shard.is_last(self.config)
+        last_stage = self._final_stage if is_last else self._final_stage - 1
         if x is None:
             x = torch.empty(len(input_ids), self.config.hidden_size)
+        needed = num_needed if is_last else None
+        parts = []
         for first in range(0, len(input_ids), _PIECE_TOKENS):
             piece = slice(first, min(first + _PIECE_TOKENS, len(input_ids)))
-            seqs, starts, lens = cut(query_starts, context_lens, piece)
-            self._run(last_stage, input_ids[piece], starts, lens, block_tables[seqs], x[piece])
-        return x
+            batch = cut(piece, query_starts, context_lens, needed)
+            count = self._run(last_stage, input_ids[piece], batch, block_tables[batch.sequences], x[piece])
+            parts.append(x[first : first + count])
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def try_step(self, num_tokens: int, num_rows: int) -> None:
         """Run a step of num_tokens and num_rows logits, one piece through one layer: others use the same memory.
@@ -116,7 +126,8 @@ class CpuModel:
         ids = np.zeros(piece, dtype=np.int64)
         starts, lens = np.array([0, piece], dtype=np.int32), np.array([piece], dtype=np.int32)
         tables = np.zeros((1, -(-piece // BLOCK_SIZE)), dtype=np.int32)
-        self._run(_LAYERS + _PER_LAYER - 1, ids, starts, lens, tables, x[:piece])
+        batch = cut(slice(0, piece), starts, lens, None)
+        self._run(_LAYERS + _PER_LAYER - 1, ids, batch, tables, x[:piece])
         if self.shard.is_last(self.config):
             self.logits(x[:num_rows])
 
@@ -124,32 +135,33 @@ class CpuModel:
         self,
         last_stage: int,
         input_ids: NDArray[np.int64],
-        query_starts: NDArray[np.int32],
-        context_lens: NDArray[np.int32],
+        piece: "Piece",
         block_tables: NDArray[np.int32],
         x: Tensor,
-    ) -> None:
-        """The stages of src/step.cpp up to last_stage, on x in place."""
+    ) -> int:
+        """The stages of src/step.cpp up to last_stage, on x in place; how many rows of it, the first, then count."""
         partial = torch.empty_like(x) if self._all_reduce else None
         tables = np.ascontiguousarray(block_tables)
         step = Step(
             tokens=len(input_ids),
-            sequences=len(context_lens),
+            sequences=len(piece.context_lens),
             table_stride=tables.shape[1],
             ids=input_ids.ctypes.data,
-            query_starts=query_starts.ctypes.data,
-            context_lens=context_lens.ctypes.data,
+            query_starts=piece.query_starts.ctypes.data,
+            context_lens=piece.context_lens.ctypes.data,
             block_tables=tables.ctypes.data,
+            num_needed=None if piece.num_needed is None else piece.num_needed.ctypes.data,
             x=x.data_ptr(),
             partial=partial.data_ptr() if partial is not None else None,
         )
         for first, last, reduced in self._segments(0 if self.shard.is_first() else _LAYERS, last_stage):
             self._c.bloom_run(self._context, self._model, step, first, last)
-            if reduced:
+            if reduced and step.tokens:
                 assert self._all_reduce is not None
-                self._all_reduce(x if reduced == "x" else partial)  # type: ignore[arg-type]
+                self._all_reduce(x if reduced == "x" else partial[: step.tokens])  # type: ignore[index]
         self.chunks += step.chunks
         self.chunks_read += step.chunks_read
+        return int(step.tokens)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(M, V) fp32 from hidden (M, H) fp32, in memory that the next call uses again.
@@ -294,14 +306,26 @@ class CpuModel:
         return int(address)
 
 
+class Piece(NamedTuple):
+    """Some tokens of a step, computed at a time: which sequences have any there, and what `forward` takes of these."""
+
+    sequences: slice
+    query_starts: NDArray[np.int32]
+    context_lens: NDArray[np.int32]
+    num_needed: NDArray[np.int32] | None
+
+
 def cut(
-    query_starts: NDArray[np.int32], context_lens: NDArray[np.int32], piece: slice
-) -> tuple[slice, NDArray[np.int32], NDArray[np.int32]]:
-    """The sequences of a step that have tokens in a piece of it, and their query_starts and context_lens there."""
-    seqs = slice(
-        int(np.searchsorted(query_starts, piece.start, side="right")) - 1,
-        int(np.searchsorted(query_starts, piece.stop, side="left")),
-    )
-    ends = query_starts[seqs.start + 1 : seqs.stop + 1]
-    starts = np.clip(query_starts[seqs.start : seqs.stop + 1], piece.start, piece.stop) - piece.start
-    return seqs, starts, context_lens[seqs] - np.maximum(ends - piece.stop, 0).astype(np.int32)
+    tokens: slice,
+    query_starts: NDArray[np.int32],
+    context_lens: NDArray[np.int32],
+    num_needed: NDArray[np.int32] | None,
+) -> Piece:
+    first = int(np.searchsorted(query_starts, tokens.start, side="right")) - 1
+    last = int(np.searchsorted(query_starts, tokens.stop, side="left"))
+    starts = np.clip(query_starts[first : last + 1], tokens.start, tokens.stop)
+    ends = query_starts[first + 1 : last + 1]
+    after = ends - starts[1:]  # tokens of a sequence that the step has behind the piece
+    if num_needed is not None:
+        num_needed = np.clip(num_needed[first:last] - after, 0, np.diff(starts)).astype(np.int32)
+    return Piece(slice(first, last), starts - tokens.start, context_lens[first:last] - after, num_needed)

@@ -1,6 +1,7 @@
 """The executor for CPUs: bloom.cpu's operators, a whole step in one call.
 
-T = packed tokens, M = rows whose logits are needed, H = hidden size, V = rows of this rank's head
+T = packed tokens, R = rows whose hidden states are needed, M = of these those with logits,
+H = hidden size, V = rows of this rank's head
 """
 
 import torch
@@ -39,10 +40,15 @@ class CpuExecutor:
         self._model.allocate_cache(size.num_blocks, dtype=self._kv_dtype, tolerance=self._config.alibi_tolerance)
 
     def forward(self, batch: StepBatch, received: Tensor | None = None) -> Tensor:
-        """(T, H) fp32. `received`: what the stage before this one has computed, (T, H); None for the first."""
+        """(T, H) fp32, on the last stage (R, H). `received`: (T, H) of the stage before; None for the first."""
         self._model.copy_blocks(batch.copies)
         return self._model.forward(
-            batch.input_ids, batch.query_starts, batch.context_lens, batch.block_tables, received
+            batch.input_ids,
+            batch.query_starts,
+            batch.context_lens,
+            batch.block_tables,
+            received,
+            num_needed=batch.num_needed,
         )
 
     def logits(self, hidden: Tensor) -> Tensor:

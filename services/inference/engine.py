@@ -91,9 +91,9 @@ class Engine:
         if not chunks:  # all that was left had expired
             return events
         batch = StepBatch.from_chunks(chunks, self._scheduler.blocks.take_copies())
-        hidden = self._executor.forward(batch)  # (T, H)
+        hidden = self._executor.forward(batch)  # (R, H)
         self._scheduler.computed(chunks)
-        results = self._results.collect(hidden, chunks)
+        results = self._results.collect(hidden, chunks, batch.num_needed)
         self._drawn.add(sum(isinstance(event, Token) for event in results), started)
         self._step_s = self._clock() - started
         self._scheduler.measured(self._step_s)

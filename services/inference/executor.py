@@ -1,6 +1,6 @@
 """What the engine asks for a step's hidden states and logits, and how that is loaded.
 
-T = packed tokens, M = rows whose logits are needed, H = hidden size, V = rows of the head
+R = rows whose hidden states are needed, M = of these those with logits, H = hidden size, V = rows of the head
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Executor(Protocol):
     """A model and its cache. One step is one `forward`, then `logits` of as many rows at a time as fit."""
 
     def forward(self, batch: StepBatch) -> Tensor:
-        """Hidden states (T, H) after the last LayerNorm; the tokens' keys and values go to the cache."""
+        """Hidden states (R, H) after the last LayerNorm; the keys and values of all tokens go to the cache."""
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(M, V) fp32 of rows (M, H) of what `forward` returned; to be read before the next call."""

@@ -77,12 +77,13 @@ class Forward(_Message, frozen=True):
     query_starts: bytearray
     context_lens: bytearray
     block_tables: bytearray
+    num_needed: bytearray
     copies: bytearray
 
     @classmethod
     def of(cls, batch: StepBatch) -> "Forward":
-        arrays = (batch.input_ids, batch.query_starts, batch.context_lens, batch.block_tables, batch.copies)
-        return cls(len(batch.context_lens), *(bytearray(array.tobytes()) for array in arrays))
+        arrays = (batch.input_ids, batch.query_starts, batch.context_lens, batch.block_tables, batch.num_needed)
+        return cls(len(batch.context_lens), *(bytearray(array.tobytes()) for array in (*arrays, batch.copies)))
 
     def batch(self) -> StepBatch:
         return StepBatch(
@@ -90,6 +91,7 @@ class Forward(_Message, frozen=True):
             query_starts=np.frombuffer(self.query_starts, dtype=np.int32),
             context_lens=np.frombuffer(self.context_lens, dtype=np.int32),
             block_tables=np.frombuffer(self.block_tables, dtype=np.int32).reshape(self.num_sequences, -1),
+            num_needed=np.frombuffer(self.num_needed, dtype=np.int32),
             copies=np.frombuffer(self.copies, dtype=np.int32).reshape(-1, 2),
         )
 

@@ -1,6 +1,7 @@
 """What a rank sends to and gets from its neighbours within a step, over torch.distributed.
 
-T = packed tokens, M = rows whose logits are needed, H = hidden size, V = rows of the head
+T = packed tokens, R = rows whose hidden states are needed, M = of these those with logits,
+H = hidden size, V = rows of the head
 Rank 0 is in the last stage, where hidden states and logits end: they are used in its process.
 """
 
@@ -83,7 +84,7 @@ class RankGroup:
             x += part
 
     def forward(self, share: Share, batch: StepBatch) -> Tensor:
-        """This rank's part of a step; (T, H), the last stage's after ln_f."""
+        """This rank's part of a step: (T, H), of the last stage (R, H) after ln_f."""
         received = None
         if not self.shard.is_first():
             shape = (len(batch.input_ids), self.hidden_size)

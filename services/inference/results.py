@@ -1,11 +1,13 @@
 """What a step's hidden states mean for its sequences: tokens drawn, targets scored, states pooled.
 
-T = packed tokens, M = rows whose logits are needed, H = hidden size, V = rows of the head
+R = rows whose hidden states are needed, M = of these those with logits, H = hidden size, V = rows of the head
 """
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -40,20 +42,20 @@ class Results:
         """Its request is dropped."""
         self._best_of.pop(request_id, None)
 
-    def collect(self, hidden: Tensor, chunks: list[Chunk]) -> list[Event]:
-        """Events of the step that gave `hidden` (T, H); the chunks count as computed already."""
+    def collect(self, hidden: Tensor, chunks: list[Chunk], num_needed: NDArray[np.int32]) -> list[Event]:
+        """Events of the step that gave `hidden` (R, H), `num_needed` rows of each chunk; these count as computed."""
         drawing: list[tuple[Generation, int]] = []
         targets: list[_Target] = []
         pooling: list[tuple[Embedding, Tensor]] = []
         end = 0
-        for seq, num_tokens in chunks:
-            end += num_tokens
+        for (seq, num_tokens), num_rows in zip(chunks, num_needed.tolist(), strict=True):
+            end += num_rows
             if seq.is_scored:
                 targets += _targets(seq, num_tokens, end)
             if isinstance(seq, Generation) and seq.num_pending == 0:
                 drawing.append((seq, end - 1))
             elif isinstance(seq, Embedding):
-                pooling.append((seq, hidden[end - min(num_tokens, seq.num_computed - seq.num_pooled) : end]))
+                pooling.append((seq, hidden[end - num_rows : end]))
         events = self._score(hidden, targets) if targets else []  # of a prompt, before its first token
         if drawing:
             events += self._draw(hidden, drawing)

@@ -40,7 +40,7 @@ class Share(Protocol):
         """Take the memory of the cache. Before any step."""
 
     def forward(self, batch: StepBatch, received: Tensor | None = None) -> Tensor:
-        """(T, H) for the next stage, or after the last LayerNorm; from the (T, H) of the stage before."""
+        """(T, H) for the next stage, or (R, H) after the last LayerNorm; from the (T, H) of the stage before."""
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(M, rows of this rank's head) fp32, on the last stage."""

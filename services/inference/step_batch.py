@@ -1,6 +1,6 @@
 """What one step computes, as arrays: the engine makes it, every rank gets it.
 
-T = packed tokens, S = sequences, C = blocks to copy
+T = packed tokens, S = sequences, C = blocks to copy, R = rows whose hidden states are needed
 """
 
 from collections.abc import Sequence as Items
@@ -20,6 +20,7 @@ class StepBatch:
     query_starts: NDArray[np.int32]  # (S + 1,) sequence i has tokens query_starts[i] to query_starts[i + 1]
     context_lens: NDArray[np.int32]  # (S,) keys that each sequence has after the step
     block_tables: NDArray[np.int32]  # (S, max_blocks); 0 behind a sequence's blocks
+    num_needed: NDArray[np.int32]  # (S,) of how many tokens, a sequence's last ones, hidden states are needed
     copies: NDArray[np.int32]  # (C, 2) blocks: source, target; done before anything else (copy-on-write)
 
     @classmethod
@@ -38,6 +39,7 @@ class StepBatch:
             query_starts=np.cumsum([0, *num_tokens], dtype=np.int32),
             context_lens=starts + np.array(num_tokens, dtype=np.int32),
             block_tables=block_tables,
+            num_needed=np.array([_num_needed(chunk) for chunk in chunks], dtype=np.int32),
             copies=np.array(copies, dtype=np.int32).reshape(-1, 2),
         )
 
@@ -47,6 +49,13 @@ class StepBatch:
         several = np.flatnonzero(np.diff(self.query_starts) > 1)
         return int(several[0]) if len(several) else len(self.context_lens)
 
+    @property
+    def needed_rows(self) -> NDArray[np.int64]:
+        """(R,) ascending, of the T packed ones."""
+        num_tokens = np.diff(self.query_starts)
+        from_end = np.repeat(self.query_starts[1:], num_tokens) - np.arange(len(self.input_ids))
+        return np.flatnonzero(from_end <= np.repeat(self.num_needed, num_tokens))
+
     def slots(self, block_size: int) -> NDArray[np.int64]:
         """(T,) where each token's key and value go: block * block_size + offset."""
         row = np.repeat(np.arange(len(self.context_lens)), np.diff(self.query_starts))
@@ -55,3 +64,9 @@ class StepBatch:
         blocks = self.block_tables[row, positions // block_size].astype(np.int64)
         slots: NDArray[np.int64] = blocks * block_size + positions % block_size
         return slots
+
+
+def _num_needed(chunk: Chunk) -> int:
+    """The inputs of a chunk from the sequence's first needed one on; to be asked before the chunk counts as computed."""
+    seq, num_tokens = chunk
+    return min(num_tokens, max(0, seq.num_computed + num_tokens - seq.first_needed))

@@ -1,6 +1,7 @@
 """The executor that torch gives: BloomModel with paged attention, by kernels on CUDA, in plain torch elsewhere.
 
-T = packed tokens, M = rows whose logits are needed, H = hidden size, V = rows of this rank's head
+T = packed tokens, R = rows whose hidden states are needed, M = of these those with logits,
+H = hidden size, V = rows of this rank's head
 """
 
 import copy
@@ -61,13 +62,18 @@ class TorchExecutor:
 
     @torch.inference_mode()
     def forward(self, batch: StepBatch, received: Tensor | None = None) -> Tensor:
-        """(T, H). `received`: what the stage before this one has computed, (T, H); None for the first."""
+        """(T, H), on the last stage (R, H). `received`: (T, H) of the stage before; None for the first."""
         self._cache.copy_blocks(batch.copies)
         block_size = self._config.block_size
         if self._graphs is not None and self._buffers.takes(batch):
-            return self._graphs.run(batch, received, block_size)
-        inputs = torch.from_numpy(batch.input_ids).to(self.device) if received is None else received
-        return self._compute(inputs, StepTensors.of(batch, block_size, self.device))
+            hidden = self._graphs.run(batch, received, block_size)
+        else:
+            inputs = torch.from_numpy(batch.input_ids).to(self.device) if received is None else received
+            hidden = self._compute(inputs, StepTensors.of(batch, block_size, self.device))
+        rows = batch.needed_rows
+        if not self._stage.shard.is_last(self._model_config) or len(rows) == len(hidden):
+            return hidden
+        return hidden[torch.from_numpy(rows).to(self.device)]
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
@@ -113,6 +119,7 @@ class TorchExecutor:
             query_starts=np.array([*range(config.max_running), num_tokens], dtype=np.int32),
             context_lens=np.full(config.max_running, longest, dtype=np.int32),
             block_tables=np.zeros((config.max_running, -(-longest // config.block_size)), np.int32),
+            num_needed=np.zeros(config.max_running, dtype=np.int32),
             copies=np.zeros((0, 2), dtype=np.int32),
         )
         cache = self._new_cache(replace(stage.shard, last_layer=stage.shard.first_layer), num_blocks=1)

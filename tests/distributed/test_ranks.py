@@ -68,6 +68,7 @@ def batch(*rows: tuple[Tensor, int, list[int]], copies: tuple[tuple[int, int], .
         query_starts=np.cumsum([0, *(len(ids) for ids, _, _ in rows)], dtype=np.int32),
         context_lens=np.array([context for _, context, _ in rows], dtype=np.int32),
         block_tables=np.array([blocks + [0] * (width - len(blocks)) for _, _, blocks in rows], dtype=np.int32),
+        num_needed=np.ones(len(rows), dtype=np.int32),
         copies=np.array(copies, dtype=np.int32).reshape(-1, 2),
     )
 
@@ -96,8 +97,7 @@ def error(executor: Executor, folder: Path) -> float:
     ]
     worst = 0.0
     for step, sequences in steps:
-        hidden = executor.forward(step)
-        logits = executor.logits(hidden[step.query_starts[1:] - 1])
+        logits = executor.logits(executor.forward(step))  # of each sequence's last token
         assert logits.shape == (len(sequences), VOCAB)
         for row, ids in zip(logits, sequences, strict=True):
             worst = max(worst, (row - hf_logits(oracle(folder), ids)[-1]).abs().max().item())

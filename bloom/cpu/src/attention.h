@@ -151,9 +151,12 @@ inline void with_few_sizes(int left, Function&& f) {
 
 template <class A>
 inline void put_query(A* out, const float* q, int d) {
-  for (int i = 0; i < d; i++) {
-    if constexpr (std::is_same_v<A, bf16>) out[i] = to_bf16(q[i]);
-    else out[i] = q[i];
+  int i = 0;
+  if constexpr (std::is_same_v<A, bf16>) {
+    for (; i + LANES <= d; i += LANES) store_bf16(out + i, load<f32x16>(q + i));
+    for (; i < d; i++) out[i] = to_bf16(q[i]);
+  } else {
+    for (; i < d; i++) out[i] = q[i];
   }
 }
 
@@ -175,11 +178,8 @@ inline const std::vector<Visit>& choose_chunks(const Head& h, long position, int
   const uint32_t all = (1u << rows) - 1;
   for (long start = 0; start < position + rows; start += CHUNK) {
     const f32x16 behind = at - float(start + CHUNK - 1);  // distance to the chunk's nearest key
-    uint32_t skip = 0, past = 0;
-    for (int r = 0; r < rows; r++) {
-      skip |= uint32_t(start > position + r) << r;
-      past |= uint32_t(behind[r] > 0) << r;
-    }
+    uint32_t skip = all & bits(at < float(start));
+    const uint32_t past = all & bits(behind > 0.0f);
     if (h.tolerance > 0 && past) {
       float norm = 0;
       for (int b = 0; b < CHUNK / BLOCK && start + b * BLOCK < position + rows; b++)
@@ -188,16 +188,12 @@ inline const std::vector<Visit>& choose_chunks(const Head& h, long position, int
       // NaN, of a model that computes it, compares as false and is read.
       const f32x16 share = bound < 0.0f ? float(CHUNK) * exp(bound) : splat(2.0f);
       const f32x16 total = dropped + share;
-      for (int r = 0; r < rows; r++)
-        if (past >> r & 1) {
-          counts.chunks++;
-          if (total[r] <= h.tolerance) {
-            dropped[r] = total[r];
-            skip |= 1u << r;
-          } else {
-            counts.chunks_read++;
-          }
-        }
+      const i32x16 left_out = (total <= h.tolerance) & (behind > 0.0f);
+      dropped = left_out ? total : dropped;
+      const uint32_t left = all & bits(left_out);
+      skip |= left;
+      counts.chunks += __builtin_popcount(past);
+      counts.chunks_read += __builtin_popcount(past & ~left);
     }
     if (skip != all) visits.push_back({start, skip});
   }
@@ -303,10 +299,10 @@ void attend_rows(const Head& h, long position, const float* q, const float* k, l
   }
 }
 
-// Store the new tokens of one sequence and head, then attend from each of them. qkv: (tokens, heads, 3, D), `stride`
-// floats a token; `context` tokens are in the cache when these are.
-inline void attend(const Head& h, int tokens, long context, const float* qkv, long stride, float* out, long out_stride,
-                   Counts& counts) {
+// Store the new tokens of one sequence and head, then attend from the last `needed` of them. qkv: (tokens, heads, 3, D),
+// `stride` floats a token; `context` tokens are in the cache when these are.
+inline void attend(const Head& h, int tokens, int needed, long context, const float* qkv, long stride, float* out,
+                   long out_stride, Counts& counts) {
   const Cache& c = h.cache;
   const float* q = qkv + h.head * 3 * c.head_dim;
   const float *k = q + c.head_dim, *v = k + c.head_dim;
@@ -317,7 +313,7 @@ inline void attend(const Head& h, int tokens, long context, const float* qkv, lo
   if (tokens == 1 && h.head + 1 < c.heads)  // the thread's next task, whose beginning nothing else foresees
     for (long at = 0; at < std::min<long>(context, CHUNK); at += BLOCK)
       fetch(keys_of(c, h.layer, h.table[at / BLOCK], h.head + 1), 2 * part_bytes(c));
-  for (int row = 0; row < tokens;) {
+  for (int row = tokens - needed; row < tokens;) {
     with_few_sizes<MAX_ROWS>(tokens - row, [&]<int ROWS>() {
       const long position = context - tokens + row;
       const float *rq = q + row * stride, *rk = k + row * stride;

@@ -87,6 +87,17 @@ inline float max(f32x16 v) {
 #endif
 }
 
+// A bit per lane of what a comparison gave.
+inline uint32_t bits(i32x16 v) {
+#if defined(__AVX512DQ__)
+  return _mm512_movepi32_mask((__m512i)v);
+#else
+  uint32_t set = 0;
+  for (int i = 0; i < LANES; i++) set |= uint32_t(v[i] & 1) << i;
+  return set;
+#endif
+}
+
 // bf16 is the upper half of an fp32. Rounded to nearest, ties to even; NaN stays NaN.
 inline bf16 to_bf16(float x) {
   uint32_t u;

@@ -34,12 +34,14 @@ struct Model {
 };
 
 struct Step {
-  int32_t tokens, sequences, table_stride;
+  int32_t tokens;                 // fewer once the last layer has left out those that are not needed
+  int32_t sequences, table_stride;
   const int64_t* ids;             // (T)
   const int32_t* query_starts;    // (S + 1)
   const int32_t* context_lens;    // (S), the step's tokens included
   const int32_t* block_tables;    // (S, table_stride)
-  float* x;                       // (T, H) the residual stream, in and out
+  const int32_t* num_needed;      // (S) of how many tokens, a sequence's last, hidden states are needed; null: of all
+  float* x;                       // (T, H) the residual stream, in and out: the needed rows in front
   float* partial;                 // (T, H) with parallel
   int64_t chunks, chunks_read;    // out: chunks of keys that could have been left out, and those that were read
 };
@@ -95,14 +97,17 @@ inline void layer_norm(const float* x, const float* weight, const float* bias, l
   for (; i < h; i++) out[i] = (x[i] - mean) * inverse * weight[i] + bias[i];
 }
 
-// Task `task` of sequences times heads: new keys and values to the cache, then attention.
+// Task `task` of sequences times heads: new keys and values to the cache, then attention, from the needed tokens alone
+// with `num_needed`.
 inline void attend_task(const Cache& cache, const float* slopes, float tolerance, const Step& step, long layer,
-                        long task, const float* qkv, long width, float* out, long out_stride, Counts& counts) {
+                        const int32_t* num_needed, long task, const float* qkv, long width, float* out, long out_stride,
+                        Counts& counts) {
   const long seq = task / cache.heads, head = task % cache.heads;
   const int start = step.query_starts[seq], tokens = step.query_starts[seq + 1] - start;
   const float scale = 1 / std::sqrt(float(cache.head_dim));
   const Head h{cache, layer, head, step.block_tables + seq * step.table_stride, slopes[head], scale, tolerance};
-  attend(h, tokens, step.context_lens[seq], qkv + start * width, width, out + start * out_stride, out_stride, counts);
+  attend(h, tokens, num_needed ? num_needed[seq] : tokens, step.context_lens[seq], qkv + start * width, width,
+         out + start * out_stride, out_stride, counts);
 }
 
 class Runner {
@@ -125,7 +130,7 @@ class Runner {
   }
 
   void run(int first, int last) {
-    // One counter per phase of work to share out; a stage has at most four.
+    // One counter per phase of work to share out; a stage has at most five.
     counters_ = std::vector<std::atomic<long>>(8 * (last - first + 1));
     counts_.assign(pool_.size(), {});
     pool_.run([&](int thread) {
@@ -140,6 +145,7 @@ class Runner {
 
  private:
   void run_stage(int stage, int thread, int& counter) {
+    if (s_.tokens == 0) return;
     if (stage == EMBED) return embed(counter);
     if (stage == EMBED_NORM) return norm_in_place(m_.embed_norm, m_.embed_norm_bias, counter);
     if (stage == final_stage(m_)) return norm_in_place(m_.final_norm, m_.final_norm_bias, counter);
@@ -207,15 +213,36 @@ class Runner {
     store_product(layer.qkv, qkv_, width, counter);
     const long out_stride = padded(m_.cache.heads * m_.cache.head_dim, LANES);
     Counts& counts = counts_[thread];
+    const int32_t* num_needed = index == m_.layers - 1 ? s_.num_needed : nullptr;
     share(long(s_.sequences) * m_.cache.heads, HEADS_AT_ONCE, counter, [&](long task) {
-      attend_task(m_.cache, m_.slopes, m_.tolerance, s_, index, task, qkv_, width, attended_, out_stride, counts);
+      attend_task(m_.cache, m_.slopes, m_.tolerance, s_, index, num_needed, task, qkv_, width, attended_, out_stride,
+                  counts);
     });
+    if (num_needed) {  // what comes after the last attention depends on its own row alone
+      share(1, 1, counter, [&](long) { keep_needed(out_stride); });
+      if (s_.tokens == 0) return;
+    }
     prepare(layer.dense, counter, [&](long t) {
       float* row = attended_ + t * out_stride;
       for (long i = layer.dense.columns; i < out_stride; i++) row[i] = 0;
       return row;
     });
     to_residual(layer.dense, counter);
+  }
+
+  // Move the needed rows of x and of attention's output to the front.
+  void keep_needed(long out_stride) {
+    long kept = 0;
+    for (long seq = 0; seq < s_.sequences; seq++) {
+      const long end = s_.query_starts[seq + 1], count = s_.num_needed[seq];
+      if (kept != end - count) {
+        std::memmove(s_.x + kept * m_.hidden, s_.x + (end - count) * m_.hidden, count * m_.hidden * sizeof(float));
+        std::memmove(attended_ + kept * out_stride, attended_ + (end - count) * out_stride,
+                     count * out_stride * sizeof(float));
+      }
+      kept += count;
+    }
+    s_.tokens = kept;
   }
 
   void mlp(const Layer& layer, int& counter) {
@@ -367,7 +394,7 @@ void bloom_attend(Context* c, const Cache* cache, const float* slopes, float tol
   c->pool.run([&](int) {
     Counts counts;
     for (long task; (task = next.fetch_add(1)) < long(step->sequences) * cache->heads;)
-      attend_task(*cache, slopes, tolerance, *step, 0, task, qkv, 3 * width, out, width, counts);
+      attend_task(*cache, slopes, tolerance, *step, 0, nullptr, task, qkv, 3 * width, out, width, counts);
     chunks += counts.chunks;
     chunks_read += counts.chunks_read;
   });

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from services.inference.rank_channel import Forward
 from services.inference.scheduler import Chunk
-from services.inference.sequence import Sequence
+from services.inference.sequence import Embedding, Scoring
 from services.inference.step_batch import StepBatch
 
 BLOCK_SIZE = 4
@@ -18,7 +18,12 @@ def chunks(draw: st.DrawFn) -> list[Chunk]:
     drawn = []
     for number in range(draw(st.integers(1, 6))):
         length = draw(st.integers(1, 30))
-        seq = Sequence(number, draw(st.lists(st.integers(0, 250_000), min_size=length, max_size=length)))
+        ids = draw(st.lists(st.integers(0, 250_000), min_size=length, max_size=length))
+        num_context = draw(st.integers(0, length))
+        if num_context:
+            seq = Scoring(number, ids[:num_context], [*ids[num_context:], 7])
+        else:
+            seq = Embedding(number, ids, draw(st.sampled_from(["mean", "last"])), normalize=False)
         seq.num_computed = draw(st.integers(0, length - 1))
         num_blocks = -(-length // BLOCK_SIZE) + draw(st.integers(0, 2))
         seq.block_table.extend(draw(st.lists(st.integers(0, 10_000), min_size=num_blocks, max_size=num_blocks)))
@@ -30,7 +35,7 @@ def chunks(draw: st.DrawFn) -> list[Chunk]:
 def test_a_batch_says_of_every_token_its_id_its_sequence_and_its_slot(chunks: list[Chunk]):
     batch = StepBatch.from_chunks(chunks)
     slots = batch.slots(BLOCK_SIZE)
-    index = 0
+    index, needed = 0, []
     for row, (seq, num_tokens) in enumerate(chunks):
         assert batch.query_starts[row] == index
         assert batch.context_lens[row] == seq.num_computed + num_tokens
@@ -38,8 +43,12 @@ def test_a_batch_says_of_every_token_its_id_its_sequence_and_its_slot(chunks: li
         for position in range(seq.num_computed, seq.num_computed + num_tokens):
             assert batch.input_ids[index] == seq.token_ids[position]
             assert slots[index] == seq.block_table[position // BLOCK_SIZE] * BLOCK_SIZE + position % BLOCK_SIZE
+            if position >= seq.first_needed:
+                needed.append(index)
             index += 1
     assert batch.query_starts[-1] == len(batch.input_ids) == len(slots) == index
+    assert batch.needed_rows.tolist() == needed
+    assert batch.num_needed.sum() == len(needed)
     assert batch.num_singles == sum(chunk.num_tokens == 1 for chunk in chunks)
 
 
@@ -55,7 +64,7 @@ def test_a_batch_reaches_other_ranks_unchanged(chunks: list[Chunk], copies: list
 
 
 def test_the_formats_are_those_that_kernels_and_operators_take():
-    seq = Sequence(0, [5, 6])
+    seq = Embedding(0, [5, 6], "last", normalize=False)
     seq.block_table.append(3)
     batch = StepBatch.from_chunks([Chunk(seq, 2)])
     assert batch.input_ids.dtype == np.int64

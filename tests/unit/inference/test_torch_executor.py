@@ -44,6 +44,7 @@ def batch(ids: torch.Tensor, starts: list[int], lens: list[int], tables: list[li
         query_starts=np.array(starts, dtype=np.int32),
         context_lens=np.array(lens, dtype=np.int32),
         block_tables=np.array(tables, dtype=np.int32),
+        num_needed=np.diff(starts).astype(np.int32),
         copies=np.zeros((0, 2), dtype=np.int32),
     )
 

@@ -144,6 +144,36 @@ def test_a_step_is_bitwise_the_same_computed_in_pieces(small: Path, tokens: int,
     assert all(torch.equal(cut[seq], whole[seq]) for seq in sequences)
 
 
+@pytest.mark.parametrize("tokens", [9, 64, 512])
+@pytest.mark.parametrize(("weights", "cache"), FORMATS)
+def test_hidden_states_that_are_not_needed_are_left_out_and_change_nothing(
+    small: Path, weights: str, cache: str, tokens: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("bloom.cpu.model._PIECE_TOKENS", tokens)
+    ids = torch.cat([random_ids(LENGTH, VOCAB, seed=seq)[:length] for seq, length in enumerate((1, 30, 70, 12))])
+    starts = np.array([0, 1, 31, 101, 113], dtype=np.int32)
+    tables = np.stack([table(seq) for seq in range(4)])
+    needed = np.array([1, 1, 40, 0], dtype=np.int32)
+    rows = np.concatenate([np.arange(end - count, end) for end, count in zip(starts[1:], needed, strict=True)])
+    followers, one_each = np.array([3, 1, 4, 1]), np.arange(5, dtype=np.int32)
+
+    def states(num_needed: np.ndarray | None) -> tuple[Tensor, Tensor]:
+        model = open_model(small, weights, cache, threads=2)
+        first = model.forward(ids.numpy(), starts, np.diff(starts), tables, num_needed=num_needed).clone()
+        return first, model.forward(followers, one_each, np.diff(starts) + 1, tables)
+
+    (all_rows, next_rows), (needed_rows, next_of_needed) = states(None), states(needed)
+    assert torch.equal(needed_rows, all_rows[rows])
+    assert torch.equal(next_of_needed, next_rows)  # their keys and values are in the cache all the same
+
+
+def test_a_step_of_which_nothing_is_needed_gives_no_rows(small: Path):
+    model, ids = open_model(small, threads=2), random_ids(20, VOCAB).numpy()
+    starts, lens = np.array([0, 20], dtype=np.int32), np.array([20], dtype=np.int32)
+    hidden = model.forward(ids, starts, lens, table(0)[None], num_needed=np.zeros(1, dtype=np.int32))
+    assert hidden.shape == (0, model.config.hidden_size)
+
+
 @pytest.mark.parametrize(("weights", "cache"), FORMATS)
 def test_logits_are_bitwise_the_same_on_any_number_of_threads(small: Path, weights: str, cache: str):
     steps = in_chunks(random_ids(LENGTH, VOCAB), 149, 1)
