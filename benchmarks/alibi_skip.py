@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from bloom.alibi import slopes
-from bloom.cpu import PagedAttention
+from bloom.cpu.attention import PagedAttention
 from bloom.kernels import naive
 from bloom.weights import load_model
 from examples.demo import corpus

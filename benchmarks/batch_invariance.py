@@ -69,7 +69,7 @@ def _logits_of(executor: Executor, sequence: int, steps: Sequence[Step], length:
         place = order.index(sequence)
         own = range(starts[place], ends[place])
         logits = executor.logits(hidden[[*own, *np.delete(ends - 1, place)]])  # of the others, too: the head batches
-        rows.append(logits[: len(own)].clone())
+        rows.append(torch.as_tensor(logits[: len(own)]).clone())
     return torch.cat(rows)
 
 
@@ -96,7 +96,7 @@ def decode_ms(executor: Executor, *, batch: int, prompt_tokens: int, num_steps: 
     times = []
     for _ in range(num_steps + 2):
         start = time.perf_counter()
-        executor.logits(executor.forward(step)).sum().item()  # waits for a GPU
+        float(executor.logits(executor.forward(step)).sum())  # waits for a GPU
         times.append(1e3 * (time.perf_counter() - start))
     return Figure.of(times[2:])
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from benchmarks import shapes
 from benchmarks.protocol import Loaded, Prompts, Task, contend, status_bytes
+from bloom.checkpoint import load_config
 from bloom.config import BloomConfig
-from bloom.weights import load_config
 
 BLOCK_SIZE = 16
 MAX_BATCHED_TOKENS = 4096  # as in vLLM's recipe: all prompts of a batch in one step

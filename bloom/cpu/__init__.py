@@ -2,10 +2,10 @@
 
 src/tile.h has the inner loop, linear.h the packed weights, attention.h the paged cache, step.cpp the step and the C
 interface; compile.py compiles them for the processor at hand, library.py declares the interface, model.py drives it.
+No part of that needs torch. attention.py is attention alone, for tests and measurements on torch's tensors.
 """
 
-from .attention import BLOCK_SIZE, PagedAttention
-from .library import CannotBuild, load_library
+from .library import BLOCK_SIZE, CannotBuild, load_library
 from .model import CpuModel
 
-__all__ = ["BLOCK_SIZE", "CannotBuild", "CpuModel", "PagedAttention", "load_library"]
+__all__ = ["BLOCK_SIZE", "CannotBuild", "CpuModel", "load_library"]

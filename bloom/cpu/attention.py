@@ -10,8 +10,6 @@ from torch import Tensor
 
 from .library import KINDS, Cache, Step, load_library
 
-BLOCK_SIZE = 16  # tokens, fixed by src/attention.h
-
 
 class PagedAttention:
     """Causal ALiBi attention of one layer over a cache of its own. dtype: "float32", "bfloat16" or "int8".

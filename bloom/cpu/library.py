@@ -84,6 +84,9 @@ class Step(Structure):
     ]
 
 
+BLOCK_SIZE = 16  # tokens of a cache block, fixed by src/attention.h
+
+
 class Library:
     """The operators of one level (see compile.py)."""
 

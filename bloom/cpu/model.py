@@ -4,27 +4,25 @@ T = tokens of a step, S = sequences, R = tokens whose hidden states are needed, 
 V = rows of the embedding here
 """
 
-import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from ..checkpoint_reader import STORED, CheckpointReader
 from ..parallel import Shard
-from ..tensor_reader import TensorReader
-from .attention import BLOCK_SIZE
-from .library import KINDS, Cache, Layer, Library, Linear, Model, Step, load_library
+from ..tensors import scale_name
+from .library import BLOCK_SIZE, KINDS, Cache, Layer, Library, Linear, Model, Step, load_library
 
 TOLERANCE = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "int8": 2.0**-9}  # rounding of what leaves attention, by cache
 _PIECE_BYTES = 16 << 20  # of a weight, read and packed at a time
 _PIECE_TOKENS = 512  # of a step, computed at a time: enough rows to keep the units busy, in memory for no more
 _LAYERS, _PER_LAYER = 2, 4  # src/step.cpp's stages: the first of layer 0, and how many a layer has
-_SOURCE_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+_SOURCE_KINDS = {"F32": 0, "BF16": 1, "I8": 2}
 
-AllReduce = Callable[[Tensor], None]  # sums over the tensor-parallel ranks, in place
+Rows = NDArray[np.float32]
+AllReduce = Callable[[Rows], None]  # sums over the tensor-parallel ranks, in place
 
 
 class CpuModel:
@@ -39,7 +37,7 @@ class CpuModel:
 
     def __init__(
         self,
-        reader: TensorReader,
+        reader: CheckpointReader,
         *,
         weights: str = "bfloat16",
         shard: Shard | None = None,
@@ -52,15 +50,15 @@ class CpuModel:
         self.shard = shard or Shard.of(self.config)
         self.weights = weights
         self._c = self.library.c
-        self._keep: list[Tensor] = []  # what the structs point to
+        self._keep: list[NDArray[Any]] = []  # what the structs point to
         self._mapped: list[tuple[int, int]] = []
         self._all_reduce = all_reduce
         self._context = self._c.bloom_open(threads)
-        self._buffer = torch.empty(_PIECE_BYTES, dtype=torch.uint8)
+        self._buffer = np.empty(_PIECE_BYTES, dtype=np.uint8)
         self._model = self._build(reader)
         del self._buffer
         self._final_stage: int = self._c.bloom_final_stage(self._model)
-        self._logits = torch.empty(0, self._model.embedding.rows)
+        self._logits = np.empty((0, self._model.embedding.rows), dtype=np.float32)
         self.chunks = self.chunks_read = 0  # of keys: that could have been left out, and those that were read
 
     def allocate_cache(self, num_blocks: int, *, dtype: str, tolerance: float | None = None) -> None:
@@ -76,8 +74,8 @@ class CpuModel:
         size = layers * num_blocks * self._c.bloom_block_bytes(cache)
         cache.data = self._allocate(size)
         self._c.bloom_touch(self._context, cache.data, size)
-        self._key_norms = torch.zeros(layers, num_blocks, cache.heads)
-        cache.key_norms = self._key_norms.data_ptr()
+        self._key_norms = np.zeros((layers, num_blocks, cache.heads), dtype=np.float32)
+        cache.key_norms = self._key_norms.ctypes.data
 
     def block_bytes(self, dtype: str) -> int:
         """Bytes of one block in all layers here."""
@@ -91,10 +89,10 @@ class CpuModel:
         query_starts: NDArray[np.int32],
         context_lens: NDArray[np.int32],
         block_tables: NDArray[np.int32],
-        x: Tensor | None = None,
+        x: Rows | None = None,
         *,
         num_needed: NDArray[np.int32] | None = None,
-    ) -> Tensor:
+    ) -> Rows:
         """Hidden states, fp32, of a step: (R, H) after ln_f on the last stage, else (T, H) for the next to go on with.
 
         input_ids (T,), packed; query_starts (S + 1,); context_lens (S,), the step's tokens included; block_tables
@@ -105,7 +103,7 @@ class CpuModel:
         is_last = self.shard.is_last(self.config)
         last_stage = self._final_stage if is_last else self._final_stage - 1
         if x is None:
-            x = torch.empty(len(input_ids), self.config.hidden_size)
+            x = np.empty((len(input_ids), self.config.hidden_size), dtype=np.float32)
         needed = num_needed if is_last else None
         parts = []
         for first in range(0, len(input_ids), _PIECE_TOKENS):
@@ -113,7 +111,7 @@ class CpuModel:
             batch = cut(piece, query_starts, context_lens, needed)
             count = self._run(last_stage, input_ids[piece], batch, block_tables[batch.sequences], x[piece])
             parts.append(x[first : first + count])
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def try_step(self, num_tokens: int, num_rows: int) -> None:
         """Run a step of num_tokens and num_rows logits, one piece through one layer: others use the same memory.
@@ -121,7 +119,7 @@ class CpuModel:
         For what it takes; before allocate_cache, over a cache of one block that is let go of again.
         """
         self.allocate_cache(1, dtype="float32")
-        x = torch.zeros(num_tokens, self.config.hidden_size)
+        x = np.zeros((num_tokens, self.config.hidden_size), dtype=np.float32)
         piece = min(num_tokens, _PIECE_TOKENS)
         ids = np.zeros(piece, dtype=np.int64)
         starts, lens = np.array([0, piece], dtype=np.int32), np.array([piece], dtype=np.int32)
@@ -137,10 +135,10 @@ class CpuModel:
         input_ids: NDArray[np.int64],
         piece: "Piece",
         block_tables: NDArray[np.int32],
-        x: Tensor,
+        x: Rows,
     ) -> int:
         """The stages of src/step.cpp up to last_stage, on x in place; how many rows of it, the first, then count."""
-        partial = torch.empty_like(x) if self._all_reduce else None
+        partial = np.empty_like(x) if self._all_reduce else None
         tables = np.ascontiguousarray(block_tables)
         step = Step(
             tokens=len(input_ids),
@@ -151,8 +149,8 @@ class CpuModel:
             context_lens=piece.context_lens.ctypes.data,
             block_tables=tables.ctypes.data,
             num_needed=None if piece.num_needed is None else piece.num_needed.ctypes.data,
-            x=x.data_ptr(),
-            partial=partial.data_ptr() if partial is not None else None,
+            x=x.ctypes.data,
+            partial=None if partial is None else partial.ctypes.data,
         )
         for first, last, reduced in self._segments(0 if self.shard.is_first() else _LAYERS, last_stage):
             self._c.bloom_run(self._context, self._model, step, first, last)
@@ -163,22 +161,22 @@ class CpuModel:
         self.chunks_read += step.chunks_read
         return int(step.tokens)
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Rows) -> Rows:
         """(M, V) fp32 from hidden (M, H) fp32, in memory that the next call uses again.
 
         32 rows of BLOOM's vocabulary are 32 MB: new pages for them in every step would cost milliseconds.
         """
-        hidden = hidden if hidden.stride(-1) == 1 else hidden.contiguous()
+        hidden = np.ascontiguousarray(hidden)
         if len(hidden) > len(self._logits):
-            self._logits = torch.empty(len(hidden), self._model.embedding.rows)
+            self._logits = np.empty((len(hidden), self._model.embedding.rows), dtype=np.float32)
         out = self._logits[: len(hidden)]
         self._c.bloom_linear(
             self._context,
             self._model.embedding,
-            hidden.data_ptr(),
+            hidden.ctypes.data,
             len(hidden),
-            hidden.stride(0),
-            out.data_ptr(),
+            hidden.shape[1],
+            out.ctypes.data,
             out.shape[1],
         )
         return out
@@ -211,7 +209,7 @@ class CpuModel:
             begin = stage + 1
         return [*segments, (begin, end, "")] if begin <= end else segments
 
-    def _build(self, reader: TensorReader) -> Model:
+    def _build(self, reader: CheckpointReader) -> Model:
         config, shard = self.config, self.shard
         layers = [self._layer(reader, i) for i in range(shard.first_layer, shard.last_layer + 1)]
         heads = shard.heads(config)
@@ -221,7 +219,7 @@ class CpuModel:
             first_token=shard.vocabulary(config).start,
             epsilon=config.layer_norm_epsilon,
             parallel=int(self._all_reduce is not None),
-            slopes=self._pointer(torch.tensor(shard.slopes(config))),
+            slopes=self._pointer(np.array(shard.slopes(config), dtype=np.float32)),
             layer=(Layer * len(layers))(*layers),
             cache=Cache(heads=heads.stop - heads.start, head_dim=config.head_dim),
         )
@@ -233,7 +231,7 @@ class CpuModel:
             model.embedding = self._linear(reader, "word_embeddings", num_rows=shard.vocabulary_rows(config))
         return model
 
-    def _layer(self, reader: TensorReader, index: int) -> Layer:
+    def _layer(self, reader: CheckpointReader, index: int) -> Layer:
         name = f"h.{index}."
         norm1, norm1_bias = self._norm(reader, f"{name}input_layernorm")
         norm2, norm2_bias = self._norm(reader, f"{name}post_attention_layernorm")
@@ -248,15 +246,15 @@ class CpuModel:
             down=self._linear(reader, f"{name}mlp.dense_4h_to_h"),
         )
 
-    def _norm(self, reader: TensorReader, name: str) -> tuple[int, int]:
+    def _norm(self, reader: CheckpointReader, name: str) -> tuple[int, int]:
         weight, bias = (self._vector(reader, f"{name}.{part}") for part in ("weight", "bias"))
         return weight, bias
 
-    def _vector(self, reader: TensorReader, name: str) -> int:
+    def _vector(self, reader: CheckpointReader, name: str) -> int:
         rows, _ = self.shard.part(self.config, name)
-        return self._pointer(reader.read(name, rows, dtype=torch.float32))
+        return self._pointer(reader.read_float32(name, rows))
 
-    def _linear(self, reader: TensorReader, name: str, num_rows: int = 0) -> Linear:
+    def _linear(self, reader: CheckpointReader, name: str, num_rows: int = 0) -> Linear:
         """Pack this rank's part of a weight, piece by piece; rows beyond it, up to num_rows, stay zero."""
         weight = f"{name}.weight"
         rows, columns = self.shard.part(self.config, weight)
@@ -267,36 +265,36 @@ class CpuModel:
         linear.panels = self._allocate(self._c.bloom_panels_bytes(linear))
         if f"{name}.bias" in reader.checkpoint.tensors:
             linear.bias = self._vector(reader, f"{name}.bias")
-        scales = torch.zeros(-(-linear.rows // 32) * 32)
+        scales = np.zeros(-(-linear.rows // 32) * 32, dtype=np.float32)
         if self.weights.startswith("int8"):
             linear.scales = self._pointer(scales)
-            linear.sums = self._pointer(torch.zeros(len(scales), dtype=torch.int32))
-            if reader.dtype(weight) == torch.int8:
-                scales[: last - first] = reader.read(f"{weight}_scale", slice(first, last))
+            linear.sums = self._pointer(np.zeros(len(scales), dtype=np.int32))
+            if reader.checkpoint.tensors[weight].dtype == "I8":
+                scales[: last - first] = reader.read_float32(scale_name(weight), slice(first, last))
         self._pack(reader, weight, linear, slice(first, last), slice(left, right))
         return linear
 
-    def _pack(self, reader: TensorReader, name: str, linear: Linear, rows: slice, columns: slice) -> None:
+    def _pack(self, reader: CheckpointReader, name: str, linear: Linear, rows: slice, columns: slice) -> None:
         """Read through one buffer for all weights: memory that comes and goes in such pieces stays with the process."""
-        stored = reader.dtype(name)
-        dtype = stored if stored in _SOURCE_KINDS else torch.float32
-        step = max(1, len(self._buffer) // (linear.columns * dtype.itemsize * 32)) * 32
+        stored = reader.checkpoint.tensors[name].dtype
+        itemsize = np.dtype(STORED[stored]).itemsize
+        step = max(1, len(self._buffer) // (linear.columns * itemsize * 32)) * 32
         for row in range(rows.start, rows.stop, step):
             part = slice(row, min(row + step, rows.stop))
-            shape = (part.stop - row, linear.columns)
-            size = math.prod(shape) * dtype.itemsize
-            room = self._buffer if size <= len(self._buffer) else torch.empty(size, dtype=torch.uint8)
-            piece = reader.read(name, part, columns, out=room[:size].view(dtype).view(shape))
-            if stored == torch.int8 and not linear.scales:
-                piece = piece * reader.read(f"{name}_scale", part)[:, None]
-            kind = _SOURCE_KINDS[piece.dtype]
-            source = piece.data_ptr(), linear.columns, kind
+            size = (part.stop - row) * linear.columns * itemsize
+            room = self._buffer[:size] if size <= len(self._buffer) else None
+            piece, kind = reader.read_stored(name, part, columns, out=room), stored
+            if stored == "F16" or (stored == "I8" and not linear.scales):
+                piece, kind = piece.astype(np.float32), "F32"
+            if stored == "I8" and not linear.scales:
+                piece *= reader.read_float32(scale_name(name), part)[:, None]
+            source = piece.ctypes.data, linear.columns, _SOURCE_KINDS[kind]
             if not self._c.bloom_pack(self._context, linear, row - rows.start, len(piece), *source):
                 raise ValueError(f"{name} has a weight that is not finite, which int8 cannot hold; serve it in float32")
 
-    def _pointer(self, tensor: Tensor) -> int:
-        self._keep.append(tensor)
-        return tensor.data_ptr()
+    def _pointer(self, array: NDArray[Any]) -> int:
+        self._keep.append(array)
+        return array.ctypes.data
 
     def _allocate(self, size: int) -> int:
         address = self._c.bloom_allocate(size)

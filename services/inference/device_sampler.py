@@ -4,7 +4,6 @@ B = rows, P = ids of a row that a penalty, a bias or a ban concerns
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,15 +12,9 @@ from torch import Tensor
 from bloom import kernels
 from services.inference.filters import Ids, Row
 from services.inference.penalties import banned_ids, has_penalties
+from services.inference.sampler import Scored
 from services.inference.sampling import choice_seed
 from services.inference.sequence import Generation
-
-
-class RowLogprobs(NamedTuple):
-    """Of one row: the log-probability of the id that was drawn, and the likeliest ids with theirs, best first."""
-
-    drawn: float
-    top: list[tuple[int, float]]
 
 
 def draw_on_device(logits: Tensor, seqs: Sequence[Generation], num_token_ids: int) -> list[int]:
@@ -56,14 +49,14 @@ def draw_on_device(logits: Tensor, seqs: Sequence[Generation], num_token_ids: in
 
 def logprobs_on_device(
     logits: Tensor, ids: Sequence[int], num_alternatives: Sequence[int], num_token_ids: int
-) -> list[RowLogprobs]:
+) -> list[Scored]:
     """Log-softmax over all of each row of `logits` (B, rows of the head), at its id and at its likeliest ids."""
     normalizers = logits.logsumexp(dim=-1, keepdim=True)
     drawn = logits.gather(1, torch.tensor(ids, device=logits.device)[:, None]) - normalizers
-    best = logits[:, :num_token_ids].topk(max(num_alternatives), dim=-1)
+    best = logits[:, :num_token_ids].topk(min(max(num_alternatives), num_token_ids), dim=-1)
     rows = zip(best.indices.tolist(), (best.values - normalizers).tolist(), num_alternatives, strict=True)
     tops = [list(zip(others[:num], likely[:num], strict=True)) for others, likely, num in rows]
-    return [RowLogprobs(*row) for row in zip(drawn.squeeze(1).tolist(), tops, strict=True)]
+    return [Scored(*row) for row in zip(drawn.squeeze(1).tolist(), tops, strict=True)]
 
 
 def _penalties(seqs: Sequence[Generation], device: torch.device) -> list[Tensor]:

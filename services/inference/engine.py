@@ -5,14 +5,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from bloom.checkpoint import open_checkpoint
 from services.common.errors import InvalidArgument, ResourceExhausted
 from services.inference.block_manager import BlockManager
+from services.inference.cache_size import CacheSize
 from services.inference.config import EngineConfig
 from services.inference.executor import Executor, load_executor
-from services.inference.kv_cache import CacheSize
 from services.inference.messages import Abort, Embed, Event, Generate, Ready, Refused, Score, Stats, Token
 from services.inference.results import Results
 from services.inference.scheduler import Scheduler
@@ -82,7 +80,6 @@ class Engine:
             return [Refused(message.request_id, str(error), "INVALID_ARGUMENT")]
         return []
 
-    @torch.inference_mode()
     def step(self) -> list[Event]:
         """Compute one batch; return what was drawn and what ended."""
         started = self._clock()

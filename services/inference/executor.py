@@ -5,28 +5,27 @@ R = rows whose hidden states are needed, M = of these those with logits, H = hid
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
-
-import torch
-from torch import Tensor
+from typing import Any, Protocol
 
 from bloom.checkpoint import open_checkpoint
 from bloom.parallel import Shard
+from services.inference.cache_size import CacheSize, size_cache
 from services.inference.config import EngineConfig
-from services.inference.kv_cache import CacheSize, size_cache
-from services.inference.ranked_executor import RankedExecutor
-from services.inference.resources import choose_device, choose_dtype, choose_weights
+from services.inference.resources import choose_device, choose_dtype, choose_weights, cuda_name
 from services.inference.share import load_share
 from services.inference.step_batch import StepBatch
 
 
 class Executor(Protocol):
-    """A model and its cache. One step is one `forward`, then `logits` of as many rows at a time as fit."""
+    """A model and its cache. One step is one `forward`, then `logits` of as many rows at a time as fit.
 
-    def forward(self, batch: StepBatch) -> Tensor:
+    Rows are NumPy arrays where bloom.cpu computes, which needs no torch; else tensors.
+    """
+
+    def forward(self, batch: StepBatch) -> Any:
         """Hidden states (R, H) after the last LayerNorm; the keys and values of all tokens go to the cache."""
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Any) -> Any:
         """(M, V) fp32 of rows (M, H) of what `forward` returned; to be read before the next call."""
 
     def close(self) -> None:
@@ -48,14 +47,20 @@ def load_executor(model_dir: Path, config: EngineConfig) -> LoadedExecutor:
     """
     checkpoint = open_checkpoint(model_dir)
     model, device = checkpoint.config, choose_device(config)
-    one_rank = config.tensor_parallel == config.pipeline_parallel == 1
-    executor = load_share(model_dir, config, Shard.of(model)) if one_rank else RankedExecutor(model_dir, config)
+    executor = _load(model_dir, config, Shard.of(model))
     size = size_cache(model, config, room=executor.max_blocks())
     executor.allocate(size)
     return LoadedExecutor(
         executor=executor,
         size=size,
-        device=f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu",
-        weights=choose_weights(config, checkpoint)
-        or str(choose_dtype(config, device, checkpoint)).removeprefix("torch."),
+        device=f"cuda ({cuda_name()})" if device == "cuda" else "cpu",
+        weights=choose_weights(config, checkpoint) or choose_dtype(config, device, checkpoint),
     )
+
+
+def _load(model_dir: Path, config: EngineConfig, whole: Shard) -> Any:
+    if config.tensor_parallel == config.pipeline_parallel == 1:
+        return load_share(model_dir, config, whole)
+    from services.inference.ranked_executor import RankedExecutor  # needs torch, for its collectives
+
+    return RankedExecutor(model_dir, config)

@@ -1,12 +1,14 @@
-"""Memory of the host that this process may still take: the machine's, within the limits of its control groups.
+"""Memory of the host: what this process may still take, within its control groups, and what a computation takes.
 
 Source: Linux, Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst; cgroups(7).
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _MEMINFO, _OWN_GROUPS, _GROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+_STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 # Files of a group: its limit, what it uses, and how memory.stat calls cached pages of files not used lately.
 _V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _V2 = ("memory.max", "memory.current", "inactive_file")
@@ -18,6 +20,20 @@ def free_host_bytes() -> int:
     A group that has just read a checkpoint may be full of nothing else.
     """
     return max(0, min([_value(_MEMINFO.read_text(), "MemAvailable:") * 1024, *_free_in_groups()]))
+
+
+def host_peak_bytes(run: Callable[[], object]) -> int:
+    """Bytes that `run` takes at its peak, beside what this process has before it."""
+    _CLEAR_REFS.write_text("5")  # the peak of resident memory starts anew; see proc(5)
+    before = _status_bytes("VmRSS")
+    run()
+    return max(0, _status_bytes("VmHWM") - before)
+
+
+def _status_bytes(field: str) -> int:
+    found = re.search(rf"^{field}:\s*(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
 
 
 def _free_in_groups() -> Iterator[int]:

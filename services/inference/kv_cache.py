@@ -1,4 +1,4 @@
-"""The paged key-value cache: its size, its formats, its storage.
+"""The paged key-value cache of torch executors: its formats, its storage.
 
 L = layers, N = heads, D = head dim, all of this rank
 """
@@ -13,56 +13,15 @@ from torch import Tensor
 from bloom.config import BloomConfig
 from bloom.kernels import store_kv
 from bloom.parallel import Shard
-from services.inference.config import EngineConfig
 
-_FORMATS = {
+FORMATS = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
     "int8": torch.int8,
     "fp8": torch.float8_e4m3fn,
 }
 _QUANTIZED = (torch.int8, torch.float8_e4m3fn)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CacheSize:
-    """How many blocks there are, and the longest sequence that they and the settings allow."""
-
-    num_blocks: int
-    block_size: int  # tokens
-    max_sequence_tokens: int
-
-
-def max_sequence_tokens(model: BloomConfig, config: EngineConfig) -> int:
-    """Of prompt and output together, where the cache has room for it."""
-    return config.max_sequence_tokens or max(2048, model.seq_length)
-
-
-def size_cache(model: BloomConfig, config: EngineConfig, *, room: int) -> CacheSize:
-    """As many blocks as there is `room` for (`max_blocks`), no more than `max_running` full sequences can use.
-
-    Raises ValueError, naming the setting to change, when not one block fits.
-    """
-    wanted_tokens = max_sequence_tokens(model, config)
-    wanted_blocks = -(-wanted_tokens // config.block_size) * config.max_running
-    num_blocks = min(room, wanted_blocks)
-    if num_blocks < 1:
-        raise ValueError(
-            "not one cache block fits into the memory that the cache may have; raise "
-            "ANTHESIS_INFERENCE_MAX_KV_BYTES or ANTHESIS_INFERENCE_KV_MEMORY_FRACTION"
-        )
-    return CacheSize(
-        num_blocks=num_blocks,
-        block_size=config.block_size,
-        max_sequence_tokens=min(wanted_tokens, num_blocks * config.block_size),
-    )
-
-
-def choose_kv_dtype(config: EngineConfig, device: torch.device, computed: torch.dtype) -> torch.dtype:
-    """The cache's number format, where the model computes in `computed`. Raises ValueError for fp8 without CUDA."""
-    if config.kv_dtype == "fp8" and device.type != "cuda":
-        raise ValueError("kv_dtype='fp8' needs CUDA; use 'int8', which takes as little memory, or 'auto'")
-    return computed if config.kv_dtype == "auto" else _FORMATS[config.kv_dtype]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

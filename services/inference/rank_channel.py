@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 import numpy as np
 
+from services.inference.cache_size import CacheSize
 from services.inference.config import EngineConfig
-from services.inference.kv_cache import CacheSize
 from services.inference.step_batch import StepBatch
 
 _LENGTH_BYTES = 8

@@ -7,6 +7,7 @@ Rank 0 is in the last stage, where hidden states and logits end: they are used i
 
 import socket
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,7 +29,10 @@ class RankGroup:
     """
 
     def __init__(self, model: BloomConfig, config: EngineConfig, rank: int) -> None:
-        self.hidden_size = model.hidden_size
+        # What torch does beside the CPU operators is small, and its threads spin for milliseconds after each of it, on
+        # the processors that the operators' threads want. A share that torch computes takes as many as it is given.
+        torch.set_num_threads(1)
+        self._hidden_size = model.hidden_size
         self._model = model
         self._rank = rank
         self._tp_size = config.tensor_parallel
@@ -42,9 +46,9 @@ class RankGroup:
             pp_size=config.pipeline_parallel,
         )
 
-    def connect(self, host: str, port: int, device: torch.device, *, listener: socket.socket | None = None) -> None:
+    def connect(self, host: str, port: int, device: str, *, listener: socket.socket | None = None) -> None:
         """Meet the other ranks: NCCL on CUDA, gloo elsewhere. All ranks at once; rank 0 has the listener there."""
-        cuda = device.type == "cuda"
+        cuda = device == "cuda"
         store = dist.TCPStore(  # type: ignore[attr-defined]
             host,
             port,
@@ -69,11 +73,12 @@ class RankGroup:
     def close(self) -> None:
         dist.destroy_process_group()
 
-    def all_reduce(self, x: Tensor) -> None:
-        """Sum over the ranks that share this stage's layers, in place.
+    def all_reduce(self, x: Any) -> None:
+        """Sum an array or a tensor over the ranks that share this stage's layers, in place.
 
         Libraries add piece after piece, each in an order of its own; where a piece begins depends on the batch.
         """
+        x = torch.as_tensor(x)  # of an array: the same memory
         if not self._batch_invariant:
             dist.all_reduce(x, group=self._stage)
             return
@@ -83,27 +88,32 @@ class RankGroup:
         for part in parts[1:]:
             x += part
 
-    def forward(self, share: Share, batch: StepBatch) -> Tensor:
+    def empty(self, share: Share, num_rows: int) -> Tensor:
+        """To receive hidden states in."""
+        dtype = getattr(torch, share.hidden_dtype)
+        return torch.empty(num_rows, self._hidden_size, dtype=dtype, device=share.device)
+
+    def forward(self, share: Share, batch: StepBatch) -> Any:
         """This rank's part of a step: (T, H), of the last stage (R, H) after ln_f."""
         received = None
         if not self.shard.is_first():
-            shape = (len(batch.input_ids), self.hidden_size)
-            received = torch.empty(shape, dtype=share.hidden_dtype, device=share.device)
+            received = self.empty(share, len(batch.input_ids))
             dist.recv(received, self._rank + self._tp_size)
         hidden = share.forward(batch, received)
         if not self.shard.is_last(self._model):
-            dist.send(hidden.contiguous(), self._rank - self._tp_size)
+            dist.send(torch.as_tensor(hidden).contiguous(), self._rank - self._tp_size)
         return hidden
 
-    def logits(self, share: Share, hidden: Tensor) -> Tensor | None:
+    def logits(self, share: Share, hidden: Any) -> Any:
         """(M, V) fp32 on rank 0, from its hidden (M, H); the other ranks of its stage give a tensor to receive it in.
 
         The vocabulary's padding has no logits.
         """
         if self._tp_size == 1:
             return share.logits(hidden)
+        hidden = torch.as_tensor(hidden).contiguous()
         dist.broadcast(hidden, 0, group=self._stage)
-        part = share.logits(hidden).contiguous()  # (M, rows of this rank)
+        part = torch.as_tensor(share.logits(hidden)).contiguous()  # (M, rows of this rank)
         parts = [torch.empty_like(part) for _ in range(self._tp_size)] if self._rank == 0 else None
         dist.gather(part, parts, 0, group=self._stage)
         return None if parts is None else torch.cat(parts, dim=1)[:, : self._model.vocab_size]

@@ -65,8 +65,7 @@ def serve(sock: socket.socket) -> None:
             case Forward():
                 group.forward(share, message.batch())
             case Logits():
-                shape = (message.num_rows, group.hidden_size)
-                group.logits(share, torch.empty(shape, dtype=share.hidden_dtype, device=share.device))
+                group.logits(share, group.empty(share, message.num_rows))
             case Connect():
                 group.connect(order.store_host, order.store_port, share.device)
                 channel.send(Room(share.max_blocks(num_sharing=order.num_sharing)))
@@ -77,7 +76,7 @@ def serve(sock: socket.socket) -> None:
 def _load(order: Join) -> tuple[RankGroup, Share]:
     """Raises ValueError, naming file, tensor or setting."""
     model_dir = Path(order.model_dir)
-    if choose_device(order.config).type == "cuda":
+    if choose_device(order.config) == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     group = RankGroup(open_checkpoint(model_dir).config, order.config, order.rank)
     return group, load_share(model_dir, order.config, group.shard, group.all_reduce)

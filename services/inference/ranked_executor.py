@@ -11,16 +11,15 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from bloom.checkpoint import open_checkpoint
 from services.common.settings import ROOT
+from services.inference.cache_size import CacheSize
 from services.inference.config import EngineConfig
-from services.inference.kv_cache import CacheSize
 from services.inference.rank_channel import (
     Allocate,
     Channel,
@@ -88,15 +87,15 @@ class RankedExecutor:
         self._share.allocate(size)
 
     @torch.inference_mode()
-    def forward(self, batch: StepBatch) -> Tensor:
+    def forward(self, batch: StepBatch) -> Any:
         self._tell(Forward.of(batch))
         return self._group.forward(self._share, batch)
 
     @torch.inference_mode()
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Any) -> Any:
         for channel in self._channels[: self._tp_size - 1]:  # the last stage's
             channel.send(Logits(len(hidden)))
-        logits = self._group.logits(self._share, hidden.contiguous())
+        logits = self._group.logits(self._share, hidden)
         assert logits is not None
         return logits
 
@@ -118,7 +117,7 @@ class RankedExecutor:
 
     def _start_ranks(self, config: EngineConfig) -> list[Channel]:
         """A process for every other rank, each with a socket to this one. They end with this process."""
-        if choose_device(config).type == "cuda" and torch.cuda.device_count() < self._num_ranks:
+        if choose_device(config) == "cuda" and torch.cuda.device_count() < self._num_ranks:
             raise ValueError(
                 f"tensor_parallel={config.tensor_parallel} x pipeline_parallel={config.pipeline_parallel} needs "
                 f"{self._num_ranks} CUDA devices but there are {torch.cuda.device_count()}; lower one, or set "

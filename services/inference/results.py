@@ -3,20 +3,19 @@
 R = rows whose hidden states are needed, M = of these those with logits, H = hidden size, V = rows of the head
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.functional import normalize
 
 from services.inference.best_of import BestOf
 from services.inference.executor import Executor
 from services.inference.messages import Embedded, Event, PromptLogprobs, Scored, Token
-from services.inference.sampler import sample
+from services.inference.sampler import sample, score, to_host
 from services.inference.scheduler import Chunk, Scheduler
 from services.inference.sequence import Embedding, Generation, Scoring, Sequence
+
+_LEAST_NORM = 1e-12  # as torch.nn.functional.normalize has it
 
 
 class _Target(NamedTuple):
@@ -42,11 +41,11 @@ class Results:
         """Its request is dropped."""
         self._best_of.pop(request_id, None)
 
-    def collect(self, hidden: Tensor, chunks: list[Chunk], num_needed: NDArray[np.int32]) -> list[Event]:
+    def collect(self, hidden: Any, chunks: list[Chunk], num_needed: NDArray[np.int32]) -> list[Event]:
         """Events of the step that gave `hidden` (R, H), `num_needed` rows of each chunk; these count as computed."""
         drawing: list[tuple[Generation, int]] = []
         targets: list[_Target] = []
-        pooling: list[tuple[Embedding, Tensor]] = []
+        pooling: list[tuple[Embedding, Any]] = []
         end = 0
         for (seq, num_tokens), num_rows in zip(chunks, num_needed.tolist(), strict=True):
             end += num_rows
@@ -63,7 +62,7 @@ class Results:
             events += self._pool(embedding, states)
         return events
 
-    def _draw(self, hidden: Tensor, drawing: list[tuple[Generation, int]]) -> list[Event]:
+    def _draw(self, hidden: Any, drawing: list[tuple[Generation, int]]) -> list[Event]:
         logits = self._executor.logits(hidden[[row for _, row in drawing]])  # (M, V)
         if not any(seq.num_forks for seq, _ in drawing):
             return self._sample(logits, [seq for seq, _ in drawing])
@@ -76,7 +75,7 @@ class Results:
             events += self._sample(logits[[row for _, row in part]], [seq for seq, _ in part])
         return events
 
-    def _sample(self, logits: Tensor, seqs: list[Generation]) -> list[Event]:
+    def _sample(self, logits: Any, seqs: list[Generation]) -> list[Event]:
         events: list[Event] = []
         for seq, drawn in zip(seqs, sample(logits, seqs, self._num_token_ids), strict=True):
             finish = seq.append(drawn.id)
@@ -104,7 +103,7 @@ class Results:
             del self._best_of[token.request_id]
         return tokens
 
-    def _score(self, hidden: Tensor, targets: list[_Target]) -> list[Event]:
+    def _score(self, hidden: Any, targets: list[_Target]) -> list[Event]:
         for start in range(0, len(targets), self._logits_rows):  # never more rows at once: V is large
             self._score_rows(hidden, targets[start : start + self._logits_rows])
         events: list[Event] = []
@@ -116,30 +115,27 @@ class Results:
                 events.append(PromptLogprobs(seq.request_id, seq.logprobs, seq.alternatives))
         return events
 
-    def _score_rows(self, hidden: Tensor, targets: list[_Target]) -> None:
+    def _score_rows(self, hidden: Any, targets: list[_Target]) -> None:
         """Log-softmax over all rows of the head; alternatives are ids that the tokenizer has."""
         logits = self._executor.logits(hidden[[target.row for target in targets]])  # (M, V)
-        normalizers = logits.logsumexp(dim=-1, keepdim=True)
-        ids = torch.tensor([target.token_id for target in targets], device=logits.device)
-        logprobs = (logits.gather(1, ids[:, None]) - normalizers).squeeze(1).tolist()
-        most = min(max(target.num_alternatives for target in targets), self._num_token_ids)
-        best = logits[:, : self._num_token_ids].topk(most, dim=-1)
-        best_ids, best_logprobs = best.indices.tolist(), (best.values - normalizers).tolist()
-        for target, logprob, others, likely in zip(targets, logprobs, best_ids, best_logprobs, strict=True):
-            num = target.num_alternatives
-            target.seq.logprobs.append(logprob)
-            target.seq.alternatives.append(list(zip(others[:num], likely[:num], strict=True)))
+        ids = [target.token_id for target in targets]
+        nums = [target.num_alternatives for target in targets]
+        for target, scored in zip(targets, score(logits, ids, nums, self._num_token_ids), strict=True):
+            target.seq.logprobs.append(scored.logprob)
+            target.seq.alternatives.append(scored.top_logprobs)
 
-    def _pool(self, seq: Embedding, states: Tensor) -> list[Event]:
+    def _pool(self, seq: Embedding, states: Any) -> list[Event]:
         """fp64: the sum must not depend on how the prompt was cut."""
         if len(states):
-            seq.total = seq.total + states.double().sum(dim=0)
+            seq.total = seq.total + to_host(states).sum(axis=0, dtype=np.float64)
             seq.num_pooled = seq.num_computed
         if seq.num_pending:
             return []
         self._scheduler.finish(seq)
         pooled = seq.total / (len(seq.token_ids) if seq.pooling == "mean" else 1)
-        return [Embedded(seq.request_id, (normalize(pooled, dim=0) if seq.normalize else pooled).float().tolist())]
+        if seq.normalize:
+            pooled = pooled / max(np.linalg.norm(pooled), _LEAST_NORM)
+        return [Embedded(seq.request_id, pooled.astype(np.float32).tolist())]
 
 
 def _targets(seq: Sequence, num_tokens: int, end: int) -> list[_Target]:

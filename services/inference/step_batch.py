@@ -67,6 +67,6 @@ class StepBatch:
 
 
 def _num_needed(chunk: Chunk) -> int:
-    """The inputs of a chunk from the sequence's first needed one on; to be asked before the chunk counts as computed."""
+    """The inputs of a chunk from the sequence's first needed one on; asked before the chunk counts as computed."""
     seq, num_tokens = chunk
     return min(num_tokens, max(0, seq.num_computed + num_tokens - seq.first_needed))

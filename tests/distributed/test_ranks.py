@@ -97,7 +97,7 @@ def error(executor: Executor, folder: Path) -> float:
     ]
     worst = 0.0
     for step, sequences in steps:
-        logits = executor.logits(executor.forward(step))  # of each sequence's last token
+        logits = torch.as_tensor(executor.logits(executor.forward(step)))  # of each sequence's last token
         assert logits.shape == (len(sequences), VOCAB)
         for row, ids in zip(logits, sequences, strict=True):
             worst = max(worst, (row - hf_logits(oracle(folder), ids)[-1]).abs().max().item())

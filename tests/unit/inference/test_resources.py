@@ -10,7 +10,7 @@ from services.inference.config import EngineConfig
 from services.inference.resources import GIB, cache_bytes, choose_device, choose_dtype, choose_weights
 from tests.support.bloom_models import make_hf_folder
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CPU, CUDA = "cpu", "cuda"
 
 
 @pytest.fixture(scope="module")
@@ -32,25 +32,25 @@ def test_cuda_is_refused_where_there_is_none():
 @pytest.mark.parametrize(
     ("stored", "device", "has_bf16", "chosen"),
     [
-        ("bfloat16", CPU, True, torch.bfloat16),
-        ("bfloat16", CPU, False, torch.float32),
-        ("int8", CPU, True, torch.bfloat16),  # what its vectors are stored in
-        ("int8", CUDA, False, torch.bfloat16),
-        ("float32", CPU, True, torch.float32),
-        ("float16", CPU, True, torch.float32),
-        ("float16", CUDA, False, torch.float16),
+        ("bfloat16", CPU, True, "bfloat16"),
+        ("bfloat16", CPU, False, "float32"),
+        ("int8", CPU, True, "bfloat16"),  # what its vectors are stored in
+        ("int8", CUDA, False, "bfloat16"),
+        ("float32", CPU, True, "float32"),
+        ("float16", CPU, True, "float32"),
+        ("float16", CUDA, False, "float16"),
     ],
 )
 def test_the_model_computes_as_stored_where_the_device_can(
-    checkpoints, monkeypatch, stored: str, device: torch.device, has_bf16: bool, chosen: torch.dtype
+    checkpoints, monkeypatch, stored: str, device: str, has_bf16: bool, chosen: str
 ):
     monkeypatch.setattr(resources, "_cpu_multiplies_bf16", lambda: has_bf16)
     assert choose_dtype(EngineConfig(), device, checkpoints[stored]) == chosen
-    assert choose_dtype(EngineConfig(dtype="bfloat16"), device, checkpoints[stored]) == torch.bfloat16
+    assert choose_dtype(EngineConfig(dtype="bfloat16"), device, checkpoints[stored]) == "bfloat16"
 
 
 def test_fp16_is_refused_on_a_cpu(checkpoints):
-    assert choose_dtype(EngineConfig(dtype="float16"), CUDA, checkpoints["float32"]) == torch.float16
+    assert choose_dtype(EngineConfig(dtype="float16"), CUDA, checkpoints["float32"]) == "float16"
     with pytest.raises(ValueError, match="dtype='float16' needs CUDA; use 'bfloat16', 'float32' or 'auto'"):
         choose_dtype(EngineConfig(dtype="float16"), CPU, checkpoints["float32"])
 

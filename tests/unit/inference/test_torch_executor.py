@@ -9,9 +9,10 @@ import torch
 from bloom.parallel import Shard
 from bloom.parallelize import Stage
 from bloom.weights import load_model
+from services.inference.cache_size import CacheSize
 from services.inference.config import EngineConfig
 from services.inference.decode_graphs import DecodeBuffers, captured_sizes
-from services.inference.kv_cache import CacheSize, KVCache
+from services.inference.kv_cache import KVCache
 from services.inference.memory import peak_bytes
 from services.inference.step_batch import StepBatch
 from services.inference.torch_executor import TorchExecutor

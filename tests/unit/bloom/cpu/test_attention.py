@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from bloom.alibi import slopes
-from bloom.cpu import CannotBuild, PagedAttention, load_library
+from bloom.cpu import CannotBuild, load_library
+from bloom.cpu.attention import PagedAttention
 
 try:
     load_library()

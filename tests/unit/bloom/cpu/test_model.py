@@ -56,7 +56,8 @@ def run(model: CpuModel, steps: list[dict[int, tuple[Tensor, int]]]) -> dict[int
         starts = np.cumsum([0, *(len(ids) for ids, _ in step.values())], dtype=np.int32)
         lens = np.array([before + len(ids) for ids, before in step.values()], dtype=np.int32)
         hidden = model.forward(ids, starts, lens, np.stack([table(seq) for seq in step]))
-        for seq, part in zip(step, model.logits(hidden).clone().split(np.diff(starts).tolist()), strict=True):
+        rows = torch.from_numpy(model.logits(hidden).copy())
+        for seq, part in zip(step, rows.split(np.diff(starts).tolist()), strict=True):
             logits.setdefault(seq, []).append(part)
     return {seq: torch.cat(parts) for seq, parts in logits.items()}
 
@@ -157,14 +158,14 @@ def test_hidden_states_that_are_not_needed_are_left_out_and_change_nothing(
     rows = np.concatenate([np.arange(end - count, end) for end, count in zip(starts[1:], needed, strict=True)])
     followers, one_each = np.array([3, 1, 4, 1]), np.arange(5, dtype=np.int32)
 
-    def states(num_needed: np.ndarray | None) -> tuple[Tensor, Tensor]:
+    def states(num_needed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         model = open_model(small, weights, cache, threads=2)
-        first = model.forward(ids.numpy(), starts, np.diff(starts), tables, num_needed=num_needed).clone()
+        first = model.forward(ids.numpy(), starts, np.diff(starts), tables, num_needed=num_needed).copy()
         return first, model.forward(followers, one_each, np.diff(starts) + 1, tables)
 
     (all_rows, next_rows), (needed_rows, next_of_needed) = states(None), states(needed)
-    assert torch.equal(needed_rows, all_rows[rows])
-    assert torch.equal(next_of_needed, next_rows)  # their keys and values are in the cache all the same
+    assert np.array_equal(needed_rows, all_rows[rows])
+    assert np.array_equal(next_of_needed, next_rows)  # their keys and values are in the cache all the same
 
 
 def test_a_step_of_which_nothing_is_needed_gives_no_rows(small: Path):
@@ -190,7 +191,7 @@ def test_what_lay_in_the_cache_before_does_not_matter(small: Path, cache: str):
     poisoned = open_model(small, cache=cache)
     address, size = poisoned._mapped[-1]
     ctypes.memset(address, 0xFF, size)  # NaN in fp32 and bf16
-    poisoned._key_norms.fill_(torch.nan)
+    poisoned._key_norms[:] = np.nan
     assert torch.equal(run(poisoned, steps)[0], clean)
 
 
@@ -217,13 +218,13 @@ def test_shares_of_a_model_give_what_the_whole_gives(tmp_path: Path, tp_size: in
 def run_shares(folder: Path, ids: np.ndarray, tp_size: int, pp_size: int) -> Tensor:
     """Every tensor-parallel rank in a thread, stage after stage; the logits of all of them, side by side."""
     meet, lock = threading.Barrier(tp_size), threading.Lock()
-    total: list[Tensor] = []
+    total: list[np.ndarray] = []
 
-    def all_reduce(x: Tensor) -> None:
+    def all_reduce(x: np.ndarray) -> None:
         with lock:
-            total.append(x.clone())
+            total.append(x.copy())
         meet.wait()
-        x.copy_(torch.stack(total).sum(dim=0))
+        x[:] = np.sum(total, axis=0)
         if meet.wait() == 0:
             total.clear()
         meet.wait()
@@ -238,7 +239,7 @@ def run_shares(folder: Path, ids: np.ndarray, tp_size: int, pp_size: int) -> Ten
             model = open_model(folder, shard=shard, all_reduce=all_reduce if tp_size > 1 else None)
             starts, lens = np.array([0, len(ids)], dtype=np.int32), np.array([len(ids)], dtype=np.int32)
             x = model.forward(ids, starts, lens, table(0)[None], x)
-        logits[tp_rank] = model.logits(x)
+        logits[tp_rank] = torch.from_numpy(model.logits(x))
 
     threads = [threading.Thread(target=rank, args=(i,)) for i in range(tp_size)]
     for thread in threads:

@@ -21,8 +21,8 @@ from bloom.parallel import Shard
 from bloom.parallelize import Stage
 from bloom.weights import load_model
 from services.inference import attention
+from services.inference.cache_size import CacheSize
 from services.inference.config import EngineConfig
-from services.inference.kv_cache import CacheSize
 from services.inference.torch_executor import TorchExecutor
 from tests.support.bloom_models import make_hf_folder
 from tests.support.triton_interpreter import correct_the_interpreter
