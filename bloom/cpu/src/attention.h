@@ -133,9 +133,30 @@ struct Visit {
   uint32_t skip;
 };
 
-inline void fetch(const char* p, long bytes) {
-  for (long i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
-}
+// Blocks of one head to be fetched while others are computed, four lines a step. A block of one head is a page or so: too
+// short for the processor to foresee the next, and fetching all of it at once would only wait.
+class Fetch {
+ public:
+  Fetch() = default;
+  Fetch(const Head& h, long head, long start, long end) {  // keys and values of start .. end - 1
+    bytes_ = 2 * part_bytes(h.cache);
+    for (long at = start; at < end; at += BLOCK) blocks_[count_++] = keys_of(h.cache, h.layer, h.table[at / BLOCK], head);
+    if (count_) at_ = blocks_[0];
+  }
+  bool done() const { return next_ == count_; }
+  void operator()(long) {
+    if (done()) return;
+    for (int i = 0; i < 4; i++) __builtin_prefetch(at_ + 64 * i, 0, 2);
+    at_ += 256;
+    if (at_ >= blocks_[next_] + bytes_ && ++next_ < count_) at_ = blocks_[next_];
+  }
+
+ private:
+  const char* blocks_[CHUNK / BLOCK];
+  const char* at_ = nullptr;
+  long bytes_ = 0;
+  int count_ = 0, next_ = 0;
+};
 
 const f32x16 LANE = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
@@ -227,11 +248,11 @@ void attend_rows(const Head& h, long position, const float* q, const float* k, l
     const uint32_t skip = visits[visit].skip;
     const int blocks = int(std::min<long>(CHUNK, last + 1 - start) + BLOCK - 1) / BLOCK;
     const int32_t* table = h.table + start / BLOCK;
-    if (visit + 1 < visits.size()) {  // a block of one head is a page or so: too short for the processor to foresee
-      const long next = visits[visit + 1].start;
-      for (long at = next; at <= std::min(last, next + CHUNK - 1); at += BLOCK)
-        fetch(keys_of(h.cache, h.layer, h.table[at / BLOCK], h.head), 2 * part);
-    }
+    Fetch ahead;
+    if (visit + 1 < visits.size())
+      ahead = Fetch(h, h.head, visits[visit + 1].start, std::min(last + 1, visits[visit + 1].start + CHUNK));
+    else if (ROWS == 1 && h.head + 1 < h.cache.heads)  // the thread's next task is likely to begin where this one did
+      ahead = Fetch(h, h.head + 1, visits[0].start, std::min(last + 1, visits[0].start + CHUNK));
     const char* keys[CHUNK / BLOCK];  // of a block that is not there: the last one's, and the result is not used
     for (int b = 0; b < CHUNK / BLOCK; b++)
       keys[b] = keys_of(h.cache, h.layer, table[std::min(b, blocks - 1)], h.head);
@@ -239,7 +260,7 @@ void attend_rows(const Head& h, long position, const float* q, const float* k, l
       typename F::Acc acc[ROWS][COLS] = {};
       const char* columns[COLS];
       for (int c = 0; c < COLS; c++) columns[c] = keys[first + c];
-      tile<F>(acc, queries, dp, columns, F::BYTES, dp / F::STEP);
+      tile<F>(acc, queries, dp, columns, F::BYTES, dp / F::STEP, ahead);
       for (int c = 0; c < COLS; c++) {
         const int b = first + c;
         f32x16 scale = splat(h.scale);
@@ -287,11 +308,12 @@ void attend_rows(const Head& h, long position, const float* q, const float* k, l
       for (int b = 0; b < blocks; b++) {
         const char* columns[COLS];
         for (int c = 0; c < COLS; c++) columns[c] = keys[b] + part + column[c] * F::BYTES / LANES;
-        tile<F>(acc, &weights[0][b * BLOCK], CHUNK, columns, value_stride, BLOCK / STEP);
+        tile<F>(acc, &weights[0][b * BLOCK], CHUNK, columns, value_stride, BLOCK / STEP, ahead);
       }
       for (int r = 0; r < ROWS; r++)
         for (int c = 0; c < COLS; c++) store(&sums[r][column[c]], acc[r][c]);
     }
+    while (!ahead.done()) ahead(0);
   }
   for (int r = 0; r < ROWS; r++) {
     const float inverse = 1 / sum(mass[r]);
@@ -310,9 +332,6 @@ inline void attend(const Head& h, int tokens, int needed, long context, const fl
     const long position = context - tokens + t;
     store_token(c, h.layer, h.table[position / BLOCK], h.head, position % BLOCK, k + t * stride, v + t * stride);
   }
-  if (tokens == 1 && h.head + 1 < c.heads)  // the thread's next task, whose beginning nothing else foresees
-    for (long at = 0; at < std::min<long>(context, CHUNK); at += BLOCK)
-      fetch(keys_of(c, h.layer, h.table[at / BLOCK], h.head + 1), 2 * part_bytes(c));
   for (int row = tokens - needed; row < tokens;) {
     with_few_sizes<MAX_ROWS>(tokens - row, [&]<int ROWS>() {
       const long position = context - tokens + row;
