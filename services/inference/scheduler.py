@@ -16,7 +16,7 @@ from services.inference.throughput import Rate
 
 # A step with prefill in it may take so many times as long as without, so that streams never stall: more of the time
 # goes to prompts the more of them wait (relative to `max_running`), as streams that have not begun stall most.
-_LEAST_STRETCH, _MOST_STRETCH = 2.5, 5.0
+_LEAST_STRETCH, _MOST_STRETCH = 2.25, 4.5
 _RATE_WINDOW_S = 10.0
 _RETRY_DELAYS_S = (0.1, 60.0)  # the shortest and the longest that a refused caller is told
 
