@@ -76,7 +76,9 @@ def test_log_probabilities_are_those_of_the_host():
     for host, device in zip(drawn, reported, strict=True):
         assert device.logprob == pytest.approx(host.logprob, abs=1e-5)
         assert [token_id for token_id, _ in device.top_logprobs] == [token_id for token_id, _ in host.top_logprobs]
-        assert [value for _, value in device.top_logprobs] == pytest.approx([value for _, value in host.top_logprobs], abs=1e-5)
+        assert [value for _, value in device.top_logprobs] == pytest.approx(
+            [value for _, value in host.top_logprobs], abs=1e-5
+        )
 
 
 @pytest.mark.parametrize("lost", ["counts", "biases", "seeds"])
