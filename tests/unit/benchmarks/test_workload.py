@@ -56,9 +56,10 @@ def test_stages_of_the_cpu_operators_have_names() -> None:
     assert names == ["embedding and norm"] * 2 + layer + ["final norm"]
 
 
-def test_request_throughput_is_set_against_vllm_in_the_median() -> None:
+def test_request_throughput_is_set_against_the_better_vllm_in_the_median() -> None:
     results = {
-        "vllm bfloat16": [{"request_throughput": rate} for rate in (1.0, 2.0, 9.0)],
+        "vllm bfloat16, its default": [{"request_throughput": rate} for rate in (0.5, 1.5, 9.0)],
+        "vllm bfloat16, all threads": [{"request_throughput": rate} for rate in (1.0, 2.0, 3.0)],
         "anthesis int8": [{"request_throughput": rate} for rate in (3.0, 5.0, 4.0)],
     }
     (goal,) = goals_of(results)
