@@ -133,7 +133,9 @@ class Channel:
         self.send_encoded(encode(message))
 
     def send_encoded(self, data: bytes) -> None:
-        self._socket.sendall(data)
+        """Nothing where the other end is gone: whoever waits for its answer gets none, and `watch` tells."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._socket.sendall(data)
 
     def receive(self) -> Message | None:
         """Wait for the next message; None when the other end has closed."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from services.inference import host_memory
-from services.inference.host_memory import free_host_bytes
+from services.inference.host_memory import free_host_bytes, host_peak_bytes
 
 GIB = 1 << 30
 V2 = ("memory.max", "memory.current", "inactive_file")
@@ -69,3 +69,13 @@ def test_a_group_over_its_limit_has_nothing_left(machine):
 
 def test_this_machine_can_be_asked():
     assert 0 < free_host_bytes() < 1 << 50
+
+
+def test_what_was_freed_before_does_not_hide_what_a_computation_takes():
+    def take() -> list[bytearray]:
+        return [bytearray(100_000) for _ in range(640)]  # each from the heap: what is larger gets pages of its own
+
+    freed, kept = take(), bytearray(100_000)  # behind the others, so that the heap cannot simply end before them
+    freed.clear()
+    assert 60e6 < host_peak_bytes(take) < 80e6
+    del kept
