@@ -142,7 +142,7 @@ async def test_the_callers_deadline_reaches_the_worker_and_passes_as_such(backen
     code, _ = await error_of(read_all(call))
     assert code == grpc.StatusCode.DEADLINE_EXCEEDED
     (seconds,) = backends.worker.seconds_left
-    assert 0 < seconds <= 2
+    assert 0 < seconds < 3  # grpc-timeout is rounded up on its way
     await asyncio.wait_for(backends.worker.cancelled.wait(), 10)
 
 
