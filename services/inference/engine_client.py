@@ -130,8 +130,8 @@ class EngineClient:
     async def start(self, start: Start) -> Ready:
         """Start the process and load the model. Raises EngineFailed, saying why."""
         self._folder = Path(tempfile.mkdtemp(prefix="an-"))  # short: a socket's path has at most 107 bytes
-        self._context = zmq.asyncio.Context()
-        self._socket = self._context.socket(zmq.PAIR)
+        # One context for all engines: the end of one of its own could wait for ever after an engine that was killed.
+        self._socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
         self._socket.set_hwm(0)
         address = f"ipc://{self._folder}/engine.sock"
         self._socket.bind(address)
@@ -219,7 +219,7 @@ class EngineClient:
             if self._reader is not None:
                 self._reader.cancel()
             self._fail_calls(f"{self.name} was unloaded; ask again for where it is served")
-            self._context.destroy(linger=0)
+            self._socket.close(linger=0)
             shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _first_answer(self, start: Start) -> Ready | LoadFailed:
