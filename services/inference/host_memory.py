@@ -4,7 +4,6 @@ Source: Linux, Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst;
 """
 
 import ctypes
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,15 +27,9 @@ def host_peak_bytes(run: Callable[[], object]) -> int:
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)  # glibc would give `run` what was freed before, and it would look as if it took nothing
     _CLEAR_REFS.write_text("5")  # the peak of resident memory starts anew; see proc(5)
-    before = _status_bytes("VmRSS")
+    before = _value(_STATUS.read_text(), "VmRSS:")
     run()
-    return max(0, _status_bytes("VmHWM") - before)
-
-
-def _status_bytes(field: str) -> int:
-    found = re.search(rf"^{field}:\s*(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
-    assert found is not None
-    return int(found[1]) * 1024
+    return max(0, _value(_STATUS.read_text(), "VmHWM:") - before) * 1024
 
 
 def _free_in_groups() -> Iterator[int]:
