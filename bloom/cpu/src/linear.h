@@ -5,8 +5,8 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 
+#include "pool.h"
 #include "tile.h"
 
 namespace {
@@ -107,39 +107,56 @@ bool pack_row(const Linear& w, long row, const Source* source) {
   return true;
 }
 
-// Write fp32 values (K) as row `row` of activations for weights of this kind; K is padded with zeros to whole steps.
-inline void put_row(const Activations& a, int kind, long row, const float* x, long columns) {
+// Are activations for these weights quantized, row by row? Then none can be written before its whole row is known.
+inline bool quantizes(int kind) { return kind == INT8_DYNAMIC || (kind == INT8 && dot_bytes); }
+
+inline int levels(int kind) { return kind == INT8 ? 32767 : 127; }
+
+// max |x| of `count` values, whole vectors.
+inline f32x16 most_of(f32x16 most, const float* x, long count) {
+  for (long k = 0; k < count; k += LANES) most = max(most, max(load<f32x16>(x + k), -load<f32x16>(x + k)));
+  return most;
+}
+
+// Columns first .. end - 1 of row `row` of activations that are not quantized, from the fp32 row x.
+inline void put_columns(const Activations& a, int kind, long row, const float* x, long first, long end) {
   char* out = (char*)a.data + row * a.stride;
-  const long end = padded(columns, LANES);  // x has room for whole vectors, zero behind K
   if (activation_bytes(kind) == 4) {
-    if (kind == INT8_DYNAMIC) {  // the values that quantized activations stand for
-      f32x16 most{};
-      for (long k = 0; k < end; k += LANES) most = max(most, max(load<f32x16>(x + k), -load<f32x16>(x + k)));
-      const float scale = max(most) / 127, inverse = scale == 0 ? 0 : 1 / scale;
-      for (long k = 0; k < end; k += LANES)
-        store((float*)out + k,
-              scale * __builtin_convertvector(round_to_int(load<f32x16>(x + k) * inverse), f32x16));
-    } else {
-      std::memcpy(out, x, end * 4);
-    }
-  } else if (kind == BFLOAT16) {
-    for (long k = 0; k < end; k += LANES) store_bf16((bf16*)out + k, load<f32x16>(x + k));
-  } else {
-    f32x16 most{};
-    for (long k = 0; k < end; k += LANES) most = max(most, max(load<f32x16>(x + k), -load<f32x16>(x + k)));
-    const int levels = kind == INT8 ? 32767 : 127;
-    const float scale = max(most) / levels, inverse = scale == 0 ? 0 : 1 / scale;
-    a.scales[row] = scale;
-    char* low = (char*)a.low + row * a.stride;
-    for (long k = 0; k < end; k += LANES) {
-      u32x16 q = (u32x16)(round_to_int(load<f32x16>(x + k) * inverse) + (levels + 1));  // 1 or more
-      if (kind == INT8) {
-        store(low + k, __builtin_convertvector(q & 0xff, u8x16));
-        q >>= 8;
-      }
-      store(out + k, __builtin_convertvector(q, u8x16));
-    }
+    std::memcpy((float*)out + first, x + first, (end - first) * 4);
+    return;
   }
+  long k = first;
+  for (; k + LANES <= end; k += LANES) store_bf16((bf16*)out + k, load<f32x16>(x + k));
+  for (; k < end; k++) ((bf16*)out)[k] = to_bf16(x[k]);
+}
+
+// Columns first .. end - 1, whole vectors, of row `row` of quantized activations; most: max |x| of the whole row.
+inline void put_quantized(const Activations& a, int kind, long row, const float* x, long first, long end, float most) {
+  char* out = (char*)a.data + row * a.stride;
+  const float scale = most / levels(kind), inverse = scale == 0 ? 0 : 1 / scale;
+  if (!dot_bytes) {  // the values that quantized activations stand for
+    for (long k = first; k < end; k += LANES)
+      store((float*)out + k, scale * __builtin_convertvector(round_to_int(load<f32x16>(x + k) * inverse), f32x16));
+    return;
+  }
+  if (first == 0) a.scales[row] = scale;
+  char* low = (char*)a.low + row * a.stride;
+  for (long k = first; k < end; k += LANES) {
+    u32x16 q = (u32x16)(round_to_int(load<f32x16>(x + k) * inverse) + (levels(kind) + 1));  // 1 or more
+    if (kind == INT8) {
+      store(low + k, __builtin_convertvector(q & 0xff, u8x16));
+      q >>= 8;
+    }
+    store(out + k, __builtin_convertvector(q, u8x16));
+  }
+}
+
+// Write fp32 values (K) as row `row` of activations for weights of this kind. x has room for whole vectors, zero
+// behind K.
+inline void put_row(const Activations& a, int kind, long row, const float* x, long columns) {
+  const long end = padded(columns, LANES);
+  if (quantizes(kind)) put_quantized(a, kind, row, x, 0, end, max(most_of(f32x16{}, x, end)));
+  else put_columns(a, kind, row, x, 0, end);
 }
 
 // What becomes of the outputs: handed 16 at a time to `use(row, first column, values)`, bias included.
@@ -264,15 +281,13 @@ void multiply_bytes(const Linear& w, const Activations& a, int m, long panel, Us
 }
 #endif
 
-// Multiply the panels that this thread takes from `next`; all threads call it, then meet at a barrier.
+// Multiply the panels that fall to this thread; all threads call it, then meet at a barrier.
 template <class Use>
-void multiply(const Linear& w, const Activations& a, int m, std::atomic<long>& next, Use use) {
+void multiply(const Linear& w, const Activations& a, int m, int thread, int threads, Taken* taken, Use use) {
   const long panels = (w.rows + PANEL - 1) / PANEL;
   const long take = std::max<long>(1, std::min<long>(panels / 16, (256 << 10) / panel_bytes(w)));
-  for (;;) {
-    const long first = next.fetch_add(take, std::memory_order_relaxed);
-    if (first >= panels) return;
-    for (long panel = first; panel < std::min(first + take, panels); panel++) {
+  share_out(panels, take, thread, threads, taken, [&](long first, long end) {
+    for (long panel = first; panel < end; panel++) {
       switch (w.kind) {
         case FLOAT32: multiply_as<F32xF32>(w, a, m, panel, use); break;
 #if BLOOM_DOT_BF16
@@ -288,7 +303,7 @@ void multiply(const Linear& w, const Activations& a, int m, std::atomic<long>& n
 #endif
       }
     }
-  }
+  });
 }
 
 }  // namespace

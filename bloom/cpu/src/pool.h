@@ -81,4 +81,22 @@ class Pool {
   std::atomic<bool> stop_{false};
 };
 
+// Of one range of work: what of it is taken. A cache line each.
+struct alignas(64) Taken { std::atomic<long> count{0}; };
+
+// Share out 0 .. count - 1 among threads that all call this, `thread` being the caller: f(first, end) for pieces of at
+// most `take`. taken: one for each thread, zero before.
+// Each thread has a range of its own, the same whenever as much is shared out, so that what it wrote in one phase it
+// reads in the next from its own cache: a line of another core's takes a fifth of a microsecond. Who has finished takes
+// from the others' ranges.
+template <class F>
+void share_out(long count, long take, int thread, int threads, Taken* taken, F&& f) {
+  for (int i = 0; i < threads; i++) {
+    const int owner = (thread + i) % threads;
+    const long begin = count * owner / threads, end = count * (owner + 1) / threads;
+    for (long first; (first = begin + taken[owner].count.fetch_add(take, std::memory_order_relaxed)) < end;)
+      f(first, first + take < end ? first + take : end);
+  }
+}
+
 }  // namespace

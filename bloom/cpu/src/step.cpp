@@ -74,7 +74,8 @@ struct Buffer {  // grows, never shrinks; contents are not kept
 
 struct Scratch {
   Buffer<char> activations, low;
-  Buffer<float> scales, qkv, attended, wide;
+  Buffer<float> scales, qkv, attended, wide, most;
+  Buffer<f32x16> most_lanes;
 };
 
 inline void layer_norm(const float* x, const float* weight, const float* bias, long h, float epsilon, float* out) {
@@ -97,12 +98,11 @@ inline void layer_norm(const float* x, const float* weight, const float* bias, l
   for (; i < h; i++) out[i] = (x[i] - mean) * inverse * weight[i] + bias[i];
 }
 
-// Task `task` of sequences times heads: new keys and values to the cache, then attention, from the needed tokens alone
-// with `num_needed`.
+// One head of a sequence: new keys and values to the cache, then attention, from the needed tokens alone with
+// `num_needed`.
 inline void attend_task(const Cache& cache, const float* slopes, float tolerance, const Step& step, long layer,
-                        const int32_t* num_needed, long task, const float* qkv, long width, float* out, long out_stride,
-                        Counts& counts) {
-  const long seq = task / cache.heads, head = task % cache.heads;
+                        const int32_t* num_needed, long seq, long head, const float* qkv, long width, float* out,
+                        long out_stride, Counts& counts) {
   const int start = step.query_starts[seq], tokens = step.query_starts[seq + 1] - start;
   const float scale = 1 / std::sqrt(float(cache.head_dim));
   const Head h{cache, layer, head, step.block_tables + seq * step.table_stride, slopes[head], scale, tolerance};
@@ -126,16 +126,18 @@ class Runner {
     a_ = {scratch_.activations.get(t * stride), scratch_.low.get(t * stride), scratch_.scales.get(t), 0};
     qkv_ = scratch_.qkv.get(t * narrow);
     attended_ = scratch_.attended.get(t * (narrow / 3 + LANES));
+    most_stride_ = padded(t, LANES);
+    most_ = scratch_.most.get(most_stride_ * pool_.size());
+    most_lanes_ = scratch_.most_lanes.get(t * pool_.size());
     wide_ = scratch_.wide.get(t * std::max(padded(widest, LANES), row_stride(widest, 2) / 4));
   }
 
   void run(int first, int last) {
-    // One counter per phase of work to share out; a stage has at most five.
-    counters_ = std::vector<std::atomic<long>>(8 * (last - first + 1));
+    taken_ = std::vector<Taken>(MOST_PHASES * (last - first + 1) * pool_.size());
     counts_.assign(pool_.size(), {});
     pool_.run([&](int thread) {
-      int counter = 0;
-      for (int stage = first; stage <= last; stage++) run_stage(stage, thread, counter);
+      Worker me{thread};
+      for (int stage = first; stage <= last; stage++) run_stage(stage, me);
     });
     for (const Counts& counts : counts_) {
       s_.chunks += counts.chunks;
@@ -144,37 +146,43 @@ class Runner {
   }
 
  private:
-  void run_stage(int stage, int thread, int& counter) {
+  static constexpr int MOST_PHASES = 8;  // of work to share out, in a stage
+
+  struct Worker {
+    int thread;
+    int phase = 0;
+  };
+
+  void run_stage(int stage, Worker& me) {
     if (s_.tokens == 0) return;
-    if (stage == EMBED) return embed(counter);
-    if (stage == EMBED_NORM) return norm_in_place(m_.embed_norm, m_.embed_norm_bias, counter);
-    if (stage == final_stage(m_)) return norm_in_place(m_.final_norm, m_.final_norm_bias, counter);
+    if (stage == EMBED) return embed(me);
+    if (stage == EMBED_NORM) return norm_in_place(m_.embed_norm, m_.embed_norm_bias, me);
+    if (stage == final_stage(m_)) return norm_in_place(m_.final_norm, m_.final_norm_bias, me);
     const long index = (stage - LAYERS) / PER_LAYER;
     const Layer& layer = m_.layer[index];
     switch ((stage - LAYERS) % PER_LAYER) {
-      case ATTENTION: return attention(index, layer, thread, counter);
-      case ADD_ATTENTION: return add_partial(layer.dense.bias, counter);
-      case MLP: return mlp(layer, counter);
-      case ADD_MLP: return add_partial(layer.down.bias, counter);
+      case ATTENTION: return attention(index, layer, me);
+      case ADD_ATTENTION: return add_partial(layer.dense.bias, me);
+      case MLP: return mlp(layer, me);
+      case ADD_MLP: return add_partial(layer.down.bias, me);
     }
   }
 
+  Taken* next_phase(Worker& me) { return &taken_[pool_.size() * me.phase++]; }
+
   // Share out 0 .. count - 1 in pieces of `take`, then meet.
   template <class F>
-  void share(long count, long take, int& counter, F&& f) {
-    std::atomic<long>& next = counters_[counter++];
-    for (;;) {
-      const long first = next.fetch_add(take, std::memory_order_relaxed);
-      if (first >= count) break;
-      for (long i = first; i < std::min(first + take, count); i++) f(i);
-    }
+  void share(long count, long take, Worker& me, F&& f) {
+    share_out(count, take, me.thread, pool_.size(), next_phase(me), [&](long first, long end) {
+      for (long i = first; i < end; i++) f(i);
+    });
     pool_.barrier();
   }
 
   long rows_at_once() const { return std::max<long>(1, std::min<long>(16, s_.tokens / (2 * pool_.size()))); }
 
-  void embed(int& counter) {
-    share(s_.tokens, 1, counter, [&](long t) {
+  void embed(Worker& me) {
+    share(s_.tokens, 1, me, [&](long t) {
       float* x = s_.x + t * m_.hidden;
       const long row = s_.ids[t] - m_.first_token;
       const bool here = row >= 0 && row < m_.embedding.rows;  // else another rank adds it
@@ -182,8 +190,8 @@ class Runner {
     });
   }
 
-  void norm_in_place(const float* weight, const float* bias, int& counter) {
-    share(s_.tokens, rows_at_once(), counter, [&](long t) {
+  void norm_in_place(const float* weight, const float* bias, Worker& me) {
+    share(s_.tokens, rows_at_once(), me, [&](long t) {
       float* x = s_.x + t * m_.hidden;
       layer_norm(x, weight, bias, m_.hidden, m_.epsilon, x);
     });
@@ -191,43 +199,83 @@ class Runner {
 
   // The rows (T, columns) that `row(t, out)` makes become the activations of a product with w.
   template <class F>
-  void prepare(const Linear& w, int& counter, F&& row) {
+  void prepare(const Linear& w, Worker& me, F&& row) {
     a_.stride = row_stride(w.columns, activation_bytes(w.kind));
     Activations a = a_;
-    share(s_.tokens, rows_at_once(), counter, [&](long t) { put_row(a, w.kind, t, row(t), w.columns); });
+    share(s_.tokens, rows_at_once(), me, [&](long t) { put_row(a, w.kind, t, row(t), w.columns); });
   }
 
-  void normalize(const Linear& w, const float* weight, const float* bias, int& counter) {
+  void normalize(const Linear& w, const float* weight, const float* bias, Worker& me) {
     thread_local Buffer<float> buffer;
     float* normed = buffer.get(padded(m_.hidden, LANES));
     for (long i = m_.hidden; i < padded(m_.hidden, LANES); i++) normed[i] = 0;
-    prepare(w, counter, [&](long t) {
+    prepare(w, me, [&](long t) {
       layer_norm(s_.x + t * m_.hidden, weight, bias, m_.hidden, m_.epsilon, normed);
       return normed;
     });
   }
 
-  void attention(long index, const Layer& layer, int thread, int& counter) {
-    normalize(layer.qkv, layer.norm1, layer.norm1_bias, counter);
+  void attention(long index, const Layer& layer, Worker& me) {
+    normalize(layer.qkv, layer.norm1, layer.norm1_bias, me);
     const long width = layer.qkv.rows;
-    store_product(layer.qkv, qkv_, width, counter);
+    store_product(layer.qkv, qkv_, width, me);
     const long out_stride = padded(m_.cache.heads * m_.cache.head_dim, LANES);
-    Counts& counts = counts_[thread];
+    Counts& counts = counts_[me.thread];
     const int32_t* num_needed = index == m_.layers - 1 ? s_.num_needed : nullptr;
-    share(long(s_.sequences) * m_.cache.heads, HEADS_AT_ONCE, counter, [&](long task) {
-      attend_task(m_.cache, m_.slopes, m_.tolerance, s_, index, num_needed, task, qkv_, width, attended_, out_stride,
-                  counts);
+    const int kind = layer.dense.kind;
+    float* most = most_ + me.thread * most_stride_;
+    if (!num_needed) {
+      a_.stride = row_stride(layer.dense.columns, activation_bytes(kind));
+      std::fill_n(most, s_.tokens, 0.0f);
+    }
+    // By heads first: most of a head's queries, keys and values are where the same thread computed them.
+    const long heads = m_.cache.heads, groups = (heads + HEADS_AT_ONCE - 1) / HEADS_AT_ONCE;
+    share(groups * s_.sequences, 1, me, [&](long i) {
+      const long seq = i % s_.sequences, head = i / s_.sequences * HEADS_AT_ONCE;
+      const long end = std::min(head + HEADS_AT_ONCE, heads);
+      for (long h = head; h < end; h++)
+        attend_task(m_.cache, m_.slopes, m_.tolerance, s_, index, num_needed, seq, h, qkv_, width, attended_,
+                    out_stride, counts);
+      if (num_needed) return;
+      for (long t = s_.query_starts[seq]; t < s_.query_starts[seq + 1]; t++)
+        attended(kind, t, attended_ + t * out_stride, head * m_.cache.head_dim, end * m_.cache.head_dim, out_stride,
+                 most);
     });
     if (num_needed) {  // what comes after the last attention depends on its own row alone
-      share(1, 1, counter, [&](long) { keep_needed(out_stride); });
+      share(1, 1, me, [&](long) { keep_needed(out_stride); });
       if (s_.tokens == 0) return;
+      prepare(layer.dense, me, [&](long t) {
+        float* row = attended_ + t * out_stride;
+        for (long i = layer.dense.columns; i < out_stride; i++) row[i] = 0;
+        return row;
+      });
+    } else if (quantizes(kind)) {
+      quantize(layer.dense, attended_, out_stride, me);
     }
-    prepare(layer.dense, counter, [&](long t) {
-      float* row = attended_ + t * out_stride;
-      for (long i = layer.dense.columns; i < out_stride; i++) row[i] = 0;
-      return row;
-    });
-    to_residual(layer.dense, counter);
+    to_residual(layer.dense, me);
+  }
+
+  // Columns first .. end - 1 of row t of attention's output, x, are there: the next product's activations, or, where
+  // they are quantized, the row's maximum.
+  void attended(int kind, long t, float* x, long first, long end, long stride, float* most) {
+    const bool last = end == m_.cache.heads * m_.cache.head_dim;
+    if (last) std::fill(x + end, x + stride, 0.0f);
+    if (!quantizes(kind)) return put_columns(a_, kind, t, x, first, last ? stride : end);
+    for (long i = first; i < end; i++) most[t] = std::max(most[t], std::fabs(x[i]));
+  }
+
+  // Rows (T, columns) whose maxima are in most_ become the activations of a product with w. Each thread writes some
+  // columns of all rows: about those that it computed.
+  void quantize(const Linear& w, const float* rows, long stride, Worker& me) {
+    a_.stride = row_stride(w.columns, activation_bytes(w.kind));
+    const long lines = (w.columns + 63) / 64, threads = pool_.size(), whole = padded(w.columns, LANES);
+    const long first = lines * me.thread / threads * 64, end = std::min(lines * (me.thread + 1) / threads * 64, whole);
+    for (long t = 0; t < s_.tokens && first < end; t++) {
+      float most = 0;
+      for (long i = 0; i < threads; i++) most = std::max(most, most_[i * most_stride_ + t]);
+      put_quantized(a_, w.kind, t, rows + t * stride, first, end, most);
+    }
+    pool_.barrier();
   }
 
   // Move the needed rows of x and of attention's output to the front.
@@ -245,32 +293,50 @@ class Runner {
     s_.tokens = kept;
   }
 
-  void mlp(const Layer& layer, int& counter) {
-    normalize(layer.up, layer.norm2, layer.norm2_bias, counter);
+  void mlp(const Layer& layer, Worker& me) {
+    normalize(layer.up, layer.norm2, layer.norm2_bias, me);
     const long width = layer.up.rows, stride = padded(width, LANES);
     if (layer.down.kind == BFLOAT16 && dot_bf16) {  // straight into the next product's activations
       Activations next = a_;
       next.data = (char*)wide_;
       next.stride = row_stride(width, 2);
-      product(layer.up, a_, counter, [&](long t, long column, f32x16 v) {
+      product(layer.up, a_, me, [&](long t, long column, f32x16 v) {
         store_bf16((bf16*)((char*)next.data + t * next.stride) + column, gelu(v));
       });
-      to_residual(layer.down, counter, next);
+      to_residual(layer.down, me, next);
       return;
     }
-    product(layer.up, a_, counter, [&](long t, long column, f32x16 v) { store(wide_ + t * stride + column, gelu(v)); });
-    prepare(layer.down, counter, [&](long t) { return wide_ + t * stride; });
-    to_residual(layer.down, counter);
+    if (!quantizes(layer.down.kind)) {
+      product(layer.up, a_, me, [&](long t, long column, f32x16 v) { store(wide_ + t * stride + column, gelu(v)); });
+      prepare(layer.down, me, [&](long t) { return wide_ + t * stride; });
+    } else {
+      f32x16* most = most_lanes_ + me.thread * s_.tokens;
+      std::fill_n(most, s_.tokens, f32x16{});
+      multiply_shared(layer.up, a_, me, [&](long t, long column, f32x16 v) {
+        v = gelu(v);
+        store(wide_ + t * stride + column, v);
+        most[t] = max(most[t], max(v, -v));
+      });
+      for (long t = 0; t < s_.tokens; t++) most_[me.thread * most_stride_ + t] = max(most[t]);
+      pool_.barrier();
+      quantize(layer.down, wide_, stride, me);
+    }
+    to_residual(layer.down, me);
   }
 
   template <class Use>
-  void product(const Linear& w, const Activations& a, int& counter, Use use) {
-    multiply(w, a, s_.tokens, counters_[counter++], use);
+  void multiply_shared(const Linear& w, const Activations& a, Worker& me, Use use) {
+    multiply(w, a, s_.tokens, me.thread, pool_.size(), next_phase(me), use);
+  }
+
+  template <class Use>
+  void product(const Linear& w, const Activations& a, Worker& me, Use use) {
+    multiply_shared(w, a, me, use);
     pool_.barrier();
   }
 
-  void store_product(const Linear& w, float* out, long stride, int& counter) {
-    product(w, a_, counter, [&](long t, long column, f32x16 v) { put(out + t * stride + column, v, w.rows - column); });
+  void store_product(const Linear& w, float* out, long stride, Worker& me) {
+    product(w, a_, me, [&](long t, long column, f32x16 v) { put(out + t * stride + column, v, w.rows - column); });
   }
 
   static void put(float* out, f32x16 v, long room) {
@@ -278,18 +344,18 @@ class Runner {
     else std::memcpy(out, &v, room * 4);
   }
 
-  void to_residual(const Linear& w, int& counter) { to_residual(w, counter, a_); }
+  void to_residual(const Linear& w, Worker& me) { to_residual(w, me, a_); }
 
-  void to_residual(const Linear& w, int& counter, const Activations& a) {
+  void to_residual(const Linear& w, Worker& me, const Activations& a) {
     if (m_.parallel) {
       Linear plain = w;
       plain.bias = nullptr;  // added once, after the sum over ranks
-      product(plain, a, counter, [&](long t, long column, f32x16 v) {
+      product(plain, a, me, [&](long t, long column, f32x16 v) {
         put(s_.partial + t * m_.hidden + column, v, m_.hidden - column);
       });
       return;
     }
-    product(w, a, counter, [&](long t, long column, f32x16 v) {
+    product(w, a, me, [&](long t, long column, f32x16 v) {
       float* x = s_.x + t * m_.hidden + column;
       const long room = m_.hidden - column;
       if (room >= LANES) {
@@ -300,9 +366,9 @@ class Runner {
     });
   }
 
-  void add_partial(const float* bias, int& counter) {
+  void add_partial(const float* bias, Worker& me) {
     if (!m_.parallel) return;
-    share(s_.tokens, rows_at_once(), counter, [&](long t) {
+    share(s_.tokens, rows_at_once(), me, [&](long t) {
       float *x = s_.x + t * m_.hidden, *partial = s_.partial + t * m_.hidden;
       for (long i = 0; i < m_.hidden; i++) x[i] += partial[i] + bias[i];
     });
@@ -314,7 +380,11 @@ class Runner {
   Scratch& scratch_;
   Activations a_;
   float *qkv_, *attended_, *wide_;
-  std::vector<std::atomic<long>> counters_;
+  // max |x| of rows, as far as each thread has seen them: (threads, most_stride_), and (threads, T) by lanes.
+  float* most_;
+  f32x16* most_lanes_;
+  long most_stride_;
+  std::vector<Taken> taken_;  // of each phase, one for each thread
   std::vector<Counts> counts_;
 };
 
@@ -394,7 +464,8 @@ void bloom_attend(Context* c, const Cache* cache, const float* slopes, float tol
   c->pool.run([&](int) {
     Counts counts;
     for (long task; (task = next.fetch_add(1)) < long(step->sequences) * cache->heads;)
-      attend_task(*cache, slopes, tolerance, *step, 0, nullptr, task, qkv, 3 * width, out, width, counts);
+      attend_task(*cache, slopes, tolerance, *step, 0, nullptr, task / cache->heads, task % cache->heads, qkv,
+                  3 * width, out, width, counts);
     chunks += counts.chunks;
     chunks_read += counts.chunks_read;
   });
@@ -421,17 +492,18 @@ void bloom_linear(Context* c, const Linear* w, const float* hidden, int64_t m, i
   Activations a{nullptr, nullptr, c->scratch.scales.get(m), row_stride(w->columns, activation_bytes(w->kind))};
   a.data = c->scratch.activations.get(m * a.stride);
   a.low = c->scratch.low.get(m * a.stride);
-  std::atomic<long> rows{0}, panels{0};
-  c->pool.run([&](int) {
+  const int threads = c->pool.size();
+  std::vector<Taken> rows(threads), panels(threads);
+  c->pool.run([&](int thread) {
     Buffer<float> row;
     float* x = row.get(k);
-    for (long t; (t = rows.fetch_add(1)) < m;) {
+    share_out(m, 1, thread, threads, rows.data(), [&](long t, long) {
       std::memcpy(x, hidden + t * stride, w->columns * 4);
       for (long i = w->columns; i < k; i++) x[i] = 0;
       put_row(a, w->kind, t, x, w->columns);
-    }
+    });
     c->pool.barrier();
-    multiply(*w, a, int(m), panels, [&](long t, long column, f32x16 v) {
+    multiply(*w, a, int(m), thread, threads, panels.data(), [&](long t, long column, f32x16 v) {
       float* y = out + t * out_stride + column;
       std::memcpy(y, &v, std::min<long>(LANES, w->rows - column) * 4);
     });
