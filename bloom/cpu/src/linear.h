@@ -112,9 +112,13 @@ inline bool quantizes(int kind) { return kind == INT8_DYNAMIC || (kind == INT8 &
 
 inline int levels(int kind) { return kind == INT8 ? 32767 : 127; }
 
-// max |x| of `count` values, whole vectors.
-inline f32x16 most_of(f32x16 most, const float* x, long count) {
-  for (long k = 0; k < count; k += LANES) most = max(most, max(load<f32x16>(x + k), -load<f32x16>(x + k)));
+// max |x| of `count` values.
+inline float most_of(const float* x, long count) {
+  f32x16 lanes{};
+  long k = 0;
+  for (; k + LANES <= count; k += LANES) lanes = max(lanes, max(load<f32x16>(x + k), -load<f32x16>(x + k)));
+  float most = max(lanes);
+  for (; k < count; k++) most = std::max(most, std::fabs(x[k]));
   return most;
 }
 
@@ -155,7 +159,7 @@ inline void put_quantized(const Activations& a, int kind, long row, const float*
 // behind K.
 inline void put_row(const Activations& a, int kind, long row, const float* x, long columns) {
   const long end = padded(columns, LANES);
-  if (quantizes(kind)) put_quantized(a, kind, row, x, 0, end, max(most_of(f32x16{}, x, end)));
+  if (quantizes(kind)) put_quantized(a, kind, row, x, 0, end, most_of(x, end));
   else put_columns(a, kind, row, x, 0, end);
 }
 

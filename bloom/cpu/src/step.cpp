@@ -261,7 +261,7 @@ class Runner {
     const bool last = end == m_.cache.heads * m_.cache.head_dim;
     if (last) std::fill(x + end, x + stride, 0.0f);
     if (!quantizes(kind)) return put_columns(a_, kind, t, x, first, last ? stride : end);
-    for (long i = first; i < end; i++) most[t] = std::max(most[t], std::fabs(x[i]));
+    most[t] = std::max(most[t], most_of(x + first, end - first));
   }
 
   // Rows (T, columns) whose maxima are in most_ become the activations of a product with w. Each thread writes some
