@@ -15,6 +15,7 @@ from services.common.settings import ROOT
 
 REPETITIONS = 15
 GEMM_SHAPES = ((512, 1024, 4096), (512, 4096, 1024), (2048, 2048, 2048))  # (M, K, N): two of a prefill, one square
+GEMM_S = 2.0  # of a shape: a library takes minutes where the processor has no instructions for the dtype
 IDLE_SHARE = 0.15  # of one core
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -61,19 +62,22 @@ def read_bandwidth_gb_s(threads: int, folder: Path = WORK) -> list[float]:
 
 
 def gemm_gflops(threads: int, dtype: str) -> list[float]:
-    """Of the best shape, each repetition."""
+    """Of the best shape, each repetition; of the first alone where it takes longer than GEMM_S."""
     import torch
 
     torch.set_num_threads(threads)
     by_shape: list[list[float]] = []
     for m, k, n in GEMM_SHAPES:
         left, right = (torch.randn(shape).to(getattr(torch, dtype)) for shape in ((m, k), (k, n)))
-        rates = []
-        for _ in range(REPETITIONS):
+        rates: list[float] = []
+        begin = time.perf_counter()
+        while len(rates) < REPETITIONS and time.perf_counter() - begin < GEMM_S:
             start = time.perf_counter()
             left @ right
             rates.append(2 * m * k * n / (time.perf_counter() - start) / 1e9)
-        by_shape.append(rates[2:])
+        by_shape.append(rates[2:] or rates)
+        if len(rates) == 1:
+            break
     return max(by_shape, key=statistics.median)
 
 

@@ -207,14 +207,15 @@ def drive_until_decoding(driver: Driver, batch: int) -> None:
 def minimum_ms(config: BloomConfig, task: Task, batch: int, context: int, limits: dict[str, float]) -> Parts:
     """What the machine needs for the bytes that must be read or the operations, whichever takes longer.
 
-    The operations of int8 are set against the bf16 peak, which int8 instructions may exceed.
+    The operations of int8 are set against the bf16 peak, or fp32's where the processor has no products of bf16. int8
+    instructions may exceed it.
     """
     head_bytes = shapes.WEIGHT_BYTES[task.weights] * config.vocab_size * config.hidden_size
     head_flops = 2 * batch * config.vocab_size * config.hidden_size
     kv_bytes = 4 if task.weights == "float32" else 2
     whole_bytes = shapes.decode_bytes(config, weights=task.weights, batch=batch, context=context, kv_bytes=kv_bytes)
     whole_flops = shapes.decode_flops(config, batch=batch, context=context)
-    peak = limits["fp32_gflops" if task.weights == "float32" else "bf16_gflops"]
+    peak = limits["fp32_gflops"] if task.weights == "float32" else max(limits["bf16_gflops"], limits["fp32_gflops"])
 
     def limit(num_bytes: float, flops: float) -> float:
         return max(num_bytes / limits["read_gb_s"], flops / peak) / 1e6

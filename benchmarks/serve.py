@@ -98,7 +98,11 @@ def report(rows: list[Row], task: Task) -> str:
         f"Medians of {rounds} rounds (least–greatest), a fresh process each.",
         *(
             f"{name}: {figures['', key]}"
-            for name, key in (("read GB/s", "read_gb_s"), ("bf16 GEMM GFLOP/s", "bf16_gflops"))
+            for name, key in (
+                ("read GB/s", "read_gb_s"),
+                ("bf16 GEMM GFLOP/s", "bf16_gflops"),
+                ("fp32 GEMM GFLOP/s", "fp32_gflops"),
+            )
             if ("", key) in figures
         ),
         "",
