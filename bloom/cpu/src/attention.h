@@ -1,8 +1,8 @@
 // Causal ALiBi attention over a paged cache, for any mix of decodes and chunks of prompts.
 //
-// D = head dimension, padded to whole vectors; a block holds the keys and values of 16 tokens. Keys of one head lie
+// D = head dimension, padded to 16; a block holds the keys and values of 16 tokens. Keys of one head lie
 // transposed, [D][16] (bf16 in pairs along D), values as they come, [16][D] (bf16 in pairs along the tokens), so that
-// scores and outputs both come out of `tile` with 16 of them in a vector. int8 has a scale per token behind each part.
+// scores and outputs both come out of `tile` as vectors. int8 has a scale per token behind each part.
 //
 // Keys are visited in chunks of 64 at fixed positions, oldest first, with an online softmax per row: a row's result
 // depends neither on the rows computed beside it nor on how its prompt was cut into steps.
@@ -16,7 +16,8 @@
 
 namespace {
 
-constexpr int BLOCK = LANES;      // tokens
+constexpr int BLOCK = 16;         // tokens
+constexpr int IN_BLOCK = BLOCK / LANES;  // vectors of a row of a block's keys
 constexpr int CHUNK = 4 * BLOCK;  // keys between two updates of the running maximum
 constexpr int MAX_HEAD = 256;
 
@@ -29,7 +30,7 @@ extern "C" struct Cache {
 };
 
 inline long part_bytes(const Cache& c) {  // keys or values of one block and head
-  const long d = padded(c.head_dim, LANES);
+  const long d = padded(c.head_dim, BLOCK);
   return d * BLOCK * bytes_of(c.kind) + (c.kind == INT8 ? BLOCK * 4 : 0);
 }
 
@@ -42,9 +43,9 @@ inline float& key_norm(const Cache& c, long layer, long block, long head) {
 }
 
 inline float dot(const float* a, const float* b, int d) {
-  f32x16 total{};
+  f32v total{};
   int i = 0;
-  for (; i + LANES <= d; i += LANES) total = fma(load<f32x16>(a + i), load<f32x16>(b + i), total);
+  for (; i + LANES <= d; i += LANES) total = fma(load<f32v>(a + i), load<f32v>(b + i), total);
   float rest = 0;
   for (; i < d; i++) rest += a[i] * b[i];
   return sum(total) + rest;
@@ -53,7 +54,7 @@ inline float dot(const float* a, const float* b, int d) {
 // d values as bf16; an odd one is followed by a zero.
 inline void narrow_head(const float* x, int d, bf16* out) {
   int i = 0;
-  for (; i + LANES <= d; i += LANES) store_bf16(out + i, load<f32x16>(x + i));
+  for (; i + LANES <= d; i += LANES) store_bf16(out + i, load<f32v>(x + i));
   for (; i < d; i++) out[i] = to_bf16(x[i]);
   out[d] = 0;
 }
@@ -70,7 +71,7 @@ inline float quantize_head(const float* x, int d, int8_t* q) {
 // Write one token's key and value (D each) to its slot. The first token of a block clears it: what a slot held before
 // must not reach a product with a zero weight (0 * NaN), nor its norm the skip bound.
 inline void store_token(const Cache& c, long layer, long block, long head, int slot, const float* k, const float* v) {
-  const int d = c.head_dim, dp = padded(d, LANES);
+  const int d = c.head_dim, dp = padded(d, BLOCK);
   char* keys = keys_of(c, layer, block, head);
   char* values = keys + part_bytes(c);
   float& norm = key_norm(c, layer, block, head);
@@ -158,7 +159,11 @@ class Fetch {
   int count_ = 0, next_ = 0;
 };
 
-const f32x16 LANE = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+const f32v LANE = [] {
+  f32v lane;
+  for (int i = 0; i < LANES; i++) lane[i] = i;
+  return lane;
+}();
 
 // Call f<ROWS>() with the largest of MOST, MOST / 2, ..., 1 that is not more than `left`: prompts are long, so that few
 // sizes suffice, and each takes the compiler a second.
@@ -174,7 +179,7 @@ template <class A>
 inline void put_query(A* out, const float* q, int d) {
   int i = 0;
   if constexpr (std::is_same_v<A, bf16>) {
-    for (; i + LANES <= d; i += LANES) store_bf16(out + i, load<f32x16>(q + i));
+    for (; i + LANES <= d; i += LANES) store_bf16(out + i, load<f32v>(q + i));
     for (; i < d; i++) out[i] = to_bf16(q[i]);
   } else {
     for (; i < d; i++) out[i] = q[i];
@@ -190,26 +195,26 @@ inline void put_query(A* out, const float* q, int d) {
 // left out while the sum of these bounds stays below the tolerance t: the mass dropped is at most t of the whole,
 // and the output, a mean of values, moves by at most 2 t max|v|. Chunks with large keys fail the bound and are read.
 // A row decides for itself, and what it leaves out gets no weight though its neighbours may read it.
-inline const std::vector<Visit>& choose_chunks(const Head& h, long position, int rows, f32x16 reach, f32x16 own,
+inline const std::vector<Visit>& choose_chunks(const Head& h, long position, int rows, f32v reach, f32v own,
                                                Counts& counts) {
   thread_local std::vector<Visit> visits;
   visits.clear();
-  f32x16 dropped{};
-  const f32x16 at = LANE + float(position);
+  f32v dropped{};
+  const f32v at = LANE + float(position);
   const uint32_t all = (1u << rows) - 1;
   for (long start = 0; start < position + rows; start += CHUNK) {
-    const f32x16 behind = at - float(start + CHUNK - 1);  // distance to the chunk's nearest key
+    const f32v behind = at - float(start + CHUNK - 1);  // distance to the chunk's nearest key
     uint32_t skip = all & bits(at < float(start));
     const uint32_t past = all & bits(behind > 0.0f);
     if (h.tolerance > 0 && past) {
       float norm = 0;
       for (int b = 0; b < CHUNK / BLOCK && start + b * BLOCK < position + rows; b++)
         norm = std::max(norm, key_norm(h.cache, h.layer, h.table[start / BLOCK + b], h.head));
-      const f32x16 bound = reach * norm - behind * h.slope - own;
+      const f32v bound = reach * norm - behind * h.slope - own;
       // NaN, of a model that computes it, compares as false and is read.
-      const f32x16 share = bound < 0.0f ? float(CHUNK) * exp(bound) : splat(2.0f);
-      const f32x16 total = dropped + share;
-      const i32x16 left_out = (total <= h.tolerance) & (behind > 0.0f);
+      const f32v share = bound < 0.0f ? float(CHUNK) * exp(bound) : splat(2.0f);
+      const f32v total = dropped + share;
+      const i32v left_out = (total <= h.tolerance) & (behind > 0.0f);
       dropped = left_out ? total : dropped;
       const uint32_t left = all & bits(left_out);
       skip |= left;
@@ -221,20 +226,27 @@ inline const std::vector<Visit>& choose_chunks(const Head& h, long position, int
   return visits;
 }
 
+constexpr int attention_vectors(int rows) {
+  const int room = (LANES == 16 ? MAX_ROWS : MAX_ROWS * VECTORS) / rows;
+  int vectors = 1;
+  while (2 * vectors <= std::min(room, 64 / LANES)) vectors *= 2;
+  return vectors;
+}
+
 // Rows `position` to `position + ROWS - 1` of a sequence. q and k: their vectors, `stride` apart; out likewise.
 template <class C, int ROWS>
 void attend_rows(const Head& h, long position, const float* q, const float* k, long stride, float* out,
                  long out_stride, Counts& counts) {
   using F = typename C::Tile;
   using A = typename F::A;
-  // Blocks, or vectors of outputs, at once: a sum is a chain of dependent instructions, and few rows are few chains.
-  constexpr int COLS = ROWS <= 3 ? 4 : ROWS <= 7 ? 2 : 1;
-  const int d = h.cache.head_dim, dp = padded(d, LANES);
+  // Vectors of keys, or of outputs, at once: a sum is a chain of dependent instructions, and few rows are few chains.
+  constexpr int COLS = attention_vectors(ROWS);
+  const int d = h.cache.head_dim, dp = padded(d, BLOCK);
   alignas(64) A queries[ROWS * MAX_HEAD] = {};
   alignas(64) float scores[ROWS][CHUNK], sums[ROWS][MAX_HEAD];
   alignas(64) A weights[ROWS][CHUNK];
   float most[ROWS];
-  f32x16 mass[ROWS] = {}, own{}, reach{};
+  f32v mass[ROWS] = {}, own{}, reach{};
   for (int r = 0; r < ROWS; r++) {
     put_query(queries + r * dp, q + r * stride, d);
     std::memset(sums[r], 0, dp * sizeof(float));
@@ -256,19 +268,20 @@ void attend_rows(const Head& h, long position, const float* q, const float* k, l
     const char* keys[CHUNK / BLOCK];  // of a block that is not there: the last one's, and the result is not used
     for (int b = 0; b < CHUNK / BLOCK; b++)
       keys[b] = keys_of(h.cache, h.layer, table[std::min(b, blocks - 1)], h.head);
-    for (int first = 0; first < blocks; first += COLS) {
+    const int vectors = blocks * IN_BLOCK;
+    for (int first = 0; first < vectors; first += COLS) {
       typename F::Acc acc[ROWS][COLS] = {};
       const char* columns[COLS];
-      for (int c = 0; c < COLS; c++) columns[c] = keys[first + c];
-      tile<F>(acc, queries, dp, columns, F::BYTES, dp / F::STEP, ahead);
+      for (int c = 0; c < COLS; c++) columns[c] = keys[(first + c) / IN_BLOCK] + (first + c) % IN_BLOCK * F::BYTES;
+      tile<F>(acc, queries, dp, columns, F::BYTES * IN_BLOCK, dp / F::STEP, ahead);
       for (int c = 0; c < COLS; c++) {
-        const int b = first + c;
-        f32x16 scale = splat(h.scale);
-        if constexpr (C::scaled) scale *= load<f32x16>(keys[b] + dp * BLOCK);
+        const int at = (first + c) * LANES;  // in the chunk
+        f32v scale = splat(h.scale);
+        if constexpr (C::scaled) scale *= load<f32v>(keys[at / BLOCK] + dp * BLOCK + at % BLOCK * 4);
         for (int r = 0; r < ROWS; r++) {
-          const f32x16 ahead = LANE + float(start + b * BLOCK - (position + r));  // key minus query
-          const f32x16 score = fma(acc[r][c], scale, ahead * h.slope);
-          store(&scores[r][b * BLOCK], ahead > 0.0f ? splat(-INFINITY) : score);
+          const f32v ahead = LANE + float(start + at - (position + r));  // key minus query
+          const f32v score = fma(acc[r][c], scale, ahead * h.slope);
+          store(&scores[r][at], ahead > 0.0f ? splat(-INFINITY) : score);
         }
       }
     }
@@ -277,26 +290,24 @@ void attend_rows(const Head& h, long position, const float* q, const float* k, l
         std::memset(weights[r], 0, sizeof weights[r]);
         continue;
       }
-      f32x16 top = splat(most[r]);
-      for (int b = 0; b < blocks; b++) top = max(top, load<f32x16>(&scores[r][b * BLOCK]));
+      f32v top = splat(most[r]);
+      for (int i = 0; i < blocks * BLOCK; i += LANES) top = max(top, load<f32v>(&scores[r][i]));
       const float now = max(top);
       if (now > most[r]) {
-        const f32x16 shrink = exp(splat(most[r] - now));
+        const f32v shrink = exp(splat(most[r] - now));
         mass[r] *= shrink;
-        for (int i = 0; i < dp; i += LANES) store(&sums[r][i], load<f32x16>(&sums[r][i]) * shrink);
+        for (int i = 0; i < dp; i += LANES) store(&sums[r][i], load<f32v>(&sums[r][i]) * shrink);
         most[r] = now;
       }
-      for (int b = 0; b < blocks; b++) {
-        f32x16 p = exp(load<f32x16>(&scores[r][b * BLOCK]) - most[r]);
+      for (int i = 0; i < blocks * BLOCK; i += LANES) {
+        f32v p = exp(load<f32v>(&scores[r][i]) - most[r]);
         mass[r] += p;
-        if constexpr (C::scaled) {
-          p *= load<f32x16>(keys[b] + part + dp * BLOCK);
-        }
-        if constexpr (std::is_same_v<A, bf16>) store_bf16(&weights[r][b * BLOCK], p);
-        else store(&weights[r][b * BLOCK], p);
+        if constexpr (C::scaled) p *= load<f32v>(keys[i / BLOCK] + part + dp * BLOCK + i % BLOCK * 4);
+        if constexpr (std::is_same_v<A, bf16>) store_bf16(&weights[r][i], p);
+        else store(&weights[r][i], p);
       }
     }
-    // One vector of outputs holds 16 columns; a step takes F::STEP tokens (bf16: a pair), a row of values apart.
+    // A step takes F::STEP tokens (bf16: a pair), a row of values apart.
     constexpr int STEP = F::STEP;
     const long value_stride = long(dp) * F::BYTES / LANES;
     for (int first = 0; first < dp; first += LANES * COLS) {
@@ -304,7 +315,7 @@ void attend_rows(const Head& h, long position, const float* q, const float* k, l
       int column[COLS];  // one that is not there: the last, computed twice
       for (int c = 0; c < COLS; c++) column[c] = std::min(first + c * LANES, dp - LANES);
       for (int r = 0; r < ROWS; r++)
-        for (int c = 0; c < COLS; c++) acc[r][c] = load<f32x16>(&sums[r][column[c]]);
+        for (int c = 0; c < COLS; c++) acc[r][c] = load<f32v>(&sums[r][column[c]]);
       for (int b = 0; b < blocks; b++) {
         const char* columns[COLS];
         for (int c = 0; c < COLS; c++) columns[c] = keys[b] + part + column[c] * F::BYTES / LANES;

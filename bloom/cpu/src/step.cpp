@@ -75,26 +75,26 @@ struct Buffer {  // grows, never shrinks; contents are not kept
 struct Scratch {
   Buffer<char> activations, low;
   Buffer<float> scales, qkv, attended, wide, most;
-  Buffer<f32x16> most_lanes;
+  Buffer<f32v> most_lanes;
 };
 
 inline void layer_norm(const float* x, const float* weight, const float* bias, long h, float epsilon, float* out) {
-  f32x16 total{};
+  f32v total{};
   long i = 0;
   float rest = 0;
-  for (; i + LANES <= h; i += LANES) total += load<f32x16>(x + i);
+  for (; i + LANES <= h; i += LANES) total += load<f32v>(x + i);
   for (; i < h; i++) rest += x[i];
   const float mean = (sum(total) + rest) / h;
-  f32x16 squares{};
+  f32v squares{};
   rest = 0;
   for (i = 0; i + LANES <= h; i += LANES) {
-    f32x16 v = load<f32x16>(x + i) - mean;
+    f32v v = load<f32v>(x + i) - mean;
     squares = fma(v, v, squares);
   }
   for (; i < h; i++) rest += (x[i] - mean) * (x[i] - mean);
   const float inverse = 1 / std::sqrt((sum(squares) + rest) / h + epsilon);
   for (i = 0; i + LANES <= h; i += LANES)
-    store(out + i, fma((load<f32x16>(x + i) - mean) * inverse, load<f32x16>(weight + i), load<f32x16>(bias + i)));
+    store(out + i, fma((load<f32v>(x + i) - mean) * inverse, load<f32v>(weight + i), load<f32v>(bias + i)));
   for (; i < h; i++) out[i] = (x[i] - mean) * inverse * weight[i] + bias[i];
 }
 
@@ -300,19 +300,19 @@ class Runner {
       Activations next = a_;
       next.data = (char*)wide_;
       next.stride = row_stride(width, 2);
-      product(layer.up, a_, me, [&](long t, long column, f32x16 v) {
+      product(layer.up, a_, me, [&](long t, long column, f32v v) {
         store_bf16((bf16*)((char*)next.data + t * next.stride) + column, gelu(v));
       });
       to_residual(layer.down, me, next);
       return;
     }
     if (!quantizes(layer.down.kind)) {
-      product(layer.up, a_, me, [&](long t, long column, f32x16 v) { store(wide_ + t * stride + column, gelu(v)); });
+      product(layer.up, a_, me, [&](long t, long column, f32v v) { store(wide_ + t * stride + column, gelu(v)); });
       prepare(layer.down, me, [&](long t) { return wide_ + t * stride; });
     } else {
-      f32x16* most = most_lanes_ + me.thread * s_.tokens;
-      std::fill_n(most, s_.tokens, f32x16{});
-      multiply_shared(layer.up, a_, me, [&](long t, long column, f32x16 v) {
+      f32v* most = most_lanes_ + me.thread * s_.tokens;
+      std::fill_n(most, s_.tokens, f32v{});
+      multiply_shared(layer.up, a_, me, [&](long t, long column, f32v v) {
         v = gelu(v);
         store(wide_ + t * stride + column, v);
         most[t] = max(most[t], max(v, -v));
@@ -336,10 +336,10 @@ class Runner {
   }
 
   void store_product(const Linear& w, float* out, long stride, Worker& me) {
-    product(w, a_, me, [&](long t, long column, f32x16 v) { put(out + t * stride + column, v, w.rows - column); });
+    product(w, a_, me, [&](long t, long column, f32v v) { put(out + t * stride + column, v, w.rows - column); });
   }
 
-  static void put(float* out, f32x16 v, long room) {
+  static void put(float* out, f32v v, long room) {
     if (room >= LANES) store(out, v);
     else std::memcpy(out, &v, room * 4);
   }
@@ -350,16 +350,16 @@ class Runner {
     if (m_.parallel) {
       Linear plain = w;
       plain.bias = nullptr;  // added once, after the sum over ranks
-      product(plain, a, me, [&](long t, long column, f32x16 v) {
+      product(plain, a, me, [&](long t, long column, f32v v) {
         put(s_.partial + t * m_.hidden + column, v, m_.hidden - column);
       });
       return;
     }
-    product(w, a, me, [&](long t, long column, f32x16 v) {
+    product(w, a, me, [&](long t, long column, f32v v) {
       float* x = s_.x + t * m_.hidden + column;
       const long room = m_.hidden - column;
       if (room >= LANES) {
-        store(x, load<f32x16>(x) + v);
+        store(x, load<f32v>(x) + v);
       } else {
         for (long i = 0; i < room; i++) x[i] += v[i];
       }
@@ -382,7 +382,7 @@ class Runner {
   float *qkv_, *attended_, *wide_;
   // max |x| of rows, as far as each thread has seen them: (threads, most_stride_), and (threads, T) by lanes.
   float* most_;
-  f32x16* most_lanes_;
+  f32v* most_lanes_;
   long most_stride_;
   std::vector<Taken> taken_;  // of each phase, one for each thread
   std::vector<Counts> counts_;
@@ -503,7 +503,7 @@ void bloom_linear(Context* c, const Linear* w, const float* hidden, int64_t m, i
       put_row(a, w->kind, t, x, w->columns);
     });
     c->pool.barrier();
-    multiply(*w, a, int(m), thread, threads, panels.data(), [&](long t, long column, f32x16 v) {
+    multiply(*w, a, int(m), thread, threads, panels.data(), [&](long t, long column, f32v v) {
       float* y = out + t * out_stride + column;
       std::memcpy(y, &v, std::min<long>(LANES, w->rows - column) * 4);
     });
