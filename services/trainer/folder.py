@@ -31,6 +31,11 @@ class JobFolder:
         return self.path / "checkpoints"
 
     @property
+    def precision(self) -> Path:
+        """What the first attempt computed in, and so the others: train.settle_precision."""
+        return self.path / "precision"
+
+    @property
     def export(self) -> Path:
         """The finished model as a Hugging Face folder."""
         return self.path / "export"

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import deepspeed
 import numpy as np
@@ -17,7 +17,7 @@ from bloom.config import BloomConfig
 from bloom.model import BloomModel
 from bloom.weights import load_config, load_model
 from services.trainer import checkpoint
-from services.trainer.config import Layout, RunSpec
+from services.trainer.config import Layout, Precision, RunSpec
 from services.trainer.dataset import Windows
 from services.trainer.export import export
 from services.trainer.failure import JobFailure, recorded
@@ -145,8 +145,27 @@ def _dropout_seed(seed: int, step: int, position: int) -> int:
     return int(np.random.SeedSequence([seed, step, position]).generate_state(1, np.uint64)[0] >> 1)
 
 
+def settle_precision(asked: Precision, file: Path) -> Precision:
+    """What the run computes in, on all ranks and in all its attempts, which share `file`. Collective.
+
+    fp32 instead of bf16 where rank 0's processor has no products of bf16: one would take 200 times as long as in fp32.
+    """
+    settled = [asked]
+    if dist.get_rank() == 0:
+        if not file.exists() or not file.read_text():  # killed while it was written
+            has_bf16 = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+            file.write_text(asked if has_bf16 else "fp32")
+        settled = [cast(Precision, file.read_text())]
+    dist.broadcast_object_list(settled, src=0)
+    return settled[0]
+
+
 def run(spec: RunSpec, folder: JobFolder, progress: ProgressWriter | None) -> None:
     """Train, or go on from the last checkpoint, and export; progress is rank 0's."""
+    precision = settle_precision(spec.config.precision, folder.precision)
+    if progress and precision != spec.config.precision:
+        progress.message(f"computing in {precision}: this processor has no products of {spec.config.precision}")
+    spec = dataclasses.replace(spec, config=dataclasses.replace(spec.config, precision=precision))
     config = spec.config
     prepared = Prepared.load(folder.tokens)
     exported = model_config(spec, folder, prepared.vocab_size)

@@ -109,6 +109,14 @@ def test_a_resumed_run_has_the_losses_of_an_undisturbed_one_to_the_last_bit(tmp_
     assert first == second  # digests: the weights are equal to the last bit
 
 
+def test_a_run_goes_on_in_the_precision_it_began_with(tmp_path):
+    config = dataclasses.replace(BASE, steps=2)
+    spec = make_run(tmp_path / "asks for bf16", dataclasses.replace(config, precision="bf16"))
+    job_folder(spec).precision.write_text("fp32")  # its first attempt was on a processor without bf16
+    in_fp32 = make_run(tmp_path / "asks for fp32", config)
+    assert losses(run_stages(spec)) == losses(run_stages(in_fp32))
+
+
 def test_a_diverging_run_fails_with_the_step_and_the_remedy(tmp_path):
     config = dataclasses.replace(BASE, learning_rate=1e30, min_learning_rate=1e30, warmup_steps=0, weight_decay=0.0)
     spec = make_run(tmp_path, config)
