@@ -19,7 +19,7 @@ class EngineConfig:
     """One engine process. 0 means: chosen at start, from the model and the machine."""
 
     device: str = "auto"  # cuda where there is one
-    dtype: str = "auto"  # the checkpoint's; on a CPU without bf16 instructions float32
+    dtype: str = "auto"  # the checkpoint's, where the device can: resources.choose_dtype
     weights: str = "auto"  # as stored; int8; int8_dynamic: activations as well. What is stored in floats is quantized
     cpu_operators: bool = True  # on a CPU: bloom.cpu's, compiled once; false: plain torch
     threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))  # of the CPU's matrix products

@@ -1,14 +1,19 @@
 """What the machine gives an engine: device, number format, and room for the cache. Torch only where there is a GPU."""
 
+import logging
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bloom.checkpoint import Checkpoint
+from bloom.cpu import BLOCK_SIZE, CannotBuild, load_library
 from services.inference.config import EngineConfig
 from services.inference.host_memory import free_host_bytes
 
 if TYPE_CHECKING:
     from bloom.int8 import Int8Weights
+
+log = logging.getLogger(__name__)
 
 GIB = 1 << 30
 _FORMATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names, and torch's
@@ -39,7 +44,9 @@ def choose_dtype(config: EngineConfig, device: str, checkpoint: Checkpoint) -> s
     if config.dtype != "auto":
         return config.dtype
     stored = _FORMATS[checkpoint.float_dtype]
-    return stored if device == "cuda" or (stored == "bfloat16" and _cpu_multiplies_bf16()) else "float32"
+    if device == "cuda" or (stored == "bfloat16" and (has_cpu_operators(config) or _cpu_multiplies_bf16())):
+        return stored
+    return "float32"
 
 
 def choose_weights(config: EngineConfig, checkpoint: Checkpoint) -> "Int8Weights | None":
@@ -49,7 +56,23 @@ def choose_weights(config: EngineConfig, checkpoint: Checkpoint) -> "Int8Weights
     return "int8" if config.weights == "int8" else "int8_dynamic"
 
 
+def has_cpu_operators(config: EngineConfig) -> bool:
+    """Whether bloom.cpu computes: it is wanted, has blocks of one size, and needs a compiler once."""
+    return config.cpu_operators and config.block_size == BLOCK_SIZE and _operators_load()
+
+
+@cache
+def _operators_load() -> bool:
+    try:
+        load_library()
+    except CannotBuild as error:
+        log.warning("computing in plain torch, which is several times slower: %s", error)
+        return False
+    return True
+
+
 def _cpu_multiplies_bf16() -> bool:
+    """In torch. Our operators take bf16 weights, exact as they are, to fp32 activations where it cannot be."""
     try:
         flags = Path("/proc/cpuinfo").read_text().split()
     except OSError:

@@ -1,23 +1,20 @@
 """One rank's part of a model: what it computes of each step. A single rank's part is the whole."""
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from bloom.checkpoint import open_checkpoint
 from bloom.checkpoint_reader import CheckpointReader
-from bloom.cpu import BLOCK_SIZE, CannotBuild, CpuModel, load_library
+from bloom.cpu import BLOCK_SIZE, CpuModel
 from bloom.parallel import Shard
 from services.inference.cache_size import CacheSize
 from services.inference.config import EngineConfig
 from services.inference.cpu_executor import CpuExecutor
-from services.inference.resources import choose_device, choose_dtype, choose_weights
+from services.inference.resources import choose_device, choose_dtype, choose_weights, has_cpu_operators
 from services.inference.step_batch import StepBatch
 
 AllReduce = Callable[[Any], None]  # sums an array or tensor over the tensor-parallel ranks, in place
-
-log = logging.getLogger(__name__)
 
 
 class Share(Protocol):
@@ -51,7 +48,7 @@ def load_share(model_dir: Path, config: EngineConfig, shard: Shard, all_reduce: 
     device = choose_device(config)
     checkpoint = open_checkpoint(model_dir)
     dtype, int8 = choose_dtype(config, device, checkpoint), choose_weights(config, checkpoint)
-    has_operators = device == "cpu" and _has_cpu_operators(config)
+    has_operators = device == "cpu" and has_cpu_operators(config)
     if config.batch_invariant and device == "cpu" and not has_operators:
         raise ValueError(
             f"batch_invariant=True, but plain torch's results depend on the batch; have bloom.cpu's operators compute: "
@@ -65,15 +62,3 @@ def load_share(model_dir: Path, config: EngineConfig, shard: Shard, all_reduce: 
     from services.inference.torch_executor import load_torch_share  # a second and 200 MB that others do not need
 
     return load_torch_share(model_dir, config, shard, all_reduce, device=device, dtype=dtype, int8=int8)
-
-
-def _has_cpu_operators(config: EngineConfig) -> bool:
-    """Whether bloom.cpu computes: it is wanted, has blocks of one size, and needs a compiler once."""
-    if not config.cpu_operators or config.block_size != BLOCK_SIZE:
-        return False
-    try:
-        load_library()
-    except CannotBuild as error:
-        log.warning("computing in plain torch, which is several times slower: %s", error)
-        return False
-    return True

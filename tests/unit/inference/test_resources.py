@@ -1,5 +1,7 @@
 """What is chosen from the settings, the checkpoint and the machine."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -45,8 +47,19 @@ def test_the_model_computes_as_stored_where_the_device_can(
     checkpoints, monkeypatch, stored: str, device: str, has_bf16: bool, chosen: str
 ):
     monkeypatch.setattr(resources, "_cpu_multiplies_bf16", lambda: has_bf16)
-    assert choose_dtype(EngineConfig(), device, checkpoints[stored]) == chosen
-    assert choose_dtype(EngineConfig(dtype="bfloat16"), device, checkpoints[stored]) == "bfloat16"
+    config = EngineConfig(cpu_operators=False)
+    assert choose_dtype(config, device, checkpoints[stored]) == chosen
+    assert choose_dtype(replace(config, dtype="bfloat16"), device, checkpoints[stored]) == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("stored", "chosen"),
+    [("bfloat16", "bfloat16"), ("int8", "bfloat16"), ("float32", "float32"), ("float16", "float32")],
+)
+def test_the_cpu_operators_take_bf16_weights_on_any_processor(checkpoints, monkeypatch, stored: str, chosen: str):
+    monkeypatch.setattr(resources, "_operators_load", lambda: True)
+    monkeypatch.setattr(resources, "_cpu_multiplies_bf16", lambda: False)
+    assert choose_dtype(EngineConfig(), CPU, checkpoints[stored]) == chosen
 
 
 def test_fp16_is_refused_on_a_cpu(checkpoints):
