@@ -36,20 +36,22 @@ inline __attribute__((always_inline)) void add_product(f32v& acc, f32v a, f32v w
 // vector of weights of a step, which is multiplied in PARTS: weights(p, part) becomes operands in registers, which
 // multiply(sums, activation(a, part), operands) adds up. Few registers hold operands at a time, where there are few.
 
-// fp32 activations, fp32 weights: [k][lanes]
-struct F32xF32 {
+// What meets fp32 activations: one of them for each part.
+struct F32Activations {
   using A = float;
   using Acc = f32v;
-  static constexpr int STEP = 1, PARTS = 1, BYTES = 4 * LANES;
-  static inline f32v weights(const char* w, int) { return load<f32v>(w); }
-  static inline f32v activation(const A* a, int) { return splat(*a); }
+  static inline f32v activation(const A* a, int part) { return splat(a[part]); }
   static inline void multiply(Acc& acc, f32v a, f32v w) { add_product(acc, a, w); }
 };
 
+// fp32 activations, fp32 weights: [k][lanes]
+struct F32xF32 : F32Activations {
+  static constexpr int STEP = 1, PARTS = 1, BYTES = 4 * LANES;
+  static inline f32v weights(const char* w, int) { return load<f32v>(w); }
+};
+
 // fp32 activations, bf16 weights: [k / 2][lanes][2], the even k in the lower half of each lane
-struct F32xBF16 {
-  using A = float;
-  using Acc = f32v;
+struct F32xBF16 : F32Activations {
   static constexpr int STEP = 2, PARTS = 2, BYTES = 4 * LANES;
   static inline f32v weights(const char* w, int part) {
     if (part == 0) return bits_to_f32(load<u32v>(w) << 16);
@@ -58,30 +60,20 @@ struct F32xBF16 {
 #endif
     return bits_to_f32(load<u32v>(w) & 0xffff0000u);
   }
-  static inline f32v activation(const A* a, int part) { return splat(a[part]); }
-  static inline void multiply(Acc& acc, f32v a, f32v w) { add_product(acc, a, w); }
 };
 
 // fp32 activations, int8 weights: [k / 4][lanes][4]
-struct F32xI8 {
-  using A = float;
-  using Acc = f32v;
+struct F32xI8 : F32Activations {
   static constexpr int STEP = 4, PARTS = 4, BYTES = 4 * LANES;
   static inline f32v weights(const char* w, int part) {
     return __builtin_convertvector(load<i32v>(w) << (24 - 8 * part) >> 24, f32v);
   }
-  static inline f32v activation(const A* a, int part) { return splat(a[part]); }
-  static inline void multiply(Acc& acc, f32v a, f32v w) { add_product(acc, a, w); }
 };
 
 // fp32 activations, int8 keys or values: [k][lanes]
-struct F32xI8Row {
-  using A = float;
-  using Acc = f32v;
+struct F32xI8Row : F32Activations {
   static constexpr int STEP = 1, PARTS = 1, BYTES = LANES;
   static inline f32v weights(const char* w, int) { return load_i8((const int8_t*)w); }
-  static inline f32v activation(const A* a, int) { return splat(*a); }
-  static inline void multiply(Acc& acc, f32v a, f32v w) { add_product(acc, a, w); }
 };
 
 #if BLOOM_DOT_BF16
