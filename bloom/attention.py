@@ -6,7 +6,6 @@ B = sequences, S = their length, T = B * S tokens packed row-major, N = heads, D
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -16,7 +15,8 @@ class DenseCausalAttention:
     slopes: one per head in q (a tensor-parallel rank passes its share).
     segment_ids: (B, S) integers; tokens see only tokens of their own segment.
     padding_mask: (B, S), true or 1 where a token is real; the output at padding is finite and means nothing.
-    dropout: on the attention probabilities, whenever it is called; pass 0.0 in evaluation.
+    dropout: on the attention probabilities, whenever it is called; pass 0.0 in evaluation. What it drops follows from
+    `seed` and the layer, so that a layer that is computed again for its gradient drops the same.
 
     Mask and bias are built once, here, and shared by the layers. The bias is slope * (key - query) and not Hugging
     Face's slope * key: equal under softmax, but small where attention looks, so that rounding does not grow with S.
@@ -33,6 +33,7 @@ class DenseCausalAttention:
         segment_ids: Tensor | None = None,
         padding_mask: Tensor | None = None,
         dropout: float = 0.0,
+        seed: int = 0,
         device: torch.device | str | None = None,
     ) -> None:
         for name, given in (("segment_ids", segment_ids), ("padding_mask", padding_mask)):
@@ -42,6 +43,7 @@ class DenseCausalAttention:
         self._batch = batch
         self._seq_len = seq_len
         self._dropout = dropout
+        self.seed = seed
         self._bias = _bias(head_slopes, seq_len, segment_ids, padding_mask)  # (B or 1, N, S, S) fp32
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -49,8 +51,14 @@ class DenseCausalAttention:
         scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
         probs = torch.softmax(self._bias + scores, dim=-1).to(v.dtype)  # fp32 bias promotes the sum
         if self._dropout:
-            probs = F.dropout(probs, self._dropout)
+            probs = probs * self._kept(layer, probs)
         return torch.matmul(probs, v).transpose(1, 2).flatten(0, 1)  # (T, N, D)
+
+    def _kept(self, layer: int, probs: Tensor) -> Tensor:
+        """What the probabilities are multiplied by: 0, or what makes up for the zeros."""
+        generator = torch.Generator(probs.device).manual_seed(self.seed + layer)
+        share = 1 - self._dropout
+        return torch.empty_like(probs).bernoulli_(share, generator=generator).div_(share)
 
     def _per_head(self, x: Tensor) -> Tensor:
         return x.view(self._batch, self._seq_len, *x.shape[1:]).transpose(1, 2)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import BloomConfig
+from .initial import initial_tensor
 
 # attend(layer, q, k, v) -> (T, N, D), from q, k, v each (T, N, D); q is not scaled yet. Training passes dense causal
 # attention over whole sequences, the engine attention over its paged cache: the model knows neither.
@@ -27,10 +28,11 @@ class SelfAttention(nn.Module):
         self.dense = nn.Linear(h, h, device=device, dtype=dtype)
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
-        # Rows are [N, 3, D]: the heads of a tensor-parallel share lie together, so N is whatever rows there are.
-        qkv = self.query_key_value(x).view(x.shape[0], -1, 3, self.head_dim)
-        q, k, v = qkv.unbind(dim=2)  # each (T, N, D)
-        out: Tensor = self.dense(attend(self.layer, q, k, v).reshape(x.shape[0], -1))
+        qkv = self.query_key_value(x)
+        # Rows are [N, 3, D]: the heads of a tensor-parallel share lie together, so N is whatever rows there are. T is
+        # what comes out: with sequence parallelism a rank passes its own tokens and gets all.
+        q, k, v = qkv.view(qkv.shape[0], -1, 3, self.head_dim).unbind(dim=2)  # each (T, N, D)
+        out: Tensor = self.dense(attend(self.layer, q, k, v).flatten(1))
         return out
 
 
@@ -95,7 +97,7 @@ class BloomModel(nn.Module):
     def forward(self, input_ids: Tensor, attend: Attend) -> Tensor:
         """Final hidden states (T, H), after ln_f, of input_ids (T,)."""
         x: Tensor = self.word_embeddings_layernorm(self.word_embeddings(input_ids))  # (T, H)
-        for block in self.h:
+        for block in self.h.children():  # a list, or of a cut model a dict
             x = block(x, attend)
         x = self.ln_f(x)
         return x
@@ -106,19 +108,6 @@ class BloomModel(nn.Module):
 
     @torch.no_grad()
     def initialize(self, seed: int, *, std: float | None = None) -> None:
-        """Draw the weights as BLOOM's were: N(0, std), the two layers that write to the residual N(0, std/sqrt(2L)).
-
-        std defaults to the configuration's initializer_range; BLOOM passed 0.0048 = sqrt(1/(3H)) of the 176B model for
-        all sizes. Drawn in fp32 on the CPU, so that the same seed gives the same model on every device.
-        """
-        std = self.config.initializer_range if std is None else std
-        generator = torch.Generator().manual_seed(seed)
+        """Draw all weights: see initial_tensor."""
         for name, parameter in self.named_parameters():
-            if name.endswith(".bias"):
-                parameter.zero_()
-            elif parameter.dim() == 1:  # a LayerNorm's weight
-                parameter.fill_(1.0)
-            else:
-                writes_residual = name.endswith(("self_attention.dense.weight", "mlp.dense_4h_to_h.weight"))
-                scale = std / (2 * self.config.n_layer) ** 0.5 if writes_residual else std
-                parameter.copy_(torch.randn(parameter.shape, generator=generator).mul_(scale))
+            parameter.copy_(initial_tensor(self.config, name, seed, std=std))

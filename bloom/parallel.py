@@ -27,7 +27,11 @@ class Shard:
     def of(
         cls, config: BloomConfig, *, tp_rank: int = 0, tp_size: int = 1, pp_rank: int = 0, pp_size: int = 1
     ) -> "Shard":
-        """A rank's share; stages differ by one layer at most. Raises ValueError where heads or layers do not divide."""
+        """A rank's share. Raises ValueError where heads or layers do not divide.
+
+        The embedding and the head weigh as much as a layer each, and stages differ by one of these at most: 72 over 12
+        stages in BLOOM-176B (Workshop et al. 2022, section 3.2.2). Every stage has a layer.
+        """
         if config.n_head % tp_size:
             *others, last = (str(n) for n in range(1, config.n_head + 1) if config.n_head % n == 0)
             choices = f"{', '.join(others)} or {last}" if others else last
@@ -36,7 +40,7 @@ class Shard:
             raise ValueError(f"pp={pp_size} stages cannot share {config.n_layer} layers; choose 1 to {config.n_layer}")
         assert 0 <= tp_rank < tp_size
         assert 0 <= pp_rank < pp_size
-        start, end = (config.n_layer * rank // pp_size for rank in (pp_rank, pp_rank + 1))
+        start, end = (_first_layer(config.n_layer, rank, pp_size) for rank in (pp_rank, pp_rank + 1))
         return cls(tp_rank=tp_rank, tp_size=tp_size, first_layer=start, last_layer=end - 1)
 
     @property
@@ -82,6 +86,15 @@ class Shard:
             return self.is_first() or self.is_last(config)  # the last stage's head
         return self.is_last(config) if parts[0] == "ln_f" else self.is_first()
 
+    def is_cut(self, config: BloomConfig, name: str) -> bool:
+        """Whether tensor-parallel ranks have parts of the tensor, not all of it each."""
+        return self.tp_size > 1 and self.part(config, name) != (_WHOLE, _WHOLE)
+
+    def stands_for(self, config: BloomConfig, name: str) -> bool:
+        """Whether, of the ranks that hold the same of a tensor, this is the one to speak of it."""
+        is_first = self.is_first() if name.startswith("word_embeddings.") else self.holds(config, name)
+        return is_first and (self.tp_rank == 0 or self.is_cut(config, name))
+
     def part(self, config: BloomConfig, name: str) -> tuple[slice, slice]:
         """Rows and columns of the whole tensor `name` that this rank has; a vector's rows alone count."""
         heads, ffn = self.heads(config), self.ffn(config)
@@ -103,3 +116,10 @@ class Shard:
         """This rank's equal part of `count` (which tp_size divides)."""
         size = count // self.tp_size
         return slice(self.tp_rank * size, (self.tp_rank + 1) * size)
+
+
+def _first_layer(num_layers: int, stage: int, num_stages: int) -> int:
+    if stage in (0, num_stages):
+        return 0 if stage == 0 else num_layers
+    balanced = (num_layers + 2) * stage // num_stages - 1  # the embedding comes before layer 0
+    return min(max(balanced, stage), num_layers - (num_stages - stage))

@@ -4,12 +4,15 @@ Reading puts each tensor into its place, so that the peak is the model and the m
 afterwards. Writing streams tensor by tensor.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .checkpoint import load_config
+from .config import BloomConfig
+from .initial import initial_tensor
 from .int8 import Int8Weights, to_int8
 from .model import BloomModel
 from .parallel import Shard
@@ -18,7 +21,7 @@ from .tensor_reader import TensorReader
 from .tensor_writer import MAX_SHARD_BYTES, STORED_DTYPES, Entries, write_checkpoint
 from .tensors import EMBEDDING, scale_name
 
-__all__ = ["TensorReader", "load_config", "load_model", "save_model"]
+__all__ = ["TensorReader", "load_config", "load_model", "new_model", "save_model"]
 
 
 def load_model(
@@ -47,6 +50,31 @@ def load_model(
     return model.eval()
 
 
+@torch.no_grad()
+def new_model(config: BloomConfig, seed: int, shard: Shard | None = None) -> BloomModel:
+    """A model as training starts, in fp32 on the CPU (see initial_tensor), or the part of it that is `shard`."""
+    model = BloomModel(config, device="meta")
+    if shard:
+        model = cut_to_shard(model, shard)
+    _allocate(model, "cpu")
+    shard = shard or Shard.of(config)
+    for name, tensor in own_parts(model, shard):
+        rows, columns = shard.part(config, name)
+        whole = initial_tensor(config, name, seed)
+        tensor.copy_(whole[rows] if whole.dim() == 1 else whole[rows, columns])
+    return model
+
+
+def own_parts(model: BloomModel, shard: Shard) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of `model`, without the rows that pad the vocabulary of `shard`: those become zeros."""
+    for name, tensor in model.state_dict().items():
+        if name == EMBEDDING:
+            own = shard.vocabulary(model.config)
+            tensor[own.stop - own.start :].zero_()
+            tensor = tensor[: own.stop - own.start]
+        yield name, tensor
+
+
 def _allocate(model: BloomModel, device: torch.device | str) -> None:
     """Give meta tensors memory, as `to_empty` does, which imports 500 modules of torch for it: 1 s at every start."""
     for module in model.modules():
@@ -59,15 +87,11 @@ def _allocate(model: BloomModel, device: torch.device | str) -> None:
 
 def _fill(model: BloomModel, reader: TensorReader, shard: Shard) -> None:
     """Read what `shard` has into the tensors of `model`; the vocabulary's padding becomes zeros."""
-    config, tensors = reader.checkpoint.config, model.state_dict()
-    for name, tensor in tensors.items():
+    tensors = model.state_dict()
+    for name, tensor in own_parts(model, shard):
         if name.endswith("_scale"):
             continue  # comes with its matrix
-        rows, columns = shard.part(config, name)
-        if name == EMBEDDING:
-            own = shard.vocabulary(config)
-            tensor[own.stop - own.start :].zero_()
-            tensor = tensor[: own.stop - own.start]
+        rows, columns = shard.part(reader.checkpoint.config, name)
         if tensor.dtype != torch.int8:
             reader.read(name, rows, columns, out=tensor)
             continue
