@@ -8,23 +8,18 @@ Reads and writes pieces of a tensor: memory stays far below the model. docs/quan
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .checkpoint import CONFIG_FILE, INDEX_FILE
+from .checkpoint import CONFIG_FILE
 from .config import QUANTIZATION
-from .tensor_reader import DTYPES, TensorReader
-from .tensor_writer import MAX_SHARD_BYTES, STORED_DTYPES, Entries, write_checkpoint
+from .tensor_reader import DTYPES, TensorReader, row_pieces
+from .tensor_writer import MAX_SHARD_BYTES, STORED_DTYPES, Entries, new_folder, write_checkpoint
 from .tensors import scale_name
-
-COMPANIONS = ("*.json", "*.txt", "LICENSE*", "README*")  # tokenizer, licence: what belongs to the weights
-_PIECE_NUMBERS = 1 << 24  # of a matrix, at a time
 
 
 def quantize_checkpoint(source: str | Path, target: str | Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
@@ -45,7 +40,7 @@ def quantize_checkpoint(source: str | Path, target: str | Path, *, max_shard_byt
                 entries[f"transformer.{name}"] = ("I8", stored.shape)
                 entries[f"transformer.{scale_name(name)}"] = ("F32", stored.shape[:1])
         config = _config(checkpoint.folder) | {"quantization_config": QUANTIZATION}
-        with _new_folder(target, checkpoint.folder) as folder:
+        with new_folder(target, checkpoint.folder) as folder:
             write_checkpoint(folder, config, entries, _int8_pieces(reader), max_shard_bytes=max_shard_bytes)
 
 
@@ -70,8 +65,12 @@ def dequantize_checkpoint(
         entries = {f"transformer.{name}": (STORED_DTYPES[dtype], checkpoint.tensors[name].shape) for name in names}
         config = _config(checkpoint.folder) | {"torch_dtype": str(dtype).removeprefix("torch.")}
         del config["quantization_config"]
-        pieces = (reader.read(name, rows, dtype=dtype) for name in names for rows in _pieces(reader, name))
-        with _new_folder(target, checkpoint.folder) as folder:
+        pieces = (
+            reader.read(name, rows, dtype=dtype)
+            for name in names
+            for rows in row_pieces(reader.checkpoint.tensors[name].shape)
+        )
+        with new_folder(target, checkpoint.folder) as folder:
             write_checkpoint(folder, config, entries, pieces, max_shard_bytes=max_shard_bytes)
 
 
@@ -81,43 +80,16 @@ def _int8_pieces(reader: TensorReader) -> Iterator[Tensor]:
             yield reader.read(name)
             continue
         scales = []
-        for rows in _pieces(reader, name):
+        for rows in row_pieces(reader.checkpoint.tensors[name].shape):
             q, scale = reader.read_int8(name, rows)
             scales.append(scale)
             yield q
         yield torch.cat(scales)
 
 
-def _pieces(reader: TensorReader, name: str) -> Iterator[slice]:
-    """Slices of rows of about _PIECE_NUMBERS numbers."""
-    rows, *columns = reader.checkpoint.tensors[name].shape
-    step = max(1, _PIECE_NUMBERS // columns[0]) if columns else rows
-    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
-
-
 def _config(folder: Path) -> dict[str, object]:
     content: dict[str, object] = json.loads((folder / CONFIG_FILE).read_bytes())
     return content
-
-
-@contextmanager
-def _new_folder(target: str | Path, source: Path) -> Iterator[Path]:
-    """Where to write; it takes the name `target`, with source's companions in it, once all is written."""
-    target = Path(target)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} exists and is no empty folder; name a new one")
-    building = target.with_name(target.name + ".partial")
-    shutil.rmtree(building, ignore_errors=True)  # what a killed run may have left
-    building.mkdir(parents=True)
-    try:
-        yield building
-        for pattern in COMPANIONS:
-            for path in source.glob(pattern):
-                if path.is_file() and path.name not in (CONFIG_FILE, INDEX_FILE):
-                    shutil.copy(path, building / path.name)
-        building.rename(target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ from .int8 import dequantize, quantize
 from .tensors import StoredTensor, scale_name
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I8": torch.int8}
+PIECE_NUMBERS = 1 << 24  # of a tensor, where one is copied a few rows at a time
 PIECE_BYTES = 1 << 19  # read at a time where the format changes: stays in the cache of the core that converts it
 
 
@@ -101,3 +102,10 @@ class TensorReader(CheckpointReader):
         num_rows, num_columns = part.shape
         target = memoryview(part.view(-1).view(torch.uint8).numpy().data)
         self.read_bytes(stored, (first, first + num_rows), (left, left + num_columns), target)
+
+
+def row_pieces(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Slices of a tensor's rows, each of about PIECE_NUMBERS numbers."""
+    rows, *columns = shape
+    step = max(1, PIECE_NUMBERS // columns[0]) if columns else rows
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))

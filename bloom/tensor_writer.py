@@ -3,7 +3,9 @@
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor
 from .checkpoint import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
 from .tensors import DTYPE_BYTES, header
 
+COMPANIONS = ("*.json", "*.txt", "LICENSE*", "README*")  # tokenizer, licence: what belongs to the weights
 MAX_SHARD_BYTES = 5_000_000_000
 STORED_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int8: "I8"}
 
@@ -47,6 +50,26 @@ def write_checkpoint(
         if stale.name not in files:
             stale.unlink(missing_ok=True)
     _write_json(folder / CONFIG_FILE, config)
+
+
+@contextmanager
+def new_folder(target: str | Path, source: Path) -> Iterator[Path]:
+    """Where to write; it takes the name `target`, with source's companions in it, once all is written."""
+    target = Path(target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target} exists and is no empty folder; name a new one")
+    building = target.with_name(target.name + ".partial")
+    shutil.rmtree(building, ignore_errors=True)  # what a killed run may have left
+    building.mkdir(parents=True)
+    try:
+        yield building
+        for pattern in COMPANIONS:
+            for path in source.glob(pattern):
+                if path.is_file() and path.name not in (CONFIG_FILE, INDEX_FILE):
+                    shutil.copy(path, building / path.name)
+        building.rename(target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
 
 
 def num_bytes(dtype: str, shape: tuple[int, ...]) -> int:
