@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from bloom.config import BloomConfig
+from bloom.parallel import Shard
 from services.common.errors import InvalidArgument
 
 PRECISIONS = ("bf16", "fp32")
@@ -37,6 +39,7 @@ class TrainOptions:
     seed: int | None = None
     checkpoint_every_steps: int | None = None
     layout: str = ""  # "TPxPPxDP"
+    recompute: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +130,7 @@ def check_options(options: TrainOptions) -> None:
     _check_choice("optimizer", options.optimizer, OPTIMIZERS)
     _check_not_above(options, "min_learning_rate", "learning_rate")
     _check_not_above(options, "warmup_steps", "steps")
-    _check_layout(options.layout)
+    parse_layout(options.layout)
 
 
 def check_lora(lora: LoraOptions) -> None:
@@ -155,16 +158,29 @@ def _check_not_above(options: TrainOptions, name: str, bound: str) -> None:
         )
 
 
-def _check_layout(layout: str) -> None:
-    if not layout:
-        return
-    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})x([1-9]\d{0,4})", layout)
+def check_layout_fits(spec: JobSpec, config: BloomConfig) -> None:
+    """Raise InvalidArgument where the layout cannot divide this model, or not what is asked of it."""
+    options = spec.options
+    tp, pp, dp = parse_layout(options.layout)
+    try:
+        Shard.of(config, tp_size=tp, pp_size=pp)
+    except ValueError as error:
+        raise InvalidArgument(f"layout={options.layout!r}: {error}") from error
+    if tp > 1 and options.optimizer == "muon":
+        raise InvalidArgument(
+            f"layout={options.layout!r}: muon needs whole matrices; choose adamw or '1x{pp}x{tp * dp}'"
+        )
+    if tp * pp > 1 and isinstance(spec, FineTuneSpec) and spec.lora:
+        raise InvalidArgument(f"layout={options.layout!r}: adapters need whole models; choose '1x1x{tp * pp * dp}'")
+
+
+def parse_layout(layout: str) -> tuple[int, int, int]:
+    """TP, PP and DP; one process where nothing is said. Raises InvalidArgument."""
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})x([1-9]\d{0,4})", layout or "1x1x1")
     if match is None:
         raise InvalidArgument(f"layout={layout[:40]!r} is not TPxPPxDP; write three counts from 1, like '1x1x2'")
     tp, pp, dp = map(int, match.groups())
-    for axis, size in (("tensor parallel TP", tp), ("pipeline parallel PP", pp)):
-        if size > 1:
-            raise InvalidArgument(f"layout={layout!r}: {axis}={size} is not built yet; choose '1x1x{dp}'")
+    return tp, pp, dp
 
 
 def _shown(value: float) -> str:

@@ -19,6 +19,7 @@ from services.registry.job_specs import (
     FineTuneSpec,
     JobSpec,
     PretrainSpec,
+    check_layout_fits,
     check_lora,
     check_options,
     spec_to_row,
@@ -152,9 +153,13 @@ def _check_plain(new: NewJob) -> None:
 
 
 def _check_pretrain_shape(artifacts: ArtifactStore, spec: PretrainSpec) -> None:
-    """The configuration is a BLOOM's and the tokenizer fits into its vocabulary. Blocking."""
-    if spec.config in PRESETS:
-        return check_fits(artifacts, spec.tokenizer_digest, PRESETS[spec.config].vocab_size)
+    """The configuration is a BLOOM's, tokenizer and layout fit it. Blocking."""
+    config = PRESETS.get(spec.config) or _config(artifacts, spec)
+    check_fits(artifacts, spec.tokenizer_digest, config.vocab_size)
+    check_layout_fits(spec, config)
+
+
+def _config(artifacts: ArtifactStore, spec: PretrainSpec) -> BloomConfig:
     try:
         config = json.loads(spec.config)
     except (ValueError, RecursionError):
@@ -167,10 +172,9 @@ def _check_pretrain_shape(artifacts: ArtifactStore, spec: PretrainSpec) -> None:
         size = vocabulary_size(artifacts, spec.tokenizer_digest)
         config["vocab_size"] = -(-size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
     try:
-        rows = BloomConfig.from_hf(config).vocab_size
+        return BloomConfig.from_hf(config)
     except ValueError as error:
         raise InvalidArgument(f"config: {error}") from error
-    return check_fits(artifacts, spec.tokenizer_digest, rows)
 
 
 async def _resolve(session: AsyncSession, spec: JobSpec) -> JobSpec:
@@ -182,6 +186,7 @@ async def _resolve(session: AsyncSession, spec: JobSpec) -> JobSpec:
         return replace(spec, licence=await decide_licence(session, spec.output_model, wanted, None))
     _check_formats(await check_datasets_exist(session, spec.datasets), ("TEXT", "MULTITASK"))
     base = await resolve(session, spec.base)
+    check_layout_fits(spec, BloomConfig.from_hf(json.loads(base.config_json)))
     await decide_licence(session, spec.output_model, "", base)
     return replace(spec, base=base.name)
 

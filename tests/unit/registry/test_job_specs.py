@@ -1,7 +1,9 @@
 import math
+import re
 
 import pytest
 
+from bloom.config import PRESETS
 from services.common.errors import InvalidArgument
 from services.registry.job_specs import (
     RANGES,
@@ -9,6 +11,7 @@ from services.registry.job_specs import (
     LoraOptions,
     PretrainSpec,
     TrainOptions,
+    check_layout_fits,
     check_lora,
     check_options,
     spec_from_row,
@@ -81,14 +84,30 @@ def test_an_unknown_choice_is_refused_with_the_known_ones(name, value):
         check(**{name: value})
 
 
-def test_layouts_with_data_parallel_ranks_are_taken():
-    check(layout="1x1x8")
+@pytest.mark.parametrize("layout", ["", "1x1x8", "4x12x8"])
+def test_layouts_are_taken(layout):
+    check(layout=layout)
+    spec = PretrainSpec(
+        output_model="m", tokenizer_digest="t", datasets=["a"], config="176b", options=TrainOptions(layout=layout)
+    )
+    check_layout_fits(spec, PRESETS["176b"])
 
 
-@pytest.mark.parametrize(("layout", "axis"), [("2x1x1", "tensor parallel TP=2"), ("1x4x2", "pipeline parallel PP=4")])
-def test_tensor_and_pipeline_parallel_layouts_are_refused_clearly(layout, axis):
-    with pytest.raises(InvalidArgument, match=f"{axis} is not built yet; choose '1x1x"):
-        check(layout=layout)
+@pytest.mark.parametrize(
+    ("options", "lora", "says"),
+    [
+        ({"layout": "3x1x1"}, None, "tp=3 does not divide 16 heads; choose 1, 2, 4, 8 or 16"),
+        ({"layout": "1x25x1"}, None, "pp=25 stages cannot share 24 layers; choose 1 to 24"),
+        ({"layout": "2x3x4", "optimizer": "muon"}, None, "muon needs whole matrices; choose adamw or '1x3x8'"),
+        ({"layout": "1x2x2"}, LoraOptions(), "adapters need whole models; choose '1x1x4'"),
+    ],
+)
+def test_a_layout_that_cannot_divide_the_model_is_refused_with_one_that_can(options, lora, says):
+    spec = FineTuneSpec(
+        output_model="m", base="b@1", datasets=["a"], options=TrainOptions(steps=3, **options), lora=lora
+    )
+    with pytest.raises(InvalidArgument, match=re.escape(says)):
+        check_layout_fits(spec, PRESETS["560m"])
 
 
 @pytest.mark.parametrize("layout", ["8", "1x1", "0x1x1", "1x1x-1", "axbxc", "1x1x1x1", "1x1x999999"])
