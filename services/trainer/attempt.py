@@ -14,7 +14,7 @@ from services.common.settings import ROOT, Platform
 from services.trainer.config import RunSpec
 from services.trainer.failure import JobFailure, from_exception
 from services.trainer.folder import JobFolder
-from services.trainer.launch import check_machine, deepspeed_command, environment, num_cores, prepare_command
+from services.trainer.launch import deepspeed_command, environment, fitted, num_cores, prepare_command
 from services.trainer.lease import LOST, CancelRequested, HeldLease, LeaseLost
 from services.trainer.processes import kill_group, kill_leftovers, start
 from services.trainer.progress import ProgressReader
@@ -97,7 +97,7 @@ class Attempt:
             self._fail(from_exception(error) or JobFailure("TRAINING_ERROR", str(error)))
 
     def _run_stages(self, spec: RunSpec) -> None:
-        check_machine(spec.config.layout, num_cores())
+        spec = fitted(spec, num_cores())
         spec.save(self._folder.run)
         env = environment(spec.job_id, spec.fencing_token, spec.config.layout)
         self._run_stage(prepare_command(self._folder.path), env)

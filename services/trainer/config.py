@@ -1,13 +1,14 @@
 """What a run is: its hyper-parameters, its data and its model, as the worker hands them to the processes it starts."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from services.trainer.failure import JobFailure
 
 Precision = Literal["bf16", "fp32"]
+Optimizer = Literal["adamw", "muon"]
 DatasetFormat = Literal["text", "multitask"]
 
 
@@ -28,13 +29,17 @@ class Layout:
             raise JobFailure(
                 "BAD_LAYOUT", f"layout {text!r} is not 'TPxPPxDP', for example '1x1x2'", "layout"
             ) from None
-        if tp != 1 or pp != 1:
-            raise JobFailure(
-                "BAD_LAYOUT", f"layout {text!r}: TP and PP above 1 are not built yet; use '1x1x{dp}'", "layout"
-            )
-        if dp < 1:
-            raise JobFailure("BAD_LAYOUT", f"layout {text!r}: DP must be at least 1", "layout")
+        if min(tp, pp, dp) < 1:
+            raise JobFailure("BAD_LAYOUT", f"layout {text!r}: each of the three must be at least 1", "layout")
         return cls(tp=tp, pp=pp, dp=dp)
+
+    def __str__(self) -> str:
+        return f"{self.tp}x{self.pp}x{self.dp}"
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes, one per GPU."""
+        return self.tp * self.pp * self.dp
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +62,7 @@ class TrainConfig:
     micro_batch: int = 8  # sequences per rank and forward
     gradient_accumulation: int = 1
     precision: Precision = "bf16"
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Optimizer = "adamw"
     muon_learning_rate: float = 0.02
     weight_decay: float = 0.1
     beta1: float = 0.9
@@ -67,17 +72,30 @@ class TrainConfig:
     bpe_dropout: float = 0.0  # when encoding training text
     seed: int = 42
     checkpoint_every_steps: int = 100
+    recompute: bool = False  # activations of a layer, in the backward pass, instead of keeping them
     layout: Layout = Layout()
     lora: LoraConfig | None = None  # None: all parameters are trained
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"steps={self.steps} and epochs={self.epochs}: set one of the two")
+        if self.optimizer == "muon" and self.layout.tp > 1:
+            remedy = f"use adamw, or the layout 1x{self.layout.pp}x{self.layout.dp * self.layout.tp}"
+            raise JobFailure("BAD_LAYOUT", f"layout {self.layout}: muon needs whole matrices; {remedy}", "layout")
+        if self.lora and self.layout.tp * self.layout.pp > 1:
+            remedy = f"use 1x1x{self.layout.num_ranks}"
+            raise JobFailure("BAD_LAYOUT", f"layout {self.layout}: adapters need whole models; {remedy}", "layout")
 
     @property
     def global_batch(self) -> int:
         """Sequences per optimizer step."""
         return self.micro_batch * self.gradient_accumulation * self.layout.dp
+
+    def with_fewer_replicas(self, most: int) -> "TrainConfig":
+        """The same batch on `most` replicas, or the next number below that divides it; as it is where none does."""
+        micro_batches = self.layout.dp * self.gradient_accumulation
+        fewer = next((dp for dp in range(min(most, self.layout.dp), 0, -1) if micro_batches % dp == 0), self.layout.dp)
+        return replace(self, layout=replace(self.layout, dp=fewer), gradient_accumulation=micro_batches // fewer)
 
     def warmup(self, total_steps: int) -> int:
         """Steps of linear warm-up."""
@@ -91,6 +109,9 @@ class TrainConfig:
             "gradient_clipping": self.clip_grad_norm,
             "zero_optimization": {"stage": 1},
             "zero_allow_untested_optimizer": True,  # ours works on flat partitions: optimizer.py
+            # Stages send each other what a rank holds, with sequence parallelism its own tokens: DeepSpeed's way of
+            # cutting that up among tensor-parallel ranks would cut it again.
+            "pipeline": {"pipe_partitioned": False, "grad_partitioned": False},
             "bf16": {"enabled": self.precision == "bf16"},
             "data_types": {"grad_accum_dtype": "fp32"},
             "steps_per_print": 1 << 40,

@@ -5,28 +5,33 @@ import json
 import os
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from services.common.settings import ROOT
-from services.trainer.config import Layout
+from services.trainer.config import Layout, RunSpec
 from services.trainer.failure import JobFailure
 from services.trainer.processes import JOB_VARIABLE, TOKEN_VARIABLE
 
 
-def check_machine(layout: Layout, cores: int) -> None:
-    """Raise JobFailure (BAD_LAYOUT) where ranks would outnumber the cores, and starve all else on the machine.
+def fitted(spec: RunSpec, cores: int) -> RunSpec:
+    """The run as this machine can do it: more ranks than cores would starve all else.
 
-    Two ranks run anywhere, so that data parallelism can be tried on a single core.
+    Two ranks run anywhere, so that layouts can be tried on a single core. A job that comes back, to a machine smaller
+    than it began on, goes on with fewer replicas and the same batch.
+    Raises JobFailure (BAD_LAYOUT) where there are too many ranks all the same.
     """
-    most = max(2, cores)
-    if layout.dp > most:
-        text = f"{layout.tp}x{layout.pp}x{layout.dp}"
+    layout, most = spec.config.layout, max(2, cores)
+    if spec.attempt > 1 and layout.num_ranks > most:
+        spec = replace(spec, config=spec.config.with_fewer_replicas(most // (layout.tp * layout.pp)))
+    if spec.config.layout.num_ranks > most:
         raise JobFailure(
             "BAD_LAYOUT",
-            f"layout {text!r} asks for {layout.dp} processes, the worker's machine has {cores} cores; "
+            f"layout '{layout}' asks for {layout.num_ranks} processes, the worker's machine has {cores} cores; "
             f"use at most '1x1x{most}', or a larger machine",
             "layout",
         )
+    return spec
 
 
 def prepare_command(folder: Path) -> list[str]:
@@ -38,7 +43,7 @@ def deepspeed_command(folder: Path, layout: Layout) -> list[str]:
 
     Started directly, so that it leads the process group and nothing stands between it and the worker.
     """
-    world = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(layout.dp))}).encode()).decode()
+    world = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(layout.num_ranks))}).encode()).decode()
     launcher = [sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={world}", "--log_level=warning"]
     address = ["--master_addr=127.0.0.1", f"--master_port={_free_port()}", "--no_local_rank"]
     return [*launcher, *address, "--module", "services.trainer.train", str(folder)]
@@ -50,7 +55,7 @@ def environment(job_id: str, fencing_token: int, layout: Layout) -> dict[str, st
     env.update({
         JOB_VARIABLE: job_id,
         TOKEN_VARIABLE: str(fencing_token),
-        "OMP_NUM_THREADS": str(max(1, num_cores() // layout.dp)),
+        "OMP_NUM_THREADS": str(max(1, num_cores() // layout.num_ranks)),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     })  # fmt: skip
     if not Path("/dev/nvidiactl").exists():

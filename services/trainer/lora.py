@@ -25,12 +25,6 @@ class LoraLinear(nn.Module):
         out: Tensor = self.base(x) + F.linear(low, self.lora_b) * self.scale
         return out
 
-    @torch.no_grad()
-    def merged(self) -> nn.Linear:
-        delta = self.lora_b.float() @ self.lora_a.float() * self.scale
-        self.base.weight.copy_(self.base.weight.float() + delta)
-        return self.base
-
 
 def add_adapters(model: nn.Module, config: LoraConfig, seed: int) -> None:
     """Freeze the model and put an adapter on each of its linear layers."""
@@ -39,10 +33,3 @@ def add_adapters(model: nn.Module, config: LoraConfig, seed: int) -> None:
     linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     for name, linear in linears:
         model.set_submodule(name, LoraLinear(linear, config, generator))
-
-
-def merge_adapters(model: nn.Module) -> None:
-    """Add each adapter to its weights; the model's parameters then have their names again."""
-    adapters = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLinear)]
-    for name, adapter in adapters:
-        model.set_submodule(name, adapter.merged())

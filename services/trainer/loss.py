@@ -2,52 +2,76 @@
 
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from bloom.alibi import slopes
 from bloom.attention import DenseCausalAttention
+from bloom.linear_cross_entropy import linear_cross_entropy
 from bloom.model import BloomModel
+from bloom.parallel import Shard
+from bloom.tensor_parallel import TensorParallel
 from services.trainer.dataset import IGNORE
 
-MAX_LOGITS = 1 << 26  # elements held at once; more are computed in chunks, again in the backward pass
+
+class Head:
+    """Cross-entropy of hidden states at the targets; the embedding is the head."""
+
+    def __init__(self, embedding: nn.Embedding, vocabulary: slice, parallel: TensorParallel | None) -> None:
+        self._embedding = embedding
+        self._vocabulary = vocabulary
+        self._parallel = parallel
+
+    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Sum over the targets that are not IGNORE: hidden (T, H), or a rank's tokens of it, targets (B, S) -> fp32."""
+        group = None
+        if self._parallel:
+            hidden, group = self._parallel.enter(hidden), self._parallel.group
+        learnt = targets.view(-1) != IGNORE
+        return linear_cross_entropy(
+            hidden[learnt],
+            self._embedding.weight,
+            targets.view(-1)[learnt],
+            vocabulary=self._vocabulary,
+            group=group,
+        )
+
+
+class Attention:
+    """Makes the `attend` of each micro-batch; the mask of unpacked ones is made once for a shape."""
+
+    def __init__(self, slopes: tuple[float, ...]) -> None:
+        self._slopes = slopes
+        self._kept: tuple[Any, DenseCausalAttention] | None = None
+
+    def over(
+        self, inputs: tuple[int, int], segments: Tensor | None, *, dropout: float, seed: int, device: Any
+    ) -> DenseCausalAttention:
+        """Over inputs (B, S), in segments (B, S) or one document each; seed: of the dropout."""
+        key = (inputs, dropout, device)
+        if segments is None and self._kept and self._kept[0] == key:
+            self._kept[1].seed = seed
+            return self._kept[1]
+        attention = DenseCausalAttention(
+            self._slopes, *inputs, segment_ids=segments, dropout=dropout, seed=seed, device=device
+        )
+        if segments is None:
+            self._kept = (key, attention)
+        return attention
 
 
 class LanguageModelLoss(nn.Module):
-    """Sum of the cross-entropies at targets, times `scale`; what DeepSpeed wraps."""
+    """Sum of the cross-entropies at targets, times `scale`; what DeepSpeed wraps where there is one stage."""
 
-    def __init__(self, model: BloomModel) -> None:
+    def __init__(self, model: BloomModel, shard: Shard | None = None, parallel: TensorParallel | None = None) -> None:
         super().__init__()
+        shard = shard or Shard.of(model.config)
         self.model = model
-        self._slopes = slopes(model.config.n_head)
-        self._shared: tuple[Any, DenseCausalAttention] | None = None
+        self._attention = Attention(shard.slopes(model.config))
+        self._head = Head(model.word_embeddings, shard.vocabulary(model.config), parallel)
 
-    def forward(self, inputs: Tensor, targets: Tensor, segments: Tensor | None, scale: float) -> Tensor:
-        """inputs, targets (B, S) int64, segments (B, S) or None -> scalar, fp32."""
-        hidden = self.model(inputs.view(-1), self._attention(inputs, segments))  # (T, H)
-        learnt = targets.view(-1) != IGNORE
-        hidden, expected = hidden[learnt], targets.view(-1)[learnt]  # (M, H), (M,)
-        rows = max(1, MAX_LOGITS // self.model.config.vocab_size)
-        if len(expected) <= rows:
-            return self._cross_entropy(hidden, expected) * scale
-        chunks = zip(torch.split(hidden, rows), torch.split(expected, rows), strict=True)
-        parts = [checkpoint(self._cross_entropy, *chunk, use_reentrant=False) for chunk in chunks]
-        return torch.stack(parts).sum() * scale
-
-    def _cross_entropy(self, hidden: Tensor, expected: Tensor) -> Tensor:
-        return F.cross_entropy(self.model.logits(hidden).float(), expected, reduction="sum")
-
-    def _attention(self, inputs: Tensor, segments: Tensor | None) -> DenseCausalAttention:
-        batch, length = inputs.shape
+    def forward(self, inputs: Tensor, targets: Tensor, segments: Tensor | None, scale: float, seed: int = 0) -> Tensor:
+        """inputs, targets (B, S) int64, segments (B, S) or None -> scalar, fp32. seed: of attention's dropout."""
         dropout = self.model.config.attention_dropout if self.training else 0.0
-        key = (batch, length, dropout, inputs.device)
-        if segments is None and self._shared and self._shared[0] == key:  # one mask for all batches of a shape
-            return self._shared[1]
-        attention = DenseCausalAttention(
-            self._slopes, batch, length, segment_ids=segments, dropout=dropout, device=inputs.device
+        attend = self._attention.over(
+            (inputs.shape[0], inputs.shape[1]), segments, dropout=dropout, seed=seed, device=inputs.device
         )
-        if segments is None:
-            self._shared = (key, attention)
-        return attention
+        return self._head.loss(self.model(inputs.view(-1), attend), targets) * scale

@@ -13,25 +13,46 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from services.trainer.config import TrainConfig
+from services.trainer.config import Optimizer, TrainConfig
 
 MUON_MOMENTUM = 0.95
 NEWTON_SCHULZ_STEPS = 5
+ADAM_STATE = ("exp_avg", "exp_avg_sq")
+MUON_STATE = ("momentum",)
 
 
 class MuonAdamW(torch.optim.Optimizer):
     """AdamW; Muon in groups with "matrices", the shapes (rows, columns) that lie end to end in the group.
 
-    Every group has lr, weight_decay, and betas or matrices. compute_dtype: of the Newton-Schulz iteration.
+    Every group has lr, weight_decay, and betas or matrices. compute_dtype: of the Newton-Schulz iteration. replicas:
+    the ranks among which ZeRO divides the groups; by default this one alone.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], *, compute_dtype: torch.dtype, eps: float = 1e-8) -> None:
-        super().__init__(groups, {"eps": eps})
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        compute_dtype: torch.dtype,
+        replicas: dist.ProcessGroup | None = None,
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(groups, {"eps": eps, "step": 0})
         self._compute_dtype = compute_dtype
+        self._replicas = replicas
+
+    def initialize_state(self) -> None:
+        """Make the state that the first step would make: zeros."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if not self.state[parameter]:
+                    keys = MUON_STATE if "matrices" in group else ADAM_STATE
+                    self.state[parameter] = {key: torch.zeros_like(parameter) for key in keys}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        self.initialize_state()
         for group in self.param_groups:
+            group["step"] += 1
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
@@ -45,39 +66,33 @@ class MuonAdamW(torch.optim.Optimizer):
 
     @staticmethod
     def _adam(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-        if not state:
-            state.update(step=0, exp_avg=torch.zeros_like(gradient), exp_avg_sq=torch.zeros_like(gradient))
-        state["step"] += 1
         beta1, beta2 = group["betas"]
         state["exp_avg"].lerp_(gradient, 1 - beta1)
         state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        unbias1, unbias2 = 1 - beta1 ** state["step"], 1 - beta2 ** state["step"]
+        unbias1, unbias2 = 1 - beta1 ** group["step"], 1 - beta2 ** group["step"]
         denominator = (state["exp_avg_sq"] / unbias2).sqrt_().add_(group["eps"])
         update: Tensor = (state["exp_avg"] / unbias1).div_(denominator)
         return update
 
     def _muon(self, gradient: Tensor, state: dict[str, Any], matrices: list[tuple[int, int]]) -> Tensor:
-        if not state:
-            state["momentum"] = torch.zeros_like(gradient)
         state["momentum"].lerp_(gradient, 1 - MUON_MOMENTUM)
         update = gradient.lerp(state["momentum"], MUON_MOMENTUM).view(-1)  # Nesterov
         size = update.numel()
-        start = size * (dist.get_rank() if dist.is_initialized() else 0)
-        whole = _gather(update)
+        start = size * (dist.get_rank(self._replicas) if self._replicas else 0)
+        whole = self._gather(update)
         for offset, (rows, columns) in _offsets(matrices):
             if offset < start + size and start < offset + rows * columns:
                 matrix = whole[offset : offset + rows * columns].view(rows, columns)
                 matrix.copy_(orthogonalised(matrix, self._compute_dtype).mul_(max(1, rows / columns) ** 0.5))
         return whole[start : start + size]
 
-
-def _gather(partition: Tensor) -> Tensor:
-    """All ranks' partitions, in order."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return partition
-    whole = partition.new_empty(partition.numel() * dist.get_world_size())
-    dist.all_gather_into_tensor(whole, partition)
-    return whole
+    def _gather(self, partition: Tensor) -> Tensor:
+        """All replicas' partitions, in order."""
+        if self._replicas is None or dist.get_world_size(self._replicas) == 1:
+            return partition
+        whole = partition.new_empty(partition.numel() * dist.get_world_size(self._replicas))
+        dist.all_gather_single(whole, partition, group=self._replicas)
+        return whole
 
 
 def _offsets(matrices: list[tuple[int, int]]) -> Iterator[tuple[int, tuple[int, int]]]:
@@ -101,21 +116,30 @@ def orthogonalised(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     return (x.mT if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> MuonAdamW:
+def is_for_muon(name: str, parameter: Tensor, optimizer: Optimizer) -> bool:
+    return optimizer == "muon" and parameter.dim() > 1 and "word_embeddings" not in name
+
+
+def state_keys(name: str, parameter: Tensor, optimizer: Optimizer) -> tuple[str, ...]:
+    """What the optimizer keeps of a parameter, each of its shape."""
+    return MUON_STATE if is_for_muon(name, parameter, optimizer) else ADAM_STATE
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig, replicas: dist.ProcessGroup | None = None) -> MuonAdamW:
     """The optimizer over model's trainable parameters; biases and LayerNorms are not decayed, as in Megatron.
 
-    Each group's "peak" is the learning rate that the schedule scales.
+    Each group's "peak" is the learning rate that the schedule scales. replicas: see MuonAdamW.
     """
-    matrices, decayed, kept = [], [], []
+    matrices: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if parameter.dim() < 2:
-            kept.append(parameter)
-        elif config.optimizer == "muon" and "word_embeddings" not in name:
+        if is_for_muon(name, parameter, config.optimizer):
             matrices.append(parameter)
         else:
-            decayed.append(parameter)
+            (decayed if parameter.dim() > 1 else kept).append(parameter)
     betas = (config.beta1, config.beta2)
     adam = {"peak": config.learning_rate, "betas": betas, "lr": 0.0}
     groups = [
@@ -130,4 +154,4 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> MuonAdamW:
         },
     ]
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    return MuonAdamW((group for group in groups if group["params"]), compute_dtype=dtype)
+    return MuonAdamW((group for group in groups if group["params"]), compute_dtype=dtype, replicas=replicas)

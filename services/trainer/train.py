@@ -1,83 +1,48 @@
 """A rank's program: `deepspeed` starts one per process with `--module services.trainer.train JOB_FOLDER`."""
 
 import dataclasses
-import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import deepspeed
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from bloom.config import BloomConfig
 from bloom.model import BloomModel
-from bloom.weights import load_config, load_model
-from services.trainer import checkpoint
+from services.trainer.build import build_model, model_config
+from services.trainer.checkpoint import Checkpoints
 from services.trainer.config import Layout, Precision, RunSpec
 from services.trainer.dataset import Windows
+from services.trainer.dropout import attention_seed, micro_batch_seed, seed_hidden
 from services.trainer.export import export
 from services.trainer.failure import JobFailure, recorded
 from services.trainer.folder import JobFolder
-from services.trainer.lora import add_adapters
 from services.trainer.loss import LanguageModelLoss
 from services.trainer.optimizer import build_optimizer
+from services.trainer.pipeline import Stages
 from services.trainer.prepare import Prepared
 from services.trainer.processes import die_with_parent, end_with_lease
 from services.trainer.progress import Progress, ProgressWriter
+from services.trainer.ranks import Ranks
 from services.trainer.schedule import Schedule
 
-ROW_MULTIPLE = 128  # embedding rows of a new model, as Megatron pads them
+LAST_TRIES = 60  # at writing the last checkpoint
+LAST_WAIT_S = 5.0  # between them
 SPEED_WINDOW = 20  # steps over which tokens/s is measured
-
-
-def model_config(spec: RunSpec, folder: JobFolder, vocab_size: int) -> BloomConfig:
-    """The model's shape, as it is to be exported. vocab_size: of the tokenizer. Raises JobFailure."""
-    try:
-        if spec.base_files:
-            config = load_config(folder.base)
-        elif spec.model_config.lstrip().startswith("{"):
-            fields = json.loads(spec.model_config)
-            if not fields.get("vocab_size"):
-                fields["vocab_size"] = -(-vocab_size // ROW_MULTIPLE) * ROW_MULTIPLE
-            config = BloomConfig.from_hf(fields)
-        else:
-            config = BloomConfig.preset(spec.model_config)
-    except ValueError as error:
-        raise JobFailure("BAD_MODEL", str(error), "config") from error
-    if config.vocab_size < vocab_size:
-        remedy = "choose another tokenizer, or set vocab_size to 0"
-        raise JobFailure("BAD_MODEL", f"vocab_size={config.vocab_size} is below the tokenizer's {vocab_size}; {remedy}")
-    return config
-
-
-def build_model(spec: RunSpec, config: BloomConfig, folder: JobFolder) -> BloomModel:
-    """The model as training starts, in fp32."""
-    if spec.base_files:
-        model = load_model(folder.base, dtype=torch.float32)
-    else:
-        model = BloomModel(config)
-        model.initialize(spec.config.seed)
-    dropout = spec.config.dropout
-    model.config = dataclasses.replace(config, hidden_dropout=dropout, attention_dropout=dropout)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = dropout
-    if spec.config.lora:
-        add_adapters(model, spec.config.lora, spec.config.seed)
-    return model.train()
 
 
 class Trainer:
     """Steps of one rank. What a step does follows from its number, the weights and the optimizer's state alone."""
 
-    def __init__(self, engine: Any, spec: RunSpec, prepared: Prepared) -> None:
+    def __init__(self, spec: RunSpec, prepared: Prepared, model: BloomModel, ranks: Ranks) -> None:
         config = spec.config
-        self._engine = engine
         self._config = config
+        self._ranks = ranks
         self._windows = Windows(Path(prepared.windows_folder), config.seed)
         self._total_steps = prepared.total_steps
         # Relative: each parameter group scales it by its own peak.
@@ -89,40 +54,73 @@ class Trainer:
         )
         self._num_seen = config.global_batch * config.sequence_length  # tokens per step
         self._ends = [time.monotonic()]  # of recent steps
+        shard = ranks.shard(model.config)
+        self._is_pipelined = config.layout.pp > 1
+        self.engine, *_ = deepspeed.initialize(
+            model=Stages(model, shard, config, ranks)
+            if self._is_pipelined
+            else LanguageModelLoss(model, shard, ranks.tensor_parallel),
+            optimizer=build_optimizer(model, config, ranks.grid.get_data_parallel_group()),
+            config=config.deepspeed(),
+            mpu=None if self._is_pipelined else ranks.grid,  # a PipelineModule brings its own
+        )
 
     def step(self, step: int) -> Progress:
         """Do step `step` (0 for the first); collective."""
-        config, engine = self._config, self._engine
+        config = self._config
         factor = self._schedule.at(step + 1)
-        for group in engine.optimizer.param_groups:
+        for group in self.engine.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
+        loss = self._pipelined_loss(step) if self._is_pipelined else self._loss(step)
+        return self._progress(step + 1, loss, config.learning_rate * factor)
+
+    def _loss(self, step: int) -> float:
+        """Of a step in which every rank has all layers."""
+        config, engine = self._config, self.engine
+        loss = torch.zeros((), device=engine.device)
+        for micro_batch in self._micro_batches(step):
+            seed_hidden(micro_batch.seed, self._ranks)
+            loss_of_batch = engine(
+                *(None if tensor is None else tensor.to(engine.device) for tensor in micro_batch.tensors),
+                micro_batch.scale,
+                attention_seed(micro_batch.seed, self._ranks),
+            )
+            engine.backward(loss_of_batch)
+            engine.step()
+            loss += loss_of_batch.detach()
+        dist.all_reduce(loss, group=self._ranks.grid.get_data_parallel_group())
+        return float(loss) / (config.layout.dp * config.gradient_accumulation)
+
+    def _pipelined_loss(self, step: int) -> float:
+        """Of a step through all stages; those between the first and the last read no batches."""
+        batches = (
+            (
+                (inputs, torch.tensor([micro_batch.seed]), *([] if segments is None else [segments])),
+                (targets, torch.tensor([micro_batch.scale])),
+            )
+            for micro_batch in self._micro_batches(step)
+            for inputs, targets, segments in [micro_batch.tensors]
+        )
+        return float(self.engine.train_batch(batches))
+
+    def _micro_batches(self, step: int) -> Iterator["StepPart"]:
+        """This replica's, in order."""
+        config = self._config
         first = step * config.global_batch
         num_targets = self._windows.num_targets(first, config.global_batch)
-        # DeepSpeed averages over ranks and micro-batches: this makes the average a mean over the step's targets.
+        # DeepSpeed averages over replicas and micro-batches: this makes the average a mean over the step's targets.
         scale = config.layout.dp * config.gradient_accumulation / max(1, num_targets)
-        loss = torch.zeros((), device=engine.device)
         for index in range(config.gradient_accumulation):
-            loss += self._micro_batch(step, index, first, scale)
-        dist.all_reduce(loss)
-        loss /= config.layout.dp * config.gradient_accumulation
-        return self._progress(step + 1, float(loss), config.learning_rate * factor)
-
-    def _micro_batch(self, step: int, index: int, first: int, scale: float) -> torch.Tensor:
-        config, engine = self._config, self._engine
-        position = index * config.layout.dp + dist.get_rank()
-        batch = self._windows.micro_batch(first + position * config.micro_batch, config.micro_batch)
-        torch.manual_seed(_dropout_seed(config.seed, step, position))
-        arrays = (batch.inputs, batch.targets, batch.segments)
-        tensors = [None if array is None else torch.from_numpy(array).to(engine.device) for array in arrays]
-        loss: torch.Tensor = engine(*tensors, scale)
-        engine.backward(loss)
-        engine.step()
-        return loss.detach()
+            position = index * config.layout.dp + self._ranks.dp_rank
+            batch = self._windows.micro_batch(first + position * config.micro_batch, config.micro_batch)
+            arrays = (batch.inputs, batch.targets, batch.segments)
+            tensors = tuple(None if array is None else torch.from_numpy(array) for array in arrays)
+            yield StepPart(tensors, scale, micro_batch_seed(config.seed, step, position))
 
     def _progress(self, done: int, loss: float, learning_rate: float) -> Progress:
         self._ends = [*self._ends[-SPEED_WINDOW:], time.monotonic()]
         seconds_per_step = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
-        grad_norm = float(self._engine.get_global_grad_norm())
+        grad_norm = float(self.engine.get_global_grad_norm())
         if not np.isfinite(loss) or not np.isfinite(grad_norm):
             remedy = "lower learning_rate, or use more warmup_steps"
             raise JobFailure(
@@ -141,8 +139,13 @@ class Trainer:
         )
 
 
-def _dropout_seed(seed: int, step: int, position: int) -> int:
-    return int(np.random.SeedSequence([seed, step, position]).generate_state(1, np.uint64)[0] >> 1)
+@dataclasses.dataclass(frozen=True, slots=True)
+class StepPart:
+    """A micro-batch of a step."""
+
+    tensors: tuple[torch.Tensor | None, ...]  # inputs, targets, segments
+    scale: float  # of its loss
+    seed: int  # of its dropout
 
 
 def settle_precision(asked: Precision, file: Path) -> Precision:
@@ -169,34 +172,57 @@ def run(spec: RunSpec, folder: JobFolder, progress: ProgressWriter | None) -> No
     config = spec.config
     prepared = Prepared.load(folder.tokens)
     exported = model_config(spec, folder, prepared.vocab_size)
-    model = build_model(spec, exported, folder)
-    engine, *_ = deepspeed.initialize(
-        model=LanguageModelLoss(model), optimizer=build_optimizer(model, config), config=config.deepspeed()
-    )
-    first = checkpoint.restore(engine, folder.checkpoints, prepared.fingerprint)
+    ranks = Ranks.of(config)
+    model = build_model(spec, exported, folder, ranks)
+    trainer = Trainer(spec, prepared, model, ranks)
+    checkpoints = Checkpoints(folder.checkpoints, trainer.engine, model, config.optimizer, ranks, prepared.fingerprint)
+    first = checkpoints.restore()
     if progress:
-        _announce(progress, spec, prepared, model, first)
-    trainer = Trainer(engine, spec, prepared)
+        _announce(progress, spec, prepared, _num_trained(model, spec), first)
     for step in range(first, prepared.total_steps):
         report = trainer.step(step)
         if progress:
             progress.step(report)
-        if report.step % config.checkpoint_every_steps == 0 or report.step == prepared.total_steps:
+        if report.step % config.checkpoint_every_steps == 0 and report.step < prepared.total_steps:
             if progress:
                 progress.flush()  # no step before the checkpoint is done again: its report must outlive a kill
-            checkpoint.save(engine, folder.checkpoints, report.step, prepared.fingerprint)
+            if (failed := checkpoints.save(report.step)) and progress:
+                progress.message(f"a checkpoint could not be written ({failed}); training goes on and will try again")
     if progress:
-        export(model, exported, spec, folder)
+        progress.flush()
+    if first < prepared.total_steps:
+        save_last(checkpoints, prepared.total_steps, progress)
+    if progress:
+        export(exported, spec, folder)
         progress.flush()
 
 
-def _announce(progress: ProgressWriter, spec: RunSpec, prepared: Prepared, model: BloomModel, first: int) -> None:
+def save_last(checkpoints: Checkpoints, step: int, progress: ProgressWriter | None) -> None:
+    """The checkpoint that is exported; waits for room on the disk. Raises JobFailure where none comes."""
+    for attempt in range(LAST_TRIES):
+        checkpoints.save(step)
+        failed = checkpoints.finish()
+        if not failed:
+            return
+        if progress and not attempt:
+            progress.message(f"the last checkpoint could not be written ({failed}); waiting for room")
+        time.sleep(LAST_WAIT_S)
+    raise JobFailure("DISK_FULL", f"the last checkpoint could not be written: {failed}; free some and submit again")
+
+
+def _num_trained(model: BloomModel, spec: RunSpec) -> int:
+    """Parameters of the whole model that training changes."""
+    if spec.config.lora:
+        return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return model.config.parameters
+
+
+def _announce(progress: ProgressWriter, spec: RunSpec, prepared: Prepared, num_trained: int, first: int) -> None:
     if spec.attempt > 1:
         start = f"resumed from step {first}" if first else "started from the beginning: no checkpoint yet"
-        progress.message(f"attempt {spec.attempt} {start}")
+        progress.message(f"attempt {spec.attempt} {start}, layout {spec.config.layout}")
         return
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    progress.message(f"training {trained:,} parameters for {prepared.total_steps} steps")
+    progress.message(f"training {num_trained:,} parameters for {prepared.total_steps} steps")
     if prepared.num_truncated:
         length = spec.config.sequence_length
         progress.message(f"{prepared.num_truncated} examples are longer than sequence_length={length} and were cut")
@@ -205,8 +231,8 @@ def _announce(progress: ProgressWriter, spec: RunSpec, prepared: Prepared, model
 def start_process_group(layout: Layout) -> None:
     """Join the other ranks: NCCL with CUDA, gloo without. Raises JobFailure."""
     if torch.cuda.is_available():
-        if torch.cuda.device_count() < layout.dp:
-            found = f"layout asks for {layout.dp} processes and this machine has {torch.cuda.device_count()} GPUs"
+        if torch.cuda.device_count() < layout.num_ranks:
+            found = f"layout '{layout}' asks for {layout.num_ranks} GPUs, this machine has {torch.cuda.device_count()}"
             raise JobFailure("BAD_LAYOUT", f"{found}; use '1x1x{torch.cuda.device_count()}'", "layout")
     else:
         # Else DeepSpeed compiles a C++ all-reduce for inference, for 80 s, that training never calls.

@@ -97,7 +97,7 @@ def test_a_resumed_run_has_the_losses_of_an_undisturbed_one_to_the_last_bit(tmp_
     assert [path.name for path in sorted(whole.checkpoints.iterdir())] == ["step-00000004", "step-00000006"]
 
     # As after a kill in step 5: the newest checkpoint is damaged, the one before is whole.
-    newest = next((whole.checkpoints / "step-00000006").rglob("*optim_states.pt"))
+    newest = next((whole.checkpoints / "step-00000006").glob("*.safetensors"))
     newest.write_bytes(newest.read_bytes()[:-1])
     whole.progress.unlink()
     shutil.rmtree(whole.export)

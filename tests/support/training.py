@@ -70,11 +70,17 @@ def job_folder(spec: RunSpec) -> JobFolder:
     return folder
 
 
-def run_stages(spec: RunSpec, *, threads: int = 1) -> JobFolder:
-    """Prepare and train to the end, in real processes. Raises CalledProcessError with the log's end."""
+def run_stages(spec: RunSpec, *, threads: int = 1, mistake: str = "") -> JobFolder:
+    """Prepare and train to the end, in real processes. Raises RuntimeError with the log's end.
+
+    mistake: one of tests.support.mutated_training that all ranks make.
+    """
     folder = job_folder(spec)
     env = environment(spec.job_id, spec.fencing_token, spec.config.layout) | {"OMP_NUM_THREADS": str(threads)}
-    for command in (prepare_command(folder.path), deepspeed_command(folder.path, spec.config.layout)):
+    train = deepspeed_command(folder.path, spec.config.layout)
+    if mistake:
+        train[-2:] = ["tests.support.mutated_training", mistake, str(folder.path)]
+    for command in (prepare_command(folder.path), train):
         result = subprocess.run(
             command,
             env=env,

@@ -8,8 +8,8 @@ from anthesis.v1 import job_pb2
 from google.protobuf import json_format
 
 from bloom.config import PRESETS
+from bloom.parallel import Shard
 from services.common.settings import ROOT
-from services.trainer.failure import JobFailure
 from services.trainer.registry_client import train_config
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -27,12 +27,10 @@ def options(path: Path) -> job_pb2.TrainOptions:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_is_a_job_request(path):
     found = options(path)
-    tp, pp, _ = (int(part) for part in found.layout.split("x"))
-    if (tp, pp) != (1, 1):  # refused until the parallel trainer is built
-        with pytest.raises(JobFailure, match="not built yet"):
-            train_config(found, None, {})
-        found.layout = "1x1x1"
-    assert train_config(found, None, {}).sequence_length == 2048
+    config = train_config(found, None, {})
+    assert config.sequence_length == 2048
+    layout = config.layout
+    Shard.of(PRESETS[path.stem.split("-")[1]], tp_size=layout.tp, pp_size=layout.pp)  # fits the model
 
 
 def test_every_preset_has_a_recipe_with_its_batch():

@@ -26,8 +26,13 @@ def test_lora_takes_its_defaults():
     assert train_config(job_pb2.TrainOptions(steps=1), job_pb2.LoraOptions(rank=4), {}).lora == LoraConfig(rank=4)
 
 
-@pytest.mark.parametrize("layout", ["2x1x1", "1x2x1", "1x1x0", "1x1", "axbxc"])
-def test_a_layout_that_is_not_built_is_refused(layout):
+def test_a_layout_is_three_counts():
+    layout = train_config(job_pb2.TrainOptions(steps=1, layout="2x3x4"), None, {}).layout
+    assert (layout, layout.num_ranks, str(layout)) == (Layout(tp=2, pp=3, dp=4), 24, "2x3x4")
+
+
+@pytest.mark.parametrize("layout", ["1x1x0", "1x1", "axbxc"])
+def test_a_layout_that_is_none_is_refused(layout):
     with pytest.raises(JobFailure) as refused:
         train_config(job_pb2.TrainOptions(steps=1, layout=layout), None, {})
     assert refused.value.code == "BAD_LAYOUT"

@@ -1,0 +1,151 @@
+"""Runs on every kind of layout, as real processes, against one loop of transformers and PyTorch's AdamW."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from services.common.artifacts import ArtifactStore
+from services.trainer.config import Layout, RunSpec, TrainConfig
+from services.trainer.dataset import Windows
+from services.trainer.folder import JobFolder
+from services.trainer.prepare import Prepared
+from services.trainer.progress import Progress
+from services.trainer.schedule import Schedule
+from tests.support.bloom_models import make_hf_folder, make_hf_model
+from tests.support.training import job_folder, make_run, progress, run_stages
+
+HEADS, LAYERS, VOCAB, STEPS = 12, 3, 512, 20  # heads no power of two; layers that stages cannot share equally
+BATCH = 8  # sequences of every step, whatever the layout
+CONFIG = TrainConfig(
+    steps=STEPS,
+    sequence_length=32,
+    learning_rate=1e-3,
+    warmup_steps=4,
+    precision="fp32",
+    clip_grad_norm=1.0,
+    checkpoint_every_steps=10,
+)
+
+
+def config_of(layout: str, micro_batch: int = 1, **changes: object) -> TrainConfig:
+    parsed = Layout.parse(layout)
+    steps = BATCH // (parsed.dp * micro_batch)
+    return dataclasses.replace(CONFIG, layout=parsed, micro_batch=micro_batch, gradient_accumulation=steps, **changes)
+
+
+def make_fine_tune(data_dir: Path, config: TrainConfig) -> RunSpec:
+    """A run that starts from a model with every parameter perturbed."""
+    folder = make_hf_folder(data_dir / "base", n_head=HEADS, n_layer=LAYERS, vocab=VOCAB)
+    spec = make_run(data_dir, config)
+    store = ArtifactStore(spec.artifacts_url, data_dir / "cache")
+    files = tuple((path.name, store.write_file(path)) for path in sorted(folder.iterdir()))
+    return dataclasses.replace(spec, base_files=files)
+
+
+def transformers_run(folder: JobFolder, config: TrainConfig) -> tuple[list[tuple[float, float]], dict[str, Tensor]]:
+    """(loss, gradient norm) of each step and the final weights: no DeepSpeed, no ranks, no accumulation."""
+    windows = Windows(Path(Prepared.load(folder.tokens).windows_folder), config.seed)
+    model = make_hf_model(n_head=HEADS, n_layer=LAYERS, vocab=VOCAB).train()
+    decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    kept = [parameter for parameter in model.parameters() if parameter.dim() == 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
+    schedule = Schedule(
+        peak=config.learning_rate, minimum=config.min_learning_rate, warmup=config.warmup(STEPS), total=STEPS
+    )
+    found = []
+    for step in range(STEPS):
+        batch = windows.micro_batch(step * BATCH, BATCH)
+        logits = model(input_ids=torch.from_numpy(batch.inputs)).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(batch.targets).flatten())
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.at(step + 1)
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append((loss.item(), norm.item()))
+    return found, {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+
+
+def without_key_bias(name: str, tensor: Tensor) -> Tensor:
+    """The keys' bias has no gradient: softmax does not see it. What AdamW makes of rounding instead is no matter."""
+    return tensor.view(HEADS, 3, -1)[:, ::2] if name.endswith("query_key_value.bias") else tensor
+
+
+def losses_and_norms(steps: list[Progress]) -> list[tuple[float, float]]:
+    return [(step.loss, step.grad_norm) for step in steps]
+
+
+def greatest_difference(got: list[tuple[float, float]], want: list[tuple[float, float]]) -> tuple[float, float]:
+    """Of losses, and of gradient norms relative to their size."""
+    assert len(got) == len(want) == STEPS
+    pairs = list(zip(got, want, strict=True))
+    return max(abs(a[0] - b[0]) for a, b in pairs), max(abs(a[1] / b[1] - 1) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("layout", "micro_batch"),
+    [
+        ("2x1x1", 2),
+        ("1x3x1", 1),
+        ("2x2x2", 1),
+        pytest.param("1x1x2", 1, marks=pytest.mark.long),
+        pytest.param("2x2x1", 2, marks=pytest.mark.long),
+        pytest.param("4x1x2", 1, marks=pytest.mark.long),
+        pytest.param("1x2x2", 2, marks=pytest.mark.long),
+    ],
+)
+def test_losses_gradient_norms_and_final_weights_equal_transformers(tmp_path, layout: str, micro_batch: int):
+    config = config_of(layout, micro_batch)
+    folder = run_stages(make_fine_tune(tmp_path, config))
+    want, weights = transformers_run(folder, config)
+    loss, norm = greatest_difference(losses_and_norms(progress(folder)), want)
+    assert loss < 1e-5
+    assert norm < 1e-4
+    exported = load_file(folder.export / "model.safetensors")
+    assert set(exported) == set(weights)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(*map(without_key_bias, (name, name), (exported[name], tensor)), rtol=0, atol=2e-5)
+
+
+def test_in_bf16_losses_stay_near_those_of_transformers_in_fp32(tmp_path):
+    config = config_of("2x2x1", 2, precision="bf16")
+    spec = make_fine_tune(tmp_path, config)
+    job_folder(spec).precision.write_text("bf16")  # on any processor, however slow it is at that
+    folder = run_stages(spec)
+    want, _ = transformers_run(folder, config)
+    assert 1e-5 < greatest_difference(losses_and_norms(progress(folder)), want)[0] < 0.02
+
+
+@pytest.mark.parametrize("mistake", ["slopes_of_another_rank", "tied_gradient_counted_twice"])
+def test_a_planted_mistake_is_noticed(tmp_path, mistake: str):
+    config = config_of("2x2x1", 2)
+    folder = run_stages(make_fine_tune(tmp_path, config), mistake=mistake)
+    want, _ = transformers_run(folder, config)
+    assert greatest_difference(losses_and_norms(progress(folder)), want)[0] > 1e-4
+
+
+def test_a_run_goes_on_from_a_checkpoint_of_another_layout(tmp_path):
+    spec = make_fine_tune(tmp_path, config_of("2x2x1", checkpoint_every_steps=10))
+    folder = run_stages(spec)
+    whole = losses_and_norms(progress(folder))
+    for layout in ("2x2x1", "2x1x2", "1x1x1"):
+        resumed = resume_from_step_10(spec, folder, layout)
+        differences = [abs(a[0] - b[0]) for a, b in zip(resumed, whole[10:], strict=True)]
+        assert max(differences) < (1e-9 if layout == "2x2x1" else 1e-4), layout
+
+
+def resume_from_step_10(spec: RunSpec, folder: JobFolder, layout: str) -> list[tuple[float, float]]:
+    last = folder.checkpoints / "step-00000020"
+    if last.exists():
+        last.rename(folder.path / f"end-{layout}")  # as after a kill at step 19
+    folder.progress.unlink()
+    again = dataclasses.replace(spec, attempt=2, fencing_token=2, config=config_of(layout))
+    steps = progress(run_stages(again))
+    assert [step.step for step in steps] == list(range(11, 21))
+    return losses_and_norms(steps)
