@@ -57,7 +57,7 @@ def rewrite_config(folder: Path, **values: object) -> None:
 @pytest.mark.parametrize("piece", [1, 500, 1 << 24], ids="pieces of {} numbers".format)
 @pytest.mark.parametrize("shard_bytes", [5_000_000_000, 40_000], ids=["one file", "shards"])
 def test_matrices_are_quantized_by_rows_and_vectors_kept(source: Path, tmp_path: Path, piece, shard_bytes, monkeypatch):
-    monkeypatch.setattr("bloom.quantize._PIECE_NUMBERS", piece)
+    monkeypatch.setattr("bloom.tensor_reader.PIECE_NUMBERS", piece)
     quantize_checkpoint(source, tmp_path / "int8", max_shard_bytes=shard_bytes)
     assert (len(list((tmp_path / "int8").glob("*.safetensors"))) > 1) == (shard_bytes == 40_000)
     with TensorReader(source) as before, TensorReader(tmp_path / "int8") as after:
