@@ -13,22 +13,24 @@ from services.trainer.dataset import IGNORE
 
 
 class Head:
-    """Cross-entropy of hidden states at the targets; the embedding is the head."""
+    """Cross-entropy of hidden states at the targets."""
 
-    def __init__(self, embedding: nn.Embedding, vocabulary: slice, parallel: TensorParallel | None) -> None:
-        self._embedding = embedding
+    def __init__(self, vocabulary: slice, parallel: TensorParallel | None) -> None:
         self._vocabulary = vocabulary
         self._parallel = parallel
 
-    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Sum over the targets that are not IGNORE: hidden (T, H), or a rank's tokens of it, targets (B, S) -> fp32."""
+    def loss(self, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        """Sum over the targets (B, S) that are not IGNORE, in fp32, of hidden (T, H), or a rank's tokens of it.
+
+        weight: the embedding (V, H), or a rank's rows of it.
+        """
         group = None
         if self._parallel:
             hidden, group = self._parallel.enter(hidden), self._parallel.group
         learnt = targets.view(-1) != IGNORE
         return linear_cross_entropy(
             hidden[learnt],
-            self._embedding.weight,
+            weight,
             targets.view(-1)[learnt],
             vocabulary=self._vocabulary,
             group=group,
@@ -66,7 +68,7 @@ class LanguageModelLoss(nn.Module):
         shard = shard or Shard.of(model.config)
         self.model = model
         self._attention = Attention(shard.slopes(model.config))
-        self._head = Head(model.word_embeddings, shard.vocabulary(model.config), parallel)
+        self._head = Head(shard.vocabulary(model.config), parallel)
 
     def forward(self, inputs: Tensor, targets: Tensor, segments: Tensor | None, scale: float, seed: int = 0) -> Tensor:
         """inputs, targets (B, S) int64, segments (B, S) or None -> scalar, fp32. seed: of attention's dropout."""
@@ -74,4 +76,5 @@ class LanguageModelLoss(nn.Module):
         attend = self._attention.over(
             (inputs.shape[0], inputs.shape[1]), segments, dropout=dropout, seed=seed, device=inputs.device
         )
-        return self._head.loss(self.model(inputs.view(-1), attend), targets) * scale
+        hidden = self.model(inputs.view(-1), attend)
+        return self._head.loss(hidden, self.model.word_embeddings.weight, targets) * scale

@@ -66,9 +66,11 @@ class Stages(PipelineModule):  # type: ignore[misc]
         stages[ranks.pp_rank] = StageLayers(model, shard, config, ranks)
         loss = None
         if shard.is_last(model.config):
-            loss = partial(_loss, Head(model.word_embeddings, shard.vocabulary(model.config), ranks.tensor_parallel))
+            loss = partial(_loss, Head(shard.vocabulary(model.config), ranks.tensor_parallel))
         super().__init__(
-            [_Embedding(embedding, _embed), *stages, _Embedding(embedding, _hidden)], topology=topology, loss_fn=loss
+            [_Embedding(embedding, _embed), *stages, _Embedding(embedding, _hidden_and_weight)],
+            topology=topology,
+            loss_fn=loss,
         )
 
     def _partition_layers(self, method: str = "") -> None:
@@ -93,10 +95,13 @@ def _embed(embedding: TiedEmbedding, travelling: Travelling) -> Travelling:
     return (embedding(travelling[0].view(-1)), *travelling[1:])
 
 
-def _hidden(embedding: TiedEmbedding, travelling: Travelling) -> Tensor:
-    return travelling[0]
+def _hidden_and_weight(embedding: TiedEmbedding, travelling: Travelling) -> tuple[Tensor, Tensor]:
+    """What the loss needs. In bf16 DeepSpeed clears the gradients when the backward pass comes to these outputs: the
+    weight has to be one of them, or its gradient would be there already and be lost.
+    """
+    return travelling[0], embedding.weight.view_as(embedding.weight)
 
 
-def _loss(head: Head, hidden: Tensor, labels: tuple[Tensor, Tensor]) -> Tensor:
+def _loss(head: Head, outputs: tuple[Tensor, Tensor], labels: tuple[Tensor, Tensor]) -> Tensor:
     targets, scale = labels
-    return head.loss(hidden, targets) * scale[0]
+    return head.loss(*outputs, targets) * scale[0]
