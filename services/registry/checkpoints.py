@@ -84,9 +84,14 @@ def _by_path(files: Iterable[File]) -> dict[str, File]:
         )
     if CONFIG not in by_path:
         raise InvalidArgument(f"no {CONFIG} among the {len(by_path)} files; add the one that belongs to the weights")
-    if not any(path.endswith(".safetensors") for path in by_path):
+    if not any(_holds_weights(path) for path in by_path):
         raise InvalidArgument(f"no .safetensors file among {', '.join(sorted(by_path)[:10])}; add the weights")
     return by_path
+
+
+def _holds_weights(path: str) -> bool:
+    """In a folder below lies what goes along with the weights: the adapter that they were merged with."""
+    return path.endswith(".safetensors") and "/" not in path
 
 
 def _read_config(artifacts: ArtifactStore, files: dict[str, File]) -> tuple[str, BloomConfig]:
@@ -98,7 +103,7 @@ def _check_weights(artifacts: ArtifactStore, files: dict[str, File], config: Blo
     stored: list[StoredTensor] = []
     where: dict[str, str] = {}  # tensor as stored -> file
     for path, file in files.items():
-        if not path.endswith(".safetensors"):
+        if not _holds_weights(path):
             continue
         prefix = artifacts.read_range(file.digest, 0, 8)
         header = artifacts.read_range(file.digest, 0, header_end(prefix, file=path, size=file.size_bytes))

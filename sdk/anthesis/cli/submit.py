@@ -1,5 +1,6 @@
 """`anthesis pretrain submit`, `anthesis finetune submit`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +23,8 @@ Options = Annotated[
     list[str] | None,
     typer.Option("--option", "-o", metavar="NAME=VALUE", help="Any of TrainOptions: -o learning_rate=1e-4."),
 ]
-_KINDS: dict[int, tuple[type[int] | type[float] | type[str], str]] = {
+_KINDS: dict[int, tuple[Callable[[str], object], str]] = {
+    FieldDescriptor.CPPTYPE_BOOL: (lambda text: {"true": True, "false": False}[text], "true or false"),
     FieldDescriptor.CPPTYPE_UINT32: (int, f"a whole number from 0 to {MAX_COUNT}"),
     FieldDescriptor.CPPTYPE_UINT64: (int, f"a whole number from 0 to {(1 << 64) - 1}"),
     FieldDescriptor.CPPTYPE_FLOAT: (float, "a number"),
@@ -107,7 +109,7 @@ def parse_options(pairs: list[str], steps: int | None = None, epochs: float | No
         kind, meaning = kinds[name]
         try:
             setattr(options, name, kind(value))
-        except ValueError:
+        except (ValueError, KeyError):
             raise ValueError(f"--option {pair!r}: {value!r} is not {meaning}") from None
     return options
 

@@ -48,6 +48,13 @@ def test_a_saved_tied_head_and_other_small_files_are_taken(artifacts):
     inspect(artifacts, {"config.json": CONFIG, "model.safetensors": weights, "README.md": b"# Sprout"})
 
 
+def test_the_adapter_that_weights_were_merged_with_goes_along_but_is_no_weights(artifacts):
+    adapter = {"adapter/adapter_model.safetensors": safetensors_bytes({"x": (3, 4)})}
+    inspect(artifacts, {"config.json": CONFIG, "model.safetensors": safetensors_bytes(SHAPES), **adapter})
+    with pytest.raises(InvalidArgument, match=r"no \.safetensors file among"):
+        inspect(artifacts, {"config.json": CONFIG, **adapter})
+
+
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [

@@ -48,9 +48,9 @@ def test_sizes_are_short() -> None:
 
 
 def test_options_take_the_type_of_their_field() -> None:
-    options = parse_options(["learning_rate=1e-4", "seed=7", "precision=fp32"], steps=10)
+    options = parse_options(["learning_rate=1e-4", "seed=7", "precision=fp32", "recompute=true"], steps=10)
 
-    assert (options.steps, options.seed, options.precision) == (10, 7, "fp32")
+    assert (options.steps, options.seed, options.precision, options.recompute) == (10, 7, "fp32", True)
     assert options.learning_rate == pytest.approx(1e-4)
     assert not options.HasField("epochs")
 
@@ -62,6 +62,7 @@ def test_options_take_the_type_of_their_field() -> None:
         ("seed", r"--option 'seed' is not NAME=VALUE"),
         ("seed=x", r"--option 'seed=x': 'x' is not a whole number from 0 to 18446744073709551615"),
         ("steps=-5", r"--option 'steps=-5': '-5' is not a whole number from 0 to 4294967295"),
+        ("recompute=yes", r"--option 'recompute=yes': 'yes' is not true or false"),
         ("dropout=x", r"--option 'dropout=x': 'x' is not a number"),
     ],
 )
