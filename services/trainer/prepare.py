@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from services.common.artifacts import ArtifactStore
 from services.common.errors import DataLoss, InvalidArgument, NotFound
 from services.trainer.config import DatasetSpec, RunSpec, TrainConfig
 from services.trainer.dataset import WindowsMeta, write_meta
+from services.trainer.encoder import Encoder
 from services.trainer.failure import JobFailure, recorded
 from services.trainer.folder import JobFolder
 from services.trainer.packing import Window, WindowWriter, cut_stream, pack
@@ -91,21 +91,6 @@ class Rows:
             if not isinstance(text, str):
                 raise self.bad(row, f"has no string {key.lstrip('?')!r}")
         return [str(text) for text in found]
-
-
-class Encoder:
-    """Texts to ids, in batches: BPE-dropout where asked, special tokens only as written by us."""
-
-    def __init__(self, path: Path, bpe_dropout: float) -> None:
-        self._tokenizer = Tokenizer.from_file(str(path))
-        self._tokenizer.encode_special_tokens = True
-        if bpe_dropout:
-            self._tokenizer.model.dropout = bpe_dropout
-        self.vocab_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
-        self.eos: int | None = self._tokenizer.token_to_id("</s>")
-
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 class TokenWriter:
