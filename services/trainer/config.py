@@ -8,7 +8,7 @@ from typing import Any, Literal
 from services.trainer.failure import JobFailure
 
 Precision = Literal["bf16", "fp32"]
-DatasetFormat = Literal["text", "multitask"]
+DatasetFormat = Literal["text", "multitask", "blend"]  # rows; rows; the YAML of corpus/blend.py
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

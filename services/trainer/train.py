@@ -18,7 +18,6 @@ from bloom.model import BloomModel
 from bloom.weights import load_config, load_model
 from services.trainer import checkpoint
 from services.trainer.config import Layout, Precision, RunSpec
-from services.trainer.dataset import Windows
 from services.trainer.export import export
 from services.trainer.failure import JobFailure, recorded
 from services.trainer.folder import JobFolder
@@ -29,6 +28,7 @@ from services.trainer.prepare import Prepared
 from services.trainer.processes import die_with_parent, end_with_lease
 from services.trainer.progress import Progress, ProgressWriter
 from services.trainer.schedule import Schedule
+from services.trainer.windows import open_windows
 
 ROW_MULTIPLE = 128  # embedding rows of a new model, as Megatron pads them
 SPEED_WINDOW = 20  # steps over which tokens/s is measured
@@ -78,7 +78,7 @@ class Trainer:
         config = spec.config
         self._engine = engine
         self._config = config
-        self._windows = Windows(Path(prepared.windows_folder), config.seed)
+        self._windows = open_windows(Path(prepared.windows_folder), config.seed)
         self._total_steps = prepared.total_steps
         # Relative: each parameter group scales it by its own peak.
         self._schedule = Schedule(
