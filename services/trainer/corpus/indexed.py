@@ -9,6 +9,7 @@ has the same format ("mmap"). Our own code because megatron-core takes an index 
 its `.bin` gives other tokens than were written, or an error that names no file, in the middle of a run.
 """
 
+import contextlib
 import os
 import struct
 from dataclasses import dataclass
@@ -160,7 +161,8 @@ class ShardWriter:
 
     def abandon(self) -> None:
         """Leave nothing of an unfinished shard."""
-        self._tokens.close()
+        with contextlib.suppress(OSError):  # a full disk, which its last bytes meet again
+            self._tokens.close()
         for path in (bin_path(self._prefix), idx_path(self._prefix)):
             _part(path).unlink(missing_ok=True)
 

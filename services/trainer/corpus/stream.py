@@ -20,7 +20,7 @@ from services.trainer.corpus.indexed import bin_path, damaged, read_header, read
 from services.trainer.corpus.permutation import permuted
 from services.trainer.failure import JobFailure
 
-MAX_RUNS = 1 << 20  # about 24 MB of places for an epoch; a run is one document as long as there are no more
+MAX_RUNS = 1 << 20  # up to 56 MB of places; a run is one document as long as there are no more
 _OPEN_FILES = 64
 Split = tuple[float, float]  # which documents, from 0 to 1
 

@@ -16,7 +16,7 @@ import pyarrow.parquet
 from services.trainer.failure import JobFailure
 
 PIECE_BYTES = 1 << 20  # of text files; a piece of Parquet is a row group
-MAX_DOCUMENT_BYTES = 32 << 20  # one document's tokens and their strings are held in memory: about 40 times this
+MAX_DOCUMENT_BYTES = 16 << 20  # encoding takes about 110 times a document in memory
 _ROWS_PER_READ = 256  # of a row group
 
 Plain = Literal["file", "line"]  # what a document is in plain text

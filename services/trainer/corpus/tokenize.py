@@ -63,9 +63,9 @@ def _summary(manifest: Manifest, seconds: float) -> str:
         f" in {len(manifest.shards)} shards; {seconds:.1f} s",
     ]
     if manifest.total("num_empty"):
-        lines.append(f"{manifest.total('num_empty'):,} rows without text left out")
+        lines.append(f"left out, without text: {manifest.total('num_empty'):,}")
     if manifest.total("num_bad"):
-        lines.append(f"{manifest.total('num_bad'):,} bad rows left out:")
+        lines.append(f"left out, bad: {manifest.total('num_bad'):,}, as")
         lines += manifest.bad_rows[:NAMED_BAD_ROWS]
     return "\n".join(lines)
 
@@ -76,8 +76,11 @@ def main() -> int:
     try:
         with shown(Console(stderr=True, highlight=False)) as show:
             manifest = tokenize(_options(arguments), show)
-    except (JobFailure, OSError) as error:
-        print(error, file=sys.stderr)
+    except JobFailure as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"{error}; when that is mended, the same command goes on", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)

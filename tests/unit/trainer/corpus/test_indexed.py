@@ -1,5 +1,6 @@
 """Megatron's .bin/.idx, byte for byte; a file that is not right is refused before anything is read through it."""
 
+import resource
 import struct
 from itertools import chain
 from pathlib import Path
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
-from services.trainer.corpus.indexed import bin_path, dtype_for, idx_path, read_header, read_lengths
+from services.trainer.corpus.indexed import ShardWriter, bin_path, dtype_for, idx_path, read_header, read_lengths
 from services.trainer.failure import JobFailure
 from tests.support.corpora import numbered, write_shard
 
@@ -140,3 +141,22 @@ def test_half_a_shard_is_refused(tmp_path, file):
     file(prefix).unlink()
     with pytest.raises(JobFailure, match=r"is not there; a shard is a .bin and a .idx"):
         read_lengths(prefix)
+
+
+@pytest.fixture
+def little_room():
+    """Files of this process may not exceed 64 kB: writing more fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_shard_that_found_no_room_leaves_nothing(tmp_path, little_room):
+    writer = ShardWriter(tmp_path / "shard", np.dtype("int32"))
+    with pytest.raises(OSError, match="File too large"):
+        for _ in range(10):
+            writer.add(np.zeros(10_000, np.int32), np.array([10_000], np.int32))
+        writer.close()
+    writer.abandon()
+    assert list(tmp_path.iterdir()) == []

@@ -218,7 +218,7 @@ def test_a_bad_row_is_refused_by_file_and_row_and_left_out_if_asked(inputs, with
     skipped = run(inputs, output, "--skip-bad-rows", *arguments)
     assert skipped.returncode == 0, skipped.stderr
     assert "901 documents" in skipped.stdout
-    assert "2 bad rows left out:" in skipped.stdout
+    assert "left out, bad: 2, as" in skipped.stdout
     assert f"{with_bad_rows}/b.jsonl, row 2: is no JSON" in skipped.stdout
 
 
