@@ -9,7 +9,7 @@ from services.trainer.failure import JobFailure
 
 Precision = Literal["bf16", "fp32"]
 Optimizer = Literal["adamw", "muon"]
-DatasetFormat = Literal["text", "multitask"]
+DatasetFormat = Literal["text", "multitask", "blend"]  # rows; rows; the YAML of corpus/blend.py
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,6 +18,9 @@ class JobFailure(Exception):
         self.message = message
         self.parameter = parameter
 
+    def __reduce__(self) -> tuple[type["JobFailure"], tuple[str, str, str]]:
+        return JobFailure, (self.code, self.message, self.parameter)  # a pool's process raises it in ours
+
     def save(self, path: Path) -> None:
         """Write the failure to `path` unless one is there: of several ranks the first tells the cause."""
         temporary = path.with_name(f"{path.name}.{os.getpid()}")

@@ -22,6 +22,11 @@ class JobFolder:
         return self.path / "tokens.json"
 
     @property
+    def blend(self) -> Path:
+        """Where a job that learns from a blend of corpora says so: windows.BlendSpec."""
+        return self.path / "blend"
+
+    @property
     def base(self) -> Path:
         """Fine-tuning: the base version's files."""
         return self.path / "base"

@@ -20,16 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from services.common.artifacts import ArtifactStore
 from services.common.errors import DataLoss, InvalidArgument, NotFound
 from services.trainer.config import DatasetSpec, RunSpec, TrainConfig
 from services.trainer.dataset import WindowsMeta, write_meta
+from services.trainer.encoder import Encoder
 from services.trainer.failure import JobFailure, recorded
 from services.trainer.folder import JobFolder
 from services.trainer.packing import Window, WindowWriter, cut_stream, pack
 from services.trainer.processes import end_with_lease
+from services.trainer.windows import BlendSpec, check_tokenizer, write_blend
 
 LAYOUT_VERSION = 1  # of the token files; part of their name
 ROWS_PER_BATCH = 512  # encoded together, in parallel
@@ -91,21 +92,6 @@ class Rows:
             if not isinstance(text, str):
                 raise self.bad(row, f"has no string {key.lstrip('?')!r}")
         return [str(text) for text in found]
-
-
-class Encoder:
-    """Texts to ids, in batches: BPE-dropout where asked, special tokens only as written by us."""
-
-    def __init__(self, path: Path, bpe_dropout: float) -> None:
-        self._tokenizer = Tokenizer.from_file(str(path))
-        self._tokenizer.encode_special_tokens = True
-        if bpe_dropout:
-            self._tokenizer.model.dropout = bpe_dropout
-        self.vocab_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
-        self.eos: int | None = self._tokenizer.token_to_id("</s>")
-
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 class TokenWriter:
@@ -233,17 +219,25 @@ def num_steps(config: TrainConfig, variants: tuple[int, ...]) -> int:
 
 def prepare(spec: RunSpec, folder: JobFolder) -> Prepared:
     """Fetch the job's artifacts, write its tokens unless they are there. Raises JobFailure."""
-    data_dir = Path(spec.data_dir)
-    store = ArtifactStore(spec.artifacts_url, data_dir / "cache" / "artifacts")
+    store = ArtifactStore(spec.artifacts_url, Path(spec.data_dir) / "cache" / "artifacts")
     try:
         encoder = Encoder(store.local_path(spec.tokenizer_digest), spec.config.bpe_dropout)
-        windows = data_dir / "cache" / "tokens" / windows_key(spec)
-        if not (windows / "meta.json").exists():
-            write_windows(spec, store, encoder, windows)
+        if any(dataset.format == "blend" for dataset in spec.datasets):
+            prepared = prepare_blend(spec, store, encoder, folder)
+        else:
+            prepared = prepare_rows(spec, store, encoder)
         if spec.base_files:
             store.materialize(spec.base_files, folder.base)
     except (NotFound, DataLoss, InvalidArgument) as error:
         raise JobFailure("BAD_ARTIFACT", str(error)) from error
+    return prepared
+
+
+def prepare_rows(spec: RunSpec, store: ArtifactStore, encoder: Encoder) -> Prepared:
+    """Write the windows of uploaded rows, unless a job with the same ones has. Raises JobFailure."""
+    windows = Path(spec.data_dir) / "cache" / "tokens" / windows_key(spec)
+    if not (windows / "meta.json").exists():
+        write_windows(spec, store, encoder, windows)
     meta = json.loads((windows / "meta.json").read_text())
     return Prepared(
         windows_folder=str(windows),
@@ -251,6 +245,32 @@ def prepare(spec: RunSpec, folder: JobFolder) -> Prepared:
         total_steps=num_steps(spec.config, tuple(meta["variants"])),
         vocab_size=encoder.vocab_size,
         num_truncated=meta["num_truncated"],
+    )
+
+
+def prepare_blend(spec: RunSpec, store: ArtifactStore, encoder: Encoder, folder: JobFolder) -> Prepared:
+    """Check the shards of a job's blend. Raises JobFailure."""
+    if len(spec.datasets) > 1:
+        names = ", ".join(dataset.name for dataset in spec.datasets)
+        raise JobFailure("BAD_DATA", f"a blend goes alone, but the job has {names}; tokenize rows into it", "datasets")
+    if spec.config.bpe_dropout:
+        what = f"bpe_dropout={spec.config.bpe_dropout} needs text, and a blend is of tokens"
+        raise JobFailure("BAD_DATA", f"{what}; set it to 0", "bpe_dropout")
+    blend_spec = BlendSpec(
+        text=store.local_path(spec.datasets[0].digest).read_text(errors="replace"),
+        corpora=str(Path(spec.data_dir) / "corpora"),
+        sequence_length=spec.config.sequence_length,
+        vocab_size=encoder.vocab_size,
+    )
+    check_tokenizer(blend_spec.blend(), spec.tokenizer_digest)
+    windows = blend_spec.open(spec.config.seed)
+    write_blend(blend_spec, folder.blend)
+    return Prepared(
+        windows_folder=str(folder.blend),
+        fingerprint=blend_spec.blend().fingerprint(),
+        total_steps=num_steps(spec.config, (windows.num_windows,)),
+        vocab_size=encoder.vocab_size,
+        num_truncated=0,
     )
 
 

@@ -17,7 +17,6 @@ from bloom.model import BloomModel
 from services.trainer.build import build_model, model_config
 from services.trainer.checkpoint import Checkpoints
 from services.trainer.config import Layout, Precision, RunSpec
-from services.trainer.dataset import Windows
 from services.trainer.dropout import attention_seed, micro_batch_seed, seed_hidden
 from services.trainer.export import export
 from services.trainer.failure import JobFailure, recorded
@@ -30,6 +29,7 @@ from services.trainer.processes import die_with_parent, end_with_lease
 from services.trainer.progress import Progress, ProgressWriter
 from services.trainer.ranks import Ranks
 from services.trainer.schedule import Schedule
+from services.trainer.windows import open_windows
 
 LAST_TRIES = 60  # at writing the last checkpoint
 LAST_WAIT_S = 5.0  # between them
@@ -43,7 +43,7 @@ class Trainer:
         config = spec.config
         self._config = config
         self._ranks = ranks
-        self._windows = Windows(Path(prepared.windows_folder), config.seed)
+        self._windows = open_windows(Path(prepared.windows_folder), config.seed)
         self._total_steps = prepared.total_steps
         # Relative: each parameter group scales it by its own peak.
         self._schedule = Schedule(

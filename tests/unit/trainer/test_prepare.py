@@ -9,9 +9,12 @@ from tokenizers import Tokenizer
 
 from services.common.artifacts import ArtifactStore
 from services.trainer.config import DatasetSpec, Layout
+from services.trainer.corpus.manifest import Manifest
 from services.trainer.dataset import IGNORE, Windows
 from services.trainer.failure import JobFailure
 from services.trainer.prepare import num_steps, prepare
+from services.trainer.windows import open_windows
+from tests.support.corpora import numbered, write_shard
 from tests.support.training import BASE, job_folder, make_run, multitask_rows, text_rows
 
 
@@ -91,3 +94,48 @@ def test_a_missing_artifact_fails_the_job(tmp_path):
     with pytest.raises(JobFailure, match="upload it first") as failed:
         prepared(spec)
     assert failed.value.code == "BAD_ARTIFACT"
+
+
+@pytest.fixture
+def blend(tmp_path):
+    """A job that learns from a blend of two corpora."""
+    corpora = tmp_path / "corpora"
+    write_shard(corpora / "fr", numbered([30] * 10))
+    write_shard(corpora / "en", numbered([40] * 10, first=50))
+    spec = make_run(tmp_path, dataclasses.replace(BASE, steps=None, epochs=2.0))
+    store = ArtifactStore(spec.artifacts_url, tmp_path / "cache")
+    digest = store.write_bytes(b"corpora: {fr: {files: [fr]}, en: {files: [en]}}")
+    return dataclasses.replace(spec, datasets=(DatasetSpec(name="both", format="blend", digest=digest),))
+
+
+def test_a_blend_is_opened_like_windows(blend):
+    ready = prepared(blend)
+    found = open_windows(Path(ready.windows_folder), blend.config.seed)
+    assert ready.total_steps == round(2 * (9 + 12) / blend.config.global_batch)  # windows of 32 in 300 and 400 tokens
+    assert found.micro_batch(3, 2).inputs.shape == (2, 32)
+    rows = make_run(Path(blend.data_dir))
+    assert isinstance(open_windows(Path(prepared(rows).windows_folder), 1), Windows)
+
+
+def test_a_blend_of_other_tokens_has_another_fingerprint(blend):
+    before = prepared(blend).fingerprint
+    assert prepared(blend).fingerprint == before
+    write_shard(Path(blend.data_dir) / "corpora" / "fr", numbered([30] * 9))
+    assert prepared(blend).fingerprint != before
+
+
+def test_a_blend_that_a_job_cannot_learn_from_is_refused_before_any_rank_starts(blend):
+    rows = make_run(Path(blend.data_dir)).datasets
+    with pytest.raises(JobFailure, match="a blend goes alone, but the job has both, rows"):
+        prepared(dataclasses.replace(blend, datasets=blend.datasets + rows))
+    with pytest.raises(JobFailure, match=r"bpe_dropout=0.1 needs text"):
+        prepared(dataclasses.replace(blend, config=dataclasses.replace(blend.config, bpe_dropout=0.1)))
+    corpora = Path(blend.data_dir) / "corpora"
+    Manifest(tokenizer="sha256:other", made_from={}, num_shards=1).save(corpora / "fr.json")
+    with pytest.raises(JobFailure, match="fr was made with tokenizer sha256:other, the job has"):
+        prepared(blend)
+    (corpora / "fr.json").unlink()
+    (corpora / "fr.bin").write_bytes(b"")
+    with pytest.raises(JobFailure, match=r"fr.idx describes 1200 bytes") as failed:
+        prepared(blend)
+    assert failed.value.code == "CORRUPT_SHARD"
