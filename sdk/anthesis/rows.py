@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 MAX_ROW_BYTES = 16 << 20
 MAX_REPORTED = 1_000
+BLEND = "BLEND"  # not rows: YAML that names corpora, which the trainer reads
+MAX_BLEND_BYTES = 1 << 20
 
 # Format -> keys that a row needs, keys that it may have; other keys are ignored.
 FORMATS = {
@@ -28,8 +30,10 @@ def check_rows(chunks: Iterable[bytes], dataset_format: str) -> RowsSummary:
 
     Raises ValueError listing every bad row by its number, from 1, and reason: the first 1,000 and how many more.
     """
+    if dataset_format == BLEND:
+        return _check_blend(chunks)
     if dataset_format not in FORMATS:
-        raise ValueError(f"dataset format {dataset_format!r} is not known; choose {' or '.join(FORMATS)}")
+        raise ValueError(f"dataset format {dataset_format!r} is not known; choose {', '.join(FORMATS)} or {BLEND}")
     needed, optional = FORMATS[dataset_format]
     summary = RowsSummary()
     bad: list[str] = []
@@ -48,6 +52,22 @@ def check_rows(chunks: Iterable[bytes], dataset_format: str) -> RowsSummary:
     if not summary.num_rows:
         raise ValueError("the dataset has no rows; write one JSON object a line")
     return summary
+
+
+def _check_blend(chunks: Iterable[bytes]) -> RowsSummary:
+    """What can be said of a blend without a YAML parser; the trainer checks the rest before it starts."""
+    text = b""
+    for chunk in chunks:
+        text += chunk
+        if len(text) > MAX_BLEND_BYTES:
+            raise ValueError(f"the blend is longer than {MAX_BLEND_BYTES} bytes; name corpora in it, not text")
+    try:
+        lines = text.decode().splitlines()
+    except UnicodeDecodeError:
+        raise ValueError("the blend is not UTF-8; write YAML, see docs/corpora.md") from None
+    if not any(line.startswith("corpora:") for line in lines):
+        raise ValueError("the blend has no line 'corpora:'; write YAML, see docs/corpora.md")
+    return RowsSummary()
 
 
 def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes | None]:

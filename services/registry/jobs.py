@@ -180,11 +180,11 @@ def _config(artifacts: ArtifactStore, spec: PretrainSpec) -> BloomConfig:
 async def _resolve(session: AsyncSession, spec: JobSpec) -> JobSpec:
     """The spec with its references found and fixed, and a licence under which its version can be registered."""
     if isinstance(spec, PretrainSpec):
-        _check_formats(await check_datasets_exist(session, spec.datasets), ("TEXT",))
+        _check_formats(await check_datasets_exist(session, spec.datasets), ("TEXT", "BLEND"))
         model = await session.get(Model, spec.output_model)
         wanted = spec.licence or ("" if model else DEFAULT_LICENCE)
         return replace(spec, licence=await decide_licence(session, spec.output_model, wanted, None))
-    _check_formats(await check_datasets_exist(session, spec.datasets), ("TEXT", "MULTITASK"))
+    _check_formats(await check_datasets_exist(session, spec.datasets), ("TEXT", "MULTITASK", "BLEND"))
     base = await resolve(session, spec.base)
     check_layout_fits(spec, BloomConfig.from_hf(json.loads(base.config_json)))
     await decide_licence(session, spec.output_model, "", base)
@@ -192,6 +192,8 @@ async def _resolve(session: AsyncSession, spec: JobSpec) -> JobSpec:
 
 
 def _check_formats(datasets: list[Dataset], allowed: tuple[str, ...]) -> None:
+    if len(datasets) > 1 and (blend := next((dataset for dataset in datasets if dataset.format == "BLEND"), None)):
+        raise InvalidArgument(f"dataset {blend.name!r} is a BLEND, which goes alone; tokenize the others into it")
     for dataset in datasets:
         if dataset.format not in allowed:
             raise InvalidArgument(

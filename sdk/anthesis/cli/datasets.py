@@ -17,6 +17,7 @@ group = typer.Typer(help="Training data: JSONL files by name.", no_args_is_help=
 class Format(StrEnum):
     TEXT = "text"
     MULTITASK = "multitask"
+    BLEND = "blend"
 
 
 def register(app: typer.Typer) -> None:
@@ -26,9 +27,10 @@ def register(app: typer.Typer) -> None:
 @group.command()
 def upload(
     name: Annotated[str, typer.Argument(help="What jobs call it.")],
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL.")],
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL; of a blend YAML.")],
     format: Annotated[
-        Format, typer.Option(help='text: rows {"text": …}; multitask: rows {"inputs": …, "targets": …}.')
+        Format,
+        typer.Option(help='text: rows {"text": …}; multitask: {"inputs": …, "targets": …}; blend: corpora on disk.'),
     ] = Format.TEXT,
     as_json: Json = False,
 ) -> None:

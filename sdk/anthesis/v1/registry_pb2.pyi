@@ -33,6 +33,8 @@ class _DatasetFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Dataset
     """JSONL rows {"inputs": "...", "targets": "...", "language": "fr"?}; loss on
     targets only.
     """
+    DATASET_FORMAT_BLEND: _DatasetFormat.ValueType  # 3
+    """YAML that names corpora on the trainer's disk and their shares; goes alone in a job. num_rows is 0."""
 
 class DatasetFormat(_DatasetFormat, metaclass=_DatasetFormatEnumTypeWrapper): ...
 
@@ -43,6 +45,8 @@ DATASET_FORMAT_MULTITASK: DatasetFormat.ValueType  # 2
 """JSONL rows {"inputs": "...", "targets": "...", "language": "fr"?}; loss on
 targets only.
 """
+DATASET_FORMAT_BLEND: DatasetFormat.ValueType  # 3
+"""YAML that names corpora on the trainer's disk and their shares; goes alone in a job. num_rows is 0."""
 Global___DatasetFormat: _TypeAlias = DatasetFormat  # noqa: Y015
 
 class _Role:

@@ -69,8 +69,8 @@ class Registry:
         return await self.versions.create(NewVersion(model=model, **values))
 
     async def add_dataset(self, name: str = "udhr", dataset_format: str = "TEXT") -> None:
-        rows = text_rows() if dataset_format == "TEXT" else multitask_rows()
-        await self.datasets.create(name, dataset_format, self.artifacts.write_bytes(rows))
+        content = {"TEXT": text_rows(), "MULTITASK": multitask_rows(), "BLEND": b"corpora: {a: {files: [a]}}"}
+        await self.datasets.create(name, dataset_format, self.artifacts.write_bytes(content[dataset_format]))
 
     async def pretrain_spec(self, **changes) -> PretrainSpec:
         await self.add_dataset()

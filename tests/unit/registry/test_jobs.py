@@ -57,7 +57,9 @@ async def test_two_users_may_use_the_same_idempotency_key(registry):
         ({"output_model": "Sprout!"}, "model name 'Sprout!' is not allowed"),
         ({"datasets": []}, "name at least one dataset"),
         ({"datasets": ["udhr", "udhr"]}, "name one twice"),
-        ({"datasets": ["tasks"]}, "dataset 'tasks' is MULTITASK; pre-training reads TEXT only"),
+        ({"datasets": ["tasks"]}, "dataset 'tasks' is MULTITASK; pre-training reads TEXT or BLEND only"),
+        ({"datasets": ["udhr", "corpora"]}, "dataset 'corpora' is a BLEND, which goes alone"),
+        ({"options": TrainOptions(steps=10, layout="2x1x1")}, "tp=2 does not divide 3 heads; choose 1 or 3"),
         ({"datasets": ["gone"]}, "no dataset 'gone'; upload it"),
         ({"config": "560M"}, "config='560M' is neither a preset"),
         ({"config": "[]"}, "neither a preset"),
@@ -71,6 +73,7 @@ async def test_two_users_may_use_the_same_idempotency_key(registry):
 )
 async def test_a_pretrain_job_that_cannot_run_is_refused_and_nothing_is_stored(registry, changes, message):
     await registry.add_dataset("tasks", "MULTITASK")
+    await registry.add_dataset("corpora", "BLEND")
     spec = await registry.pretrain_spec(**changes)
     with pytest.raises(DomainError, match=message):
         await registry.submit(spec=spec)

@@ -79,3 +79,20 @@ def test_lines_do_not_depend_on_where_the_file_is_cut(lines, data):
     cuts = sorted(data.draw(st.lists(st.integers(0, len(file)))))
     chunks = [file[i:j] for i, j in zip([0, *cuts], [*cuts, len(file)], strict=True)]
     assert list(split_lines(chunks)) == lines
+
+
+def test_a_blend_has_no_rows_and_names_corpora():
+    assert check_rows([b"split: [0, 1]\ncorp", b"ora: {a: {files: [a]}}"], "BLEND").num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"corpora:\n\xff", "is not UTF-8"),
+        (b'{"text": "a"}', "has no line 'corpora:'"),
+        (b"corpora:" + b" " * (1 << 20), "is longer than 1048576 bytes"),
+    ],
+)
+def test_what_is_no_blend_is_refused_with_what_it_lacks(content, reason):
+    with pytest.raises(ValueError, match=reason):
+        check_rows([content], "BLEND")
