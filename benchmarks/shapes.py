@@ -4,7 +4,7 @@ Torch-free. Legend: h = hidden size, L = layers, V = vocabulary rows, B = sequen
 """
 
 from bloom.config import BloomConfig
-from bloom.plan import kv_values_per_token
+from bloom.flops import kv_values_per_token
 
 WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1, "int8_dynamic": 1}  # of one weight of a matrix
 

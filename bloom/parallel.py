@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from .alibi import slopes
 from .config import BloomConfig
+from .layout import first_layer, vocabulary_rows
 
-VOCABULARY_MULTIPLE = 64  # rows of a rank's embedding: products of odd heights are slow
 _WHOLE = slice(None)
 
 
@@ -27,11 +27,7 @@ class Shard:
     def of(
         cls, config: BloomConfig, *, tp_rank: int = 0, tp_size: int = 1, pp_rank: int = 0, pp_size: int = 1
     ) -> "Shard":
-        """A rank's share. Raises ValueError where heads or layers do not divide.
-
-        The embedding and the head weigh as much as a layer each, and stages differ by one of these at most: 72 over 12
-        stages in BLOOM-176B (Workshop et al. 2022, section 3.2.2). Every stage has a layer.
-        """
+        """A rank's share: see first_layer. Raises ValueError where heads or layers do not divide."""
         if config.n_head % tp_size:
             *others, last = (str(n) for n in range(1, config.n_head + 1) if config.n_head % n == 0)
             choices = f"{', '.join(others)} or {last}" if others else last
@@ -40,7 +36,7 @@ class Shard:
             raise ValueError(f"pp={pp_size} stages cannot share {config.n_layer} layers; choose 1 to {config.n_layer}")
         assert 0 <= tp_rank < tp_size
         assert 0 <= pp_rank < pp_size
-        start, end = (_first_layer(config.n_layer, rank, pp_size) for rank in (pp_rank, pp_rank + 1))
+        start, end = (first_layer(config.n_layer, rank, pp_size) for rank in (pp_rank, pp_rank + 1))
         return cls(tp_rank=tp_rank, tp_size=tp_size, first_layer=start, last_layer=end - 1)
 
     @property
@@ -72,10 +68,8 @@ class Shard:
         return slice(min(start, config.vocab_size), min(end, config.vocab_size))
 
     def vocabulary_rows(self, config: BloomConfig) -> int:
-        """Rows of every rank's embedding. One rank alone has no padding."""
-        if self.tp_size == 1:
-            return config.vocab_size
-        return -(-config.vocab_size // (self.tp_size * VOCABULARY_MULTIPLE)) * VOCABULARY_MULTIPLE
+        """Rows of every rank's embedding, with their padding; one rank alone has none."""
+        return vocabulary_rows(config, self.tp_size)
 
     def holds(self, config: BloomConfig, name: str) -> bool:
         """Whether this stage has the tensor `name` (canonical, with the layer's number in the whole model)."""
@@ -116,10 +110,3 @@ class Shard:
         """This rank's equal part of `count` (which tp_size divides)."""
         size = count // self.tp_size
         return slice(self.tp_rank * size, (self.tp_rank + 1) * size)
-
-
-def _first_layer(num_layers: int, stage: int, num_stages: int) -> int:
-    if stage in (0, num_stages):
-        return 0 if stage == 0 else num_layers
-    balanced = (num_layers + 2) * stage // num_stages - 1  # the embedding comes before layer 0
-    return min(max(balanced, stage), num_layers - (num_stages - stage))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.common.settings import Platform
+from services.registry.estimates import THIS_MACHINE, TrainingCluster
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,6 +19,7 @@ class RegistryConfig:
     job_lease_s: float = 15.0  # a trainer that is silent for longer has lost its job
     worker_lease_s: float = 10.0  # an inference worker that is silent for longer gets no calls
     max_lost_leases: int = 20  # a job whose workers died this often fails
+    training_cluster: TrainingCluster = THIS_MACHINE  # what jobs' costs are estimated for
     watch_poll_s: float = 0.3  # how soon WatchJob sees what another process wrote
 
     @classmethod
@@ -30,6 +32,7 @@ class RegistryConfig:
             data_dir=platform.data_dir,
             pepper=read_pepper(platform.data_dir, env),
             job_lease_s=float(env.get("ANTHESIS_LEASE_SECONDS") or 15),
+            training_cluster=TrainingCluster.parse(env.get("ANTHESIS_TRAINING_CLUSTER") or "this-machine"),
             worker_lease_s=float(env.get("ANTHESIS_WORKER_LEASE_SECONDS") or 10),
             max_lost_leases=int(env.get("ANTHESIS_MAX_ATTEMPTS") or 20),
         )

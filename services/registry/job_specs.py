@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from bloom.config import BloomConfig
+from bloom.layout import Layout
 from bloom.parallel import Shard
 from services.common.errors import InvalidArgument
 
 PRECISIONS = ("bf16", "fp32")
 OPTIMIZERS = ("adamw", "muon")
+LAYOUT = re.compile(r"[1-9]\d{0,4}x[1-9]\d{0,4}x[1-9]\d{0,4}")
 DEFAULT_LICENCE = "apache-2.0"
 
 
@@ -130,7 +132,7 @@ def check_options(options: TrainOptions) -> None:
     _check_choice("optimizer", options.optimizer, OPTIMIZERS)
     _check_not_above(options, "min_learning_rate", "learning_rate")
     _check_not_above(options, "warmup_steps", "steps")
-    parse_layout(options.layout)
+    _layout(options.layout)
 
 
 def check_lora(lora: LoraOptions) -> None:
@@ -161,26 +163,23 @@ def _check_not_above(options: TrainOptions, name: str, bound: str) -> None:
 def check_layout_fits(spec: JobSpec, config: BloomConfig) -> None:
     """Raise InvalidArgument where the layout cannot divide this model, or not what is asked of it."""
     options = spec.options
-    tp, pp, dp = parse_layout(options.layout)
+    layout = _layout(options.layout)
     try:
-        Shard.of(config, tp_size=tp, pp_size=pp)
+        Shard.of(config, tp_size=layout.tp, pp_size=layout.pp)
     except ValueError as error:
         raise InvalidArgument(f"layout={options.layout!r}: {error}") from error
-    if tp > 1 and options.optimizer == "muon":
-        raise InvalidArgument(
-            f"layout={options.layout!r}: muon needs whole matrices; choose adamw or '1x{pp}x{tp * dp}'"
-        )
-    if tp * pp > 1 and isinstance(spec, FineTuneSpec) and spec.lora:
-        raise InvalidArgument(f"layout={options.layout!r}: adapters need whole models; choose '1x1x{tp * pp * dp}'")
+    if layout.tp > 1 and options.optimizer == "muon":
+        other = Layout(pp=layout.pp, dp=layout.tp * layout.dp)
+        raise InvalidArgument(f"layout={options.layout!r}: muon needs whole matrices; choose adamw or '{other}'")
+    if layout.tp * layout.pp > 1 and isinstance(spec, FineTuneSpec) and spec.lora:
+        raise InvalidArgument(f"layout={options.layout!r}: adapters need whole models; choose '1x1x{layout.num_ranks}'")
 
 
-def parse_layout(layout: str) -> tuple[int, int, int]:
-    """TP, PP and DP; one process where nothing is said. Raises InvalidArgument."""
-    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})x([1-9]\d{0,4})", layout or "1x1x1")
-    if match is None:
-        raise InvalidArgument(f"layout={layout[:40]!r} is not TPxPPxDP; write three counts from 1, like '1x1x2'")
-    tp, pp, dp = map(int, match.groups())
-    return tp, pp, dp
+def _layout(text: str) -> Layout:
+    """One process where nothing is said. Raises InvalidArgument."""
+    if not LAYOUT.fullmatch(text or "1x1x1"):
+        raise InvalidArgument(f"layout={text[:40]!r} is not TPxPPxDP; write three counts from 1, like '1x1x2'")
+    return Layout.parse(text or "1x1x1")
 
 
 def _shown(value: float) -> str:

@@ -13,6 +13,7 @@ from services.common.artifacts import ArtifactStore
 from services.common.errors import FailedPrecondition, InvalidArgument
 from services.registry.aliases import resolve
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
+from services.registry.estimates import THIS_MACHINE, Estimate, TrainingCluster, estimate
 from services.registry.job_events import enter, lock_job, read_events, read_job, record, say, wake
 from services.registry.job_specs import (
     DEFAULT_LICENCE,
@@ -45,12 +46,18 @@ class NewJob:
 
 class Jobs:
     def __init__(
-        self, database: Database, artifacts: ArtifactStore, clock: Clock = utc_now, watch_poll_s: float = 0.3
+        self,
+        database: Database,
+        artifacts: ArtifactStore,
+        clock: Clock = utc_now,
+        watch_poll_s: float = 0.3,
+        cluster: TrainingCluster = THIS_MACHINE,
     ) -> None:
         self._database = database
         self._artifacts = artifacts
         self._clock = clock
         self._watch_poll_s = watch_poll_s
+        self._cluster = cluster
 
     async def create(self, new: NewJob) -> Job:
         """Check what is cheap to check; store the job, its first event and its wake-up in one transaction.
@@ -58,14 +65,18 @@ class Jobs:
         Raises InvalidArgument naming the parameter and its range, NotFound for what the job refers to.
         """
         _check_plain(new)
+        shape = None
         if isinstance(new.spec, PretrainSpec):
-            await asyncio.to_thread(_check_pretrain_shape, self._artifacts, new.spec)
+            shape = await asyncio.to_thread(_check_pretrain_shape, self._artifacts, new.spec)
+        async with self._database.read() as session:
+            shape, dataset_bytes = await _read_inputs(session, new.spec, shape)
+        expected = await asyncio.to_thread(estimate, new.spec, shape, dataset_bytes, self._cluster)
         async with self._database.write() as session:
             if new.idempotency_key and (job := await _find_by_key(session, new)):
                 return job
-            return await self._insert(session, new)
+            return await self._insert(session, new, expected)
 
-    async def _insert(self, session: AsyncSession, new: NewJob) -> Job:
+    async def _insert(self, session: AsyncSession, new: NewJob, expected: Estimate) -> Job:
         now = self._clock()
         spec = await _resolve(session, new.spec)
         job_id = new_id("job", now)
@@ -79,6 +90,7 @@ class Jobs:
             idempotency_key=new.idempotency_key or None,
             create_time=now,
             wake_time=now,
+            estimate=expected,
         )
         if not inserted:  # another call with the same key was faster
             job = await _find_by_key(session, new)
@@ -152,11 +164,21 @@ def _check_plain(new: NewJob) -> None:
         raise InvalidArgument(f"idempotency_key has {len(new.idempotency_key)} characters; use at most {MAX_KEY}")
 
 
-def _check_pretrain_shape(artifacts: ArtifactStore, spec: PretrainSpec) -> None:
-    """The configuration is a BLOOM's, tokenizer and layout fit it. Blocking."""
+async def _read_inputs(session: AsyncSession, spec: JobSpec, shape: BloomConfig | None) -> tuple[BloomConfig, int]:
+    """The model's shape, the base version's unless given, and the bytes of the datasets."""
+    datasets = await check_datasets_exist(session, spec.datasets)
+    if isinstance(spec, FineTuneSpec):
+        shape = BloomConfig.from_hf(json.loads((await resolve(session, spec.base)).config_json))
+    assert shape is not None
+    return shape, sum(dataset.size_bytes for dataset in datasets)
+
+
+def _check_pretrain_shape(artifacts: ArtifactStore, spec: PretrainSpec) -> BloomConfig:
+    """The configuration, which is a BLOOM's and which tokenizer and layout fit. Blocking."""
     config = PRESETS.get(spec.config) or _config(artifacts, spec)
     check_fits(artifacts, spec.tokenizer_digest, config.vocab_size)
     check_layout_fits(spec, config)
+    return config
 
 
 def _config(artifacts: ArtifactStore, spec: PretrainSpec) -> BloomConfig:

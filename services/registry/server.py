@@ -44,7 +44,7 @@ def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
         keys=keys,
         artifacts=artifacts,
     )
-    jobs = Jobs(database, artifacts, watch_poll_s=config.watch_poll_s)
+    jobs = Jobs(database, artifacts, watch_poll_s=config.watch_poll_s, cluster=config.training_cluster)
     leases = Leases(database, artifacts, ttl_s=config.job_lease_s, max_lost_leases=config.max_lost_leases)
     server = GrpcServer("registry", config.address, authenticate=keys.authenticate, default_roles=ANYONE, roles=ROLES)
     server.add(registry_pb2_grpc.add_RegistryServiceServicer_to_server, RegistryRpc(use_cases), REGISTRY)

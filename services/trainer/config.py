@@ -1,45 +1,16 @@
 """What a run is: its hyper-parameters, its data and its model, as the worker hands them to the processes it starts."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from bloom.layout import Layout
 from services.trainer.failure import JobFailure
 
 Precision = Literal["bf16", "fp32"]
 Optimizer = Literal["adamw", "muon"]
 DatasetFormat = Literal["text", "multitask", "blend"]  # rows; rows; the YAML of corpus/blend.py
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Layout:
-    """How many ways tensors, layers and data are split over processes."""
-
-    tp: int = 1
-    pp: int = 1
-    dp: int = 1
-
-    @classmethod
-    def parse(cls, text: str) -> "Layout":
-        """Read "TPxPPxDP". Raises JobFailure (BAD_LAYOUT)."""
-        try:
-            tp, pp, dp = (int(part) for part in text.split("x"))
-        except ValueError:
-            raise JobFailure(
-                "BAD_LAYOUT", f"layout {text!r} is not 'TPxPPxDP', for example '1x1x2'", "layout"
-            ) from None
-        if min(tp, pp, dp) < 1:
-            raise JobFailure("BAD_LAYOUT", f"layout {text!r}: each of the three must be at least 1", "layout")
-        return cls(tp=tp, pp=pp, dp=dp)
-
-    def __str__(self) -> str:
-        return f"{self.tp}x{self.pp}x{self.dp}"
-
-    @property
-    def num_ranks(self) -> int:
-        """Processes, one per GPU."""
-        return self.tp * self.pp * self.dp
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +44,7 @@ class TrainConfig:
     seed: int = 42
     checkpoint_every_steps: int = 100
     recompute: bool = False  # activations of a layer, in the backward pass, instead of keeping them
-    layout: Layout = Layout()
+    layout: Layout = field(default_factory=Layout)
     lora: LoraConfig | None = None  # None: all parameters are trained
 
     def __post_init__(self) -> None:

@@ -8,8 +8,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from bloom.layout import Layout
 from services.common.settings import ROOT
-from services.trainer.config import Layout, RunSpec
+from services.trainer.config import RunSpec
 from services.trainer.failure import JobFailure
 from services.trainer.processes import JOB_VARIABLE, TOKEN_VARIABLE
 

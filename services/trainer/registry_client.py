@@ -10,8 +10,9 @@ from anthesis.errors import from_rpc
 from anthesis.v1 import job_pb2, job_pb2_grpc, registry_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from bloom.layout import Layout
 from services.common.settings import Platform
-from services.trainer.config import DatasetFormat, DatasetSpec, Layout, LoraConfig, RunSpec, TrainConfig
+from services.trainer.config import DatasetFormat, DatasetSpec, LoraConfig, RunSpec, TrainConfig
 from services.trainer.failure import JobFailure
 from services.trainer.processes import boot_clock
 from services.trainer.progress import Progress
@@ -142,7 +143,10 @@ def train_config(
     values.setdefault("min_learning_rate", values["learning_rate"] / 10)
     if "steps" not in values:
         values.setdefault("epochs", DEFAULT_EPOCHS)
-    values["layout"] = Layout.parse(options.layout or "1x1x1")
+    try:
+        values["layout"] = Layout.parse(options.layout or "1x1x1")
+    except ValueError as error:
+        raise JobFailure("BAD_LAYOUT", str(error), "layout") from error
     if lora is not None:
         set_fields = {field.name: value for field, value in lora.ListFields()}
         values["lora"] = LoraConfig(**set_fields)

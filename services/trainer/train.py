@@ -13,10 +13,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from bloom.layout import Layout
 from bloom.model import BloomModel
 from services.trainer.build import build_model, model_config
 from services.trainer.checkpoint import Checkpoints
-from services.trainer.config import Layout, Precision, RunSpec
+from services.trainer.config import Precision, RunSpec
 from services.trainer.dropout import attention_seed, micro_batch_seed, seed_hidden
 from services.trainer.export import export
 from services.trainer.failure import JobFailure, recorded

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import BloomForCausalLM
 
+from bloom.layout import Layout
 from services.common.artifacts import ArtifactStore
-from services.trainer.config import Layout, LoraConfig
+from services.trainer.config import LoraConfig
 from tests.support.bloom_models import make_hf_folder
 from tests.support.training import BASE, losses, make_run, multitask_rows, run_stages
 

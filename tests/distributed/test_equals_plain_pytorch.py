@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from bloom.config import BloomConfig
+from bloom.layout import Layout
 from bloom.model import BloomModel
-from services.trainer.config import Layout, TrainConfig
+from services.trainer.config import TrainConfig
 from services.trainer.dataset import Windows
 from services.trainer.folder import JobFolder
 from services.trainer.loss import LanguageModelLoss

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bloom.layout import Layout
 from services.common.artifacts import ArtifactStore
-from services.trainer.config import Layout, RunSpec, TrainConfig
+from services.trainer.config import RunSpec, TrainConfig
 from services.trainer.dataset import Windows
 from services.trainer.folder import JobFolder
 from services.trainer.prepare import Prepared

@@ -4,8 +4,9 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+from bloom.layout import Layout
 from services.common.artifacts import ArtifactStore
-from services.trainer.config import DatasetSpec, Layout, RunSpec, TrainConfig
+from services.trainer.config import DatasetSpec, RunSpec, TrainConfig
 from services.trainer.corpus.run import Options, tokenize
 from services.trainer.corpus.texts import Reading
 from tests.support.corpora import texts, write_jsonl

@@ -9,8 +9,8 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from anthesis import Client, FineTuneSpec, LoraOptions, PretrainSpec, TrainOptions
 from anthesis.cli.job_progress import follow
-from anthesis.cli.output import MAX_COUNT, Json, enum_name, print_json
-from anthesis.v1.job_pb2 import JobState
+from anthesis.cli.output import MAX_COUNT, Json, enum_name, print_json, show_bytes
+from anthesis.v1.job_pb2 import JobEstimate, JobState
 
 pretrain = typer.Typer(help="Train a model from scratch.", no_args_is_help=True)
 finetune = typer.Typer(help="Tune a version further.", no_args_is_help=True)
@@ -122,3 +122,14 @@ def _submit(client: Client, spec: PretrainSpec | FineTuneSpec, deploy_alias: str
         print_json(job)
     else:
         print(f"{job.id}: {enum_name(JobState, job.state)}; `anthesis jobs watch {job.id}` follows it")
+        if job.HasField("estimate"):
+            print(_expected(job.estimate))
+
+
+def _expected(estimate: JobEstimate) -> str:
+    if not estimate.num_gpus:
+        return f"on {estimate.cluster} it cannot run: {estimate.shortage}"
+    hours, memory = estimate.seconds / 3600, show_bytes(estimate.memory.total_bytes)
+    disk, energy = show_bytes(estimate.checkpoint_bytes), f"{estimate.energy_kwh:.3g} kWh"
+    figures = f"{hours:.3g} h, {memory} a rank, {energy}, {disk} a checkpoint"
+    return f"on {estimate.cluster}, by plan: {figures}" + (f"; {estimate.shortage}" if estimate.shortage else "")

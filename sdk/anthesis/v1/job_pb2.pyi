@@ -61,6 +61,7 @@ class Job(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     state: Global___JobState.ValueType
     cancel_requested: _builtins.bool
@@ -87,6 +88,10 @@ class Job(_message.Message):
     def error(self) -> Global___JobError:
         """Set when FAILED."""
 
+    @_builtins.property
+    def estimate(self) -> Global___JobEstimate:
+        """Made when the job is created; absent in jobs of older releases."""
+
     def __init__(
         self,
         *,
@@ -103,16 +108,166 @@ class Job(_message.Message):
         error: Global___JobError | None = ...,
         model_version: _builtins.str = ...,
         created_by: _builtins.str = ...,
+        estimate: Global___JobEstimate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "fine_tune", b"fine_tune", "pretrain", b"pretrain", "progress", b"progress", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fine_tune", b"fine_tune", "pretrain", b"pretrain", "progress", b"progress", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "created_by", b"created_by", "end_time", b"end_time", "error", b"error", "fine_tune", b"fine_tune", "id", b"id", "model_version", b"model_version", "pretrain", b"pretrain", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "created_by", b"created_by", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fine_tune", b"fine_tune", "id", b"id", "model_version", b"model_version", "pretrain", b"pretrain", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class JobEstimate(_message.Message):
+    """What a job is expected to cost, by the planner of `anthesis plan`. When
+    `num_gpus` is 0 it cannot be laid out and `shortage` says why.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    LAYOUT_FIELD_NUMBER: _builtins.int
+    NUM_GPUS_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    SHORTAGE_FIELD_NUMBER: _builtins.int
+    NUM_STEPS_FIELD_NUMBER: _builtins.int
+    STEPS_FROM_BYTES_FIELD_NUMBER: _builtins.int
+    STEP_SECONDS_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    GPU_HOURS_FIELD_NUMBER: _builtins.int
+    ENERGY_KWH_FIELD_NUMBER: _builtins.int
+    CO2_KG_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_BYTES_FIELD_NUMBER: _builtins.int
+    LAYOUTS_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.str
+    """The registry's ANTHESIS_TRAINING_CLUSTER: for what the figures hold."""
+    layout: _builtins.str
+    """"TPxPPxDP" """
+    num_gpus: _builtins.int
+    """Ranks: GPUs, or processes of a machine without."""
+    shortage: _builtins.str
+    """Why it does not fit, with the remedy; empty: it fits."""
+    num_steps: _builtins.int
+    steps_from_bytes: _builtins.bool
+    """The job counts epochs: num_steps follows from its data's bytes, at 4 a token."""
+    step_seconds: _builtins.float
+    seconds: _builtins.float
+    """From start to end, with checkpoints and expected failures."""
+    gpu_hours: _builtins.float
+    energy_kwh: _builtins.float
+    co2_kg: _builtins.float
+    checkpoint_bytes: _builtins.int
+    """On disk, each."""
+    @_builtins.property
+    def memory(self) -> Global___MemoryEstimate:
+        """Of the rank that needs most."""
+
+    @_builtins.property
+    def layouts(self) -> _containers.RepeatedCompositeFieldContainer[Global___LayoutEstimate]:
+        """At most ten: those that fit, the fastest first, then the nearest that do not."""
+
+    def __init__(
+        self,
+        *,
+        cluster: _builtins.str = ...,
+        layout: _builtins.str = ...,
+        num_gpus: _builtins.int = ...,
+        memory: Global___MemoryEstimate | None = ...,
+        shortage: _builtins.str = ...,
+        num_steps: _builtins.int = ...,
+        steps_from_bytes: _builtins.bool = ...,
+        step_seconds: _builtins.float = ...,
+        seconds: _builtins.float = ...,
+        gpu_hours: _builtins.float = ...,
+        energy_kwh: _builtins.float = ...,
+        co2_kg: _builtins.float = ...,
+        checkpoint_bytes: _builtins.int = ...,
+        layouts: _abc.Iterable[Global___LayoutEstimate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_bytes", b"checkpoint_bytes", "cluster", b"cluster", "co2_kg", b"co2_kg", "energy_kwh", b"energy_kwh", "gpu_hours", b"gpu_hours", "layout", b"layout", "layouts", b"layouts", "memory", b"memory", "num_gpus", b"num_gpus", "num_steps", b"num_steps", "seconds", b"seconds", "shortage", b"shortage", "step_seconds", b"step_seconds", "steps_from_bytes", b"steps_from_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobEstimate: _TypeAlias = JobEstimate  # noqa: Y015
+
+@_typing.final
+class MemoryEstimate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEIGHTS_BYTES_FIELD_NUMBER: _builtins.int
+    GRADIENTS_BYTES_FIELD_NUMBER: _builtins.int
+    OPTIMIZER_BYTES_FIELD_NUMBER: _builtins.int
+    ACTIVATIONS_BYTES_FIELD_NUMBER: _builtins.int
+    LOSS_BYTES_FIELD_NUMBER: _builtins.int
+    UPDATE_BYTES_FIELD_NUMBER: _builtins.int
+    RUNTIME_BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    weights_bytes: _builtins.int
+    gradients_bytes: _builtins.int
+    optimizer_bytes: _builtins.int
+    activations_bytes: _builtins.int
+    loss_bytes: _builtins.int
+    update_bytes: _builtins.int
+    """The optimizer's temporaries."""
+    runtime_bytes: _builtins.int
+    """Libraries and device contexts."""
+    total_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        weights_bytes: _builtins.int = ...,
+        gradients_bytes: _builtins.int = ...,
+        optimizer_bytes: _builtins.int = ...,
+        activations_bytes: _builtins.int = ...,
+        loss_bytes: _builtins.int = ...,
+        update_bytes: _builtins.int = ...,
+        runtime_bytes: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations_bytes", b"activations_bytes", "gradients_bytes", b"gradients_bytes", "loss_bytes", b"loss_bytes", "optimizer_bytes", b"optimizer_bytes", "runtime_bytes", b"runtime_bytes", "total_bytes", b"total_bytes", "update_bytes", b"update_bytes", "weights_bytes", b"weights_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemoryEstimate: _TypeAlias = MemoryEstimate  # noqa: Y015
+
+@_typing.final
+class LayoutEstimate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYOUT_FIELD_NUMBER: _builtins.int
+    NUM_GPUS_FIELD_NUMBER: _builtins.int
+    STEP_SECONDS_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    layout: _builtins.str
+    num_gpus: _builtins.int
+    step_seconds: _builtins.float
+    memory_bytes: _builtins.int
+    reason: _builtins.str
+    """Empty: it fits."""
+    def __init__(
+        self,
+        *,
+        layout: _builtins.str = ...,
+        num_gpus: _builtins.int = ...,
+        step_seconds: _builtins.float = ...,
+        memory_bytes: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layout", b"layout", "memory_bytes", b"memory_bytes", "num_gpus", b"num_gpus", "reason", b"reason", "step_seconds", b"step_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LayoutEstimate: _TypeAlias = LayoutEstimate  # noqa: Y015
 
 @_typing.final
 class JobError(_message.Message):

@@ -146,6 +146,7 @@ def job(row: tables.Job) -> job_pb2.Job:
         error=job_pb2.JobError(**row.error) if row.error else None,
         model_version=row.model_version or "",
         created_by=row.created_by,
+        estimate=job_pb2.JobEstimate(**row.estimate) if row.estimate else None,
     )
 
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "soak": ["--minutes", "30", "--clients", "24"],
     "seven_billion": ["--weights", "int8", "--batches", "1", "8"],
     "machine": ["--threads", "2"],
+    "plan_memory": ["1x1x1", "1x1x2", "--precision", "fp32"],
     "peers.__main__": ["install", "--work", "/somewhere"],
 }
 

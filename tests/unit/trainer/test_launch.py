@@ -2,7 +2,8 @@
 
 import pytest
 
-from services.trainer.config import Layout, RunSpec, TrainConfig
+from bloom.layout import Layout
+from services.trainer.config import RunSpec, TrainConfig
 from services.trainer.failure import JobFailure
 from services.trainer.launch import fitted
 

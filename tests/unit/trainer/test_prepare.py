@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from bloom.layout import Layout
 from services.common.artifacts import ArtifactStore
-from services.trainer.config import DatasetSpec, Layout
+from services.trainer.config import DatasetSpec
 from services.trainer.corpus.manifest import Manifest
 from services.trainer.dataset import IGNORE, Windows
 from services.trainer.failure import JobFailure

@@ -3,7 +3,8 @@
 import pytest
 from anthesis.v1 import job_pb2
 
-from services.trainer.config import Layout, LoraConfig
+from bloom.layout import Layout
+from services.trainer.config import LoraConfig
 from services.trainer.failure import JobFailure
 from services.trainer.registry_client import train_config
 

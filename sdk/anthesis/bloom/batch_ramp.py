@@ -1,0 +1,1 @@
+../../../bloom/batch_ramp.py

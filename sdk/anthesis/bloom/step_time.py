@@ -1,0 +1,1 @@
+../../../bloom/step_time.py
