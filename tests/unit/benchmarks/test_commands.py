@@ -16,6 +16,7 @@ COMMANDS = {
     "soak": ["--minutes", "30", "--clients", "24"],
     "seven_billion": ["--weights", "int8", "--batches", "1", "8"],
     "machine": ["--threads", "2"],
+    "tokenize": ["--mb", "64", "--rounds", "1", "--threads", "2", "--work", "/somewhere"],
     "peers.__main__": ["install", "--work", "/somewhere"],
 }
 
