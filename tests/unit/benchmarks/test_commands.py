@@ -17,6 +17,7 @@ COMMANDS = {
     "seven_billion": ["--weights", "int8", "--batches", "1", "8"],
     "machine": ["--threads", "2"],
     "plan_memory": ["1x1x1", "1x1x2", "--precision", "fp32"],
+    "tokenize": ["--mb", "64", "--rounds", "1", "--threads", "2", "--work", "/somewhere"],
     "peers.__main__": ["install", "--work", "/somewhere"],
 }
 
