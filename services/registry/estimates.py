@@ -3,12 +3,14 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bloom.batch_ramp import BatchRamp
 from bloom.cluster import CLUSTERS, Cluster, named_cluster
 from bloom.config import BloomConfig
 from bloom.fit import candidates, refusal
 from bloom.layout import Layout
 from bloom.memory import Run
 from bloom.plan import Plan, plan
+from services.common.errors import InvalidArgument
 from services.registry.job_specs import FineTuneSpec, JobSpec, TrainOptions
 
 Estimate = dict[str, Any]  # the fields of JobEstimate
@@ -44,12 +46,17 @@ THIS_MACHINE = TrainingCluster()
 
 
 def estimate(spec: JobSpec, config: BloomConfig, dataset_bytes: int, where: TrainingCluster) -> Estimate:
-    """Figures of the job; `shortage` alone where it cannot be laid out there."""
+    """Figures of the job; `shortage` alone where it cannot be laid out there.
+
+    Raises InvalidArgument for a batch ramp that is none, or that the layout cannot follow.
+    """
     run, cluster = _run(spec), named_cluster(where.name, where.num_gpus)
+    ramp = _ramp(spec.options, run)
     if reason := refusal(config, run, cluster):
         return {"cluster": where.name, "layout": str(run.layout), "shortage": reason}
     num_steps, from_bytes = _num_steps(spec.options, run, dataset_bytes)
-    figures = plan(config, run, cluster, tokens=num_steps * run.global_batch * run.seq_length)
+    samples = ramp.consumed_after(num_steps) if ramp else num_steps * run.global_batch
+    figures = plan(config, run, cluster, tokens=samples * run.seq_length, ramp=ramp)
     return {
         "cluster": where.name,
         "layout": str(run.layout),
@@ -92,6 +99,20 @@ def _run(spec: JobSpec) -> Run:
         dropout=bool(options.dropout),
         lora_rank=(lora.rank or LORA_RANK) if lora else 0,
     )
+
+
+def _ramp(options: TrainOptions, run: Run) -> BatchRamp | None:
+    if not options.batch_ramp:
+        return None
+    try:
+        ramp = BatchRamp.parse(options.batch_ramp, run.global_batch)
+    except ValueError as error:
+        raise InvalidArgument(f"batch_ramp={options.batch_ramp[:60]!r}: {error}") from error
+    together = run.micro_batch * run.layout.dp
+    if ramp.start % together or ramp.increment % together:
+        what = f"batch_ramp={options.batch_ramp!r}: {together} sequences (micro_batch x DP) are computed at a time"
+        raise InvalidArgument(f"{what}; START and INCREMENT must be multiples of that")
+    return ramp
 
 
 def _num_steps(options: TrainOptions, run: Run, dataset_bytes: int) -> tuple[int, bool]:

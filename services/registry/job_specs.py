@@ -42,6 +42,9 @@ class TrainOptions:
     checkpoint_every_steps: int | None = None
     layout: str = ""  # "TPxPPxDP"
     recompute: bool = False
+    batch_ramp: str = ""  # "START,INCREMENT,SAMPLES"
+    warmup_samples: int | None = None
+    decay_samples: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +120,8 @@ RANGES = {
     "dropout": Range("[0, 1)"),
     "bpe_dropout": Range("[0, 1)"),
     "checkpoint_every_steps": Range("[1, 100000000]"),
+    "warmup_samples": Range("[0, 1000000000000]"),
+    "decay_samples": Range("[1, 1000000000000]"),
 }
 LORA_RANGES = {"rank": Range("[1, 1024]"), "alpha": Range("(0, inf)"), "dropout": Range("[0, 1)")}
 
@@ -133,6 +138,9 @@ def check_options(options: TrainOptions) -> None:
     _check_not_above(options, "min_learning_rate", "learning_rate")
     _check_not_above(options, "warmup_steps", "steps")
     _layout(options.layout)
+    if options.warmup_samples is not None and options.warmup_steps is not None:
+        raise InvalidArgument("warmup_steps and warmup_samples both say how long to warm up; set one")
+    _check_not_above(options, "warmup_samples", "decay_samples")
 
 
 def check_lora(lora: LoraOptions) -> None:

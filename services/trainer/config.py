@@ -2,11 +2,14 @@
 
 import json
 from dataclasses import asdict, dataclass, field, replace
+from math import gcd
 from pathlib import Path
 from typing import Any, Literal
 
+from bloom.batch_ramp import BatchRamp
 from bloom.layout import Layout
 from services.trainer.failure import JobFailure
+from services.trainer.schedule import Schedule
 
 Precision = Literal["bf16", "fp32"]
 Optimizer = Literal["adamw", "muon"]
@@ -45,6 +48,9 @@ class TrainConfig:
     checkpoint_every_steps: int = 100
     recompute: bool = False  # activations of a layer, in the backward pass, instead of keeping them
     layout: Layout = field(default_factory=Layout)
+    batch_ramp: str = ""  # "START,INCREMENT,SAMPLES" before the full batch; "": none
+    warmup_samples: int | None = None  # None: by warmup_steps
+    decay_samples: int | None = None  # when the learning rate is at its minimum; None: at the end
     lora: LoraConfig | None = None  # None: all parameters are trained
 
     def __post_init__(self) -> None:
@@ -57,20 +63,56 @@ class TrainConfig:
             remedy = f"use 1x1x{self.layout.num_ranks}"
             raise JobFailure("BAD_LAYOUT", f"layout {self.layout}: adapters need whole models; {remedy}", "layout")
 
+        self._check_ramp()
+
+    def _check_ramp(self) -> None:
+        try:
+            ramp = self.ramp
+        except ValueError as error:
+            raise JobFailure("BAD_CONFIG", str(error), "batch_ramp") from error
+        together = self.micro_batch * self.layout.dp
+        if ramp and (ramp.start % together or ramp.increment % together):
+            what = f"batch_ramp={self.batch_ramp}: {together} sequences (micro_batch x DP) are computed at a time"
+            raise JobFailure("BAD_CONFIG", f"{what}; START and INCREMENT must be multiples of that", "batch_ramp")
+
     @property
     def global_batch(self) -> int:
-        """Sequences per optimizer step."""
+        """Sequences per optimizer step, after the ramp."""
         return self.micro_batch * self.gradient_accumulation * self.layout.dp
+
+    @property
+    def ramp(self) -> BatchRamp | None:
+        return BatchRamp.parse(self.batch_ramp, self.global_batch) if self.batch_ramp else None
+
+    def samples_before(self, step: int) -> int:
+        """Sequences that the steps before `step` (0 for the first) have seen."""
+        return self.ramp.consumed_after(step) if self.ramp else step * self.global_batch
+
+    def num_micro_batches(self, step: int) -> int:
+        """Of each replica in step `step`."""
+        sequences = self.samples_before(step + 1) - self.samples_before(step)
+        return sequences // (self.micro_batch * self.layout.dp)
+
+    def steps_of(self, samples: int) -> int:
+        """Steps, about, that see `samples` sequences; at least one."""
+        return max(1, self.ramp.num_steps(samples) if self.ramp else round(samples / self.global_batch))
 
     def with_fewer_replicas(self, most: int) -> "TrainConfig":
         """The same batch on `most` replicas, or the next number below that divides it; as it is where none does."""
         micro_batches = self.layout.dp * self.gradient_accumulation
-        fewer = next((dp for dp in range(min(most, self.layout.dp), 0, -1) if micro_batches % dp == 0), self.layout.dp)
+        sizes = [self.ramp.start, self.ramp.increment] if self.ramp else []
+        together = gcd(micro_batches, *(sequences // self.micro_batch for sequences in sizes))
+        fewer = next((dp for dp in range(min(most, self.layout.dp), 0, -1) if together % dp == 0), self.layout.dp)
         return replace(self, layout=replace(self.layout, dp=fewer), gradient_accumulation=micro_batches // fewer)
 
-    def warmup(self, total_steps: int) -> int:
-        """Steps of linear warm-up."""
-        return self.warmup_steps if self.warmup_steps is not None else max(1, round(0.05 * total_steps))
+    def schedule(self, total_steps: int) -> Schedule:
+        """Of the learning rate relative to its peak, by sequences seen."""
+        warmup = self.warmup_samples
+        if warmup is None:
+            steps = self.warmup_steps if self.warmup_steps is not None else max(1, round(0.05 * total_steps))
+            warmup = self.samples_before(steps)
+        total = self.decay_samples or self.samples_before(total_steps)
+        return Schedule(peak=1.0, minimum=self.min_learning_rate / self.learning_rate, warmup=warmup, total=total)
 
     def deepspeed(self) -> dict[str, Any]:
         """DeepSpeed's configuration: ZeRO-1, fp32 gradients and master weights."""

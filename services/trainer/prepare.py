@@ -214,7 +214,7 @@ def num_steps(config: TrainConfig, variants: tuple[int, ...]) -> int:
     whole = int(epochs)
     samples = sum(variants[epoch % len(variants)] for epoch in range(whole))
     samples += round((epochs - whole) * variants[whole % len(variants)])
-    return max(1, round(samples / config.global_batch))
+    return config.steps_of(samples)
 
 
 def prepare(spec: RunSpec, folder: JobFolder) -> Prepared:

@@ -29,7 +29,6 @@ from services.trainer.prepare import Prepared
 from services.trainer.processes import die_with_parent, end_with_lease
 from services.trainer.progress import Progress, ProgressWriter
 from services.trainer.ranks import Ranks
-from services.trainer.schedule import Schedule
 from services.trainer.windows import open_windows
 
 LAST_TRIES = 60  # at writing the last checkpoint
@@ -46,15 +45,8 @@ class Trainer:
         self._ranks = ranks
         self._windows = open_windows(Path(prepared.windows_folder), config.seed)
         self._total_steps = prepared.total_steps
-        # Relative: each parameter group scales it by its own peak.
-        self._schedule = Schedule(
-            peak=1.0,
-            minimum=config.min_learning_rate / config.learning_rate,
-            warmup=config.warmup(self._total_steps),
-            total=self._total_steps,
-        )
-        self._num_seen = config.global_batch * config.sequence_length  # tokens per step
-        self._ends = [time.monotonic()]  # of recent steps
+        self._schedule = config.schedule(self._total_steps)  # each parameter group scales it by its own peak
+        self._ends: list[tuple[float, int]] = []  # of recent steps: when, and how many tokens had been seen
         shard = ranks.shard(model.config)
         self._is_pipelined = config.layout.pp > 1
         self.engine, *_ = deepspeed.initialize(
@@ -69,9 +61,12 @@ class Trainer:
     def step(self, step: int) -> Progress:
         """Do step `step` (0 for the first); collective."""
         config = self._config
-        factor = self._schedule.at(step + 1)
+        self._ends = self._ends or [(time.monotonic(), config.samples_before(step) * config.sequence_length)]
+        factor = self._schedule.at(config.samples_before(step + 1))
         for group in self.engine.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
+        num_micro_batches = config.num_micro_batches(step)
+        self.engine.set_train_batch_size(num_micro_batches * config.micro_batch * config.layout.dp)
         loss = self._pipelined_loss(step) if self._is_pipelined else self._loss(step)
         return self._progress(step + 1, loss, config.learning_rate * factor)
 
@@ -79,7 +74,10 @@ class Trainer:
         """Of a step in which every rank has all layers."""
         config, engine = self._config, self.engine
         loss = torch.zeros((), device=engine.device)
-        for micro_batch in self._micro_batches(step):
+        num_micro_batches = config.num_micro_batches(step)
+        for index, micro_batch in enumerate(self._micro_batches(step)):
+            # Said each time: DeepSpeed counts micro-batches from the start, as if all steps had as many.
+            engine.set_gradient_accumulation_boundary(index + 1 == num_micro_batches)
             seed_hidden(micro_batch.seed, self._ranks)
             loss_of_batch = engine(
                 *(None if tensor is None else tensor.to(engine.device) for tensor in micro_batch.tensors),
@@ -90,7 +88,7 @@ class Trainer:
             engine.step()
             loss += loss_of_batch.detach()
         dist.all_reduce(loss, group=self._ranks.grid.get_data_parallel_group())
-        return float(loss) / (config.layout.dp * config.gradient_accumulation)
+        return float(loss) / (config.layout.dp * num_micro_batches)
 
     def _pipelined_loss(self, step: int) -> float:
         """Of a step through all stages; those between the first and the last read no batches."""
@@ -107,11 +105,11 @@ class Trainer:
     def _micro_batches(self, step: int) -> Iterator["StepPart"]:
         """This replica's, in order."""
         config = self._config
-        first = step * config.global_batch
-        num_targets = self._windows.num_targets(first, config.global_batch)
+        first, num_micro_batches = config.samples_before(step), config.num_micro_batches(step)
+        num_targets = self._windows.num_targets(first, config.samples_before(step + 1) - first)
         # DeepSpeed averages over replicas and micro-batches: this makes the average a mean over the step's targets.
-        scale = config.layout.dp * config.gradient_accumulation / max(1, num_targets)
-        for index in range(config.gradient_accumulation):
+        scale = config.layout.dp * num_micro_batches / max(1, num_targets)
+        for index in range(num_micro_batches):
             position = index * config.layout.dp + self._ranks.dp_rank
             batch = self._windows.micro_batch(first + position * config.micro_batch, config.micro_batch)
             arrays = (batch.inputs, batch.targets, batch.segments)
@@ -119,8 +117,12 @@ class Trainer:
             yield StepPart(tensors, scale, micro_batch_seed(config.seed, step, position))
 
     def _progress(self, done: int, loss: float, learning_rate: float) -> Progress:
-        self._ends = [*self._ends[-SPEED_WINDOW:], time.monotonic()]
-        seconds_per_step = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
+        seen, in_all = (
+            self._config.samples_before(step) * self._config.sequence_length for step in (done, self._total_steps)
+        )
+        self._ends = [*self._ends[-SPEED_WINDOW:], (time.monotonic(), seen)]
+        (began, seen_then), (now, _) = self._ends[0], self._ends[-1]
+        tokens_per_second = (seen - seen_then) / (now - began)
         grad_norm = float(self.engine.get_global_grad_norm())
         if not np.isfinite(loss) or not np.isfinite(grad_norm):
             remedy = "lower learning_rate, or use more warmup_steps"
@@ -133,9 +135,9 @@ class Trainer:
             loss=loss,
             learning_rate=learning_rate,
             grad_norm=grad_norm,
-            tokens_per_second=self._num_seen / seconds_per_step,
-            tokens_seen=done * self._num_seen,
-            seconds_left=(self._total_steps - done) * seconds_per_step,
+            tokens_per_second=tokens_per_second,
+            tokens_seen=seen,
+            seconds_left=(in_all - seen) / tokens_per_second,
             time=time.time(),
         )
 

@@ -37,7 +37,7 @@ def plain_losses(
     schedule = Schedule(
         peak=1.0,
         minimum=config.min_learning_rate / config.learning_rate,
-        warmup=config.warmup(prepared.total_steps),
+        warmup=config.warmup_steps,
         total=prepared.total_steps,
     )
     peaks = [group.get("peak", config.learning_rate) for group in optimizer.param_groups]

@@ -56,17 +56,21 @@ def transformers_run(folder: JobFolder, config: TrainConfig) -> tuple[list[tuple
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
     schedule = Schedule(
-        peak=config.learning_rate, minimum=config.min_learning_rate, warmup=config.warmup(STEPS), total=STEPS
+        peak=config.learning_rate,
+        minimum=config.min_learning_rate,
+        warmup=config.samples_before(4),
+        total=config.samples_before(STEPS),
     )
     found = []
     for step in range(STEPS):
-        batch = windows.micro_batch(step * BATCH, BATCH)
+        first, end = config.samples_before(step), config.samples_before(step + 1)
+        batch = windows.micro_batch(first, end - first)
         logits = model(input_ids=torch.from_numpy(batch.inputs)).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(batch.targets).flatten())
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad_norm)
         for group in optimizer.param_groups:
-            group["lr"] = schedule.at(step + 1)
+            group["lr"] = schedule.at(end)
         optimizer.step()
         optimizer.zero_grad()
         found.append((loss.item(), norm.item()))
@@ -112,6 +116,17 @@ def test_losses_gradient_norms_and_final_weights_equal_transformers(tmp_path, la
     assert set(exported) == set(weights)
     for name, tensor in weights.items():
         torch.testing.assert_close(*map(without_key_bias, (name, name), (exported[name], tensor)), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("layout", ["1x1x2", "1x2x1"])
+def test_a_batch_that_grows_gives_the_losses_of_transformers(tmp_path, layout: str):
+    config = config_of(layout, batch_ramp="2,2,40")
+    assert [config.num_micro_batches(step) * config.layout.dp for step in (0, 7, 12, 15, 19)] == [2, 4, 6, 8, 8]
+    folder = run_stages(make_fine_tune(tmp_path, config))
+    want, _ = transformers_run(folder, config)
+    loss, norm = greatest_difference(losses_and_norms(progress(folder)), want)
+    assert loss < 1e-5
+    assert norm < 1e-4
 
 
 def test_in_bf16_losses_stay_near_those_of_transformers_in_fp32(tmp_path):

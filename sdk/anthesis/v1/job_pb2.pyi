@@ -433,6 +433,9 @@ class TrainOptions(_message.Message):
     CHECKPOINT_EVERY_STEPS_FIELD_NUMBER: _builtins.int
     LAYOUT_FIELD_NUMBER: _builtins.int
     RECOMPUTE_FIELD_NUMBER: _builtins.int
+    BATCH_RAMP_FIELD_NUMBER: _builtins.int
+    WARMUP_SAMPLES_FIELD_NUMBER: _builtins.int
+    DECAY_SAMPLES_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """One of the two."""
     epochs: _builtins.float
@@ -476,6 +479,14 @@ class TrainOptions(_message.Message):
     """
     recompute: _builtins.bool
     """Compute a layer's activations again in the backward pass: a third more work, a fraction of the memory."""
+    batch_ramp: _builtins.str
+    """"START,INCREMENT,SAMPLES": steps begin with START sequences and grow by INCREMENT, evenly over the first SAMPLES, to
+    micro_batch x gradient_accumulation x DP. Each must divide by micro_batch x DP.
+    """
+    warmup_samples: _builtins.int
+    """The learning rate's warm-up, and its whole length, in sequences instead of steps."""
+    decay_samples: _builtins.int
+    """default: those of the run"""
     def __init__(
         self,
         *,
@@ -500,10 +511,13 @@ class TrainOptions(_message.Message):
         checkpoint_every_steps: _builtins.int | None = ...,
         layout: _builtins.str = ...,
         recompute: _builtins.bool = ...,
+        batch_ramp: _builtins.str = ...,
+        warmup_samples: _builtins.int | None = ...,
+        decay_samples: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_learning_rate", b"_learning_rate", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_steps", b"_steps", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "learning_rate", b"learning_rate", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "seed", b"seed", "sequence_length", b"sequence_length", "steps", b"steps", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_decay_samples", b"_decay_samples", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_learning_rate", b"_learning_rate", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_steps", b"_steps", "_warmup_samples", b"_warmup_samples", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "decay_samples", b"decay_samples", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "learning_rate", b"learning_rate", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "seed", b"seed", "sequence_length", b"sequence_length", "steps", b"steps", "warmup_samples", b"warmup_samples", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_learning_rate", b"_learning_rate", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_steps", b"_steps", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "layout", b"layout", "learning_rate", b"learning_rate", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "optimizer", b"optimizer", "precision", b"precision", "recompute", b"recompute", "seed", b"seed", "sequence_length", b"sequence_length", "steps", b"steps", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_decay_samples", b"_decay_samples", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_learning_rate", b"_learning_rate", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_steps", b"_steps", "_warmup_samples", b"_warmup_samples", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "batch_ramp", b"batch_ramp", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "decay_samples", b"decay_samples", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "layout", b"layout", "learning_rate", b"learning_rate", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "optimizer", b"optimizer", "precision", b"precision", "recompute", b"recompute", "seed", b"seed", "sequence_length", b"sequence_length", "steps", b"steps", "warmup_samples", b"warmup_samples", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__beta1: _TypeAlias = _typing.Literal["beta1"]  # noqa: Y015
     _WhichOneofArgType__beta1: _TypeAlias = _typing.Literal["_beta1", b"_beta1"]  # noqa: Y015
@@ -515,6 +529,8 @@ class TrainOptions(_message.Message):
     _WhichOneofArgType__checkpoint_every_steps: _TypeAlias = _typing.Literal["_checkpoint_every_steps", b"_checkpoint_every_steps"]  # noqa: Y015
     _WhichOneofReturnType__clip_grad_norm: _TypeAlias = _typing.Literal["clip_grad_norm"]  # noqa: Y015
     _WhichOneofArgType__clip_grad_norm: _TypeAlias = _typing.Literal["_clip_grad_norm", b"_clip_grad_norm"]  # noqa: Y015
+    _WhichOneofReturnType__decay_samples: _TypeAlias = _typing.Literal["decay_samples"]  # noqa: Y015
+    _WhichOneofArgType__decay_samples: _TypeAlias = _typing.Literal["_decay_samples", b"_decay_samples"]  # noqa: Y015
     _WhichOneofReturnType__dropout: _TypeAlias = _typing.Literal["dropout"]  # noqa: Y015
     _WhichOneofArgType__dropout: _TypeAlias = _typing.Literal["_dropout", b"_dropout"]  # noqa: Y015
     _WhichOneofReturnType__epochs: _TypeAlias = _typing.Literal["epochs"]  # noqa: Y015
@@ -535,6 +551,8 @@ class TrainOptions(_message.Message):
     _WhichOneofArgType__sequence_length: _TypeAlias = _typing.Literal["_sequence_length", b"_sequence_length"]  # noqa: Y015
     _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
     _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
+    _WhichOneofReturnType__warmup_samples: _TypeAlias = _typing.Literal["warmup_samples"]  # noqa: Y015
+    _WhichOneofArgType__warmup_samples: _TypeAlias = _typing.Literal["_warmup_samples", b"_warmup_samples"]  # noqa: Y015
     _WhichOneofReturnType__warmup_steps: _TypeAlias = _typing.Literal["warmup_steps"]  # noqa: Y015
     _WhichOneofArgType__warmup_steps: _TypeAlias = _typing.Literal["_warmup_steps", b"_warmup_steps"]  # noqa: Y015
     _WhichOneofReturnType__weight_decay: _TypeAlias = _typing.Literal["weight_decay"]  # noqa: Y015
@@ -549,6 +567,8 @@ class TrainOptions(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__checkpoint_every_steps) -> _WhichOneofReturnType__checkpoint_every_steps | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__clip_grad_norm) -> _WhichOneofReturnType__clip_grad_norm | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__decay_samples) -> _WhichOneofReturnType__decay_samples | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__dropout) -> _WhichOneofReturnType__dropout | None: ...
     @_typing.overload
@@ -569,6 +589,8 @@ class TrainOptions(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sequence_length) -> _WhichOneofReturnType__sequence_length | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__warmup_samples) -> _WhichOneofReturnType__warmup_samples | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__warmup_steps) -> _WhichOneofReturnType__warmup_steps | None: ...
     @_typing.overload

@@ -60,6 +60,12 @@ async def test_two_users_may_use_the_same_idempotency_key(registry):
         ({"datasets": ["tasks"]}, "dataset 'tasks' is MULTITASK; pre-training reads TEXT or BLEND only"),
         ({"datasets": ["udhr", "corpora"]}, "dataset 'corpora' is a BLEND, which goes alone"),
         ({"options": TrainOptions(steps=10, layout="2x1x1")}, "tp=2 does not divide 3 heads; choose 1 or 3"),
+        ({"options": TrainOptions(steps=9, batch_ramp="4,8")}, "is not START,INCREMENT,SAMPLES"),
+        (
+            {"options": TrainOptions(steps=9, batch_ramp="4,4,99")},
+            "8 sequences .* are computed at a time",
+        ),
+        ({"options": TrainOptions(steps=9, warmup_steps=1, warmup_samples=9)}, "warmup_steps and warmup_samples both"),
         ({"datasets": ["gone"]}, "no dataset 'gone'; upload it"),
         ({"config": "560M"}, "config='560M' is neither a preset"),
         ({"config": "[]"}, "neither a preset"),

@@ -33,6 +33,20 @@ def test_a_recipe_is_a_job_request(path):
     Shard.of(PRESETS[path.stem.split("-")[1]], tp_size=layout.tp, pp_size=layout.pp)  # fits the model
 
 
+def test_the_176b_recipe_takes_the_steps_and_has_the_learning_rates_of_the_published_run():
+    config = train_config(options(ROOT / "recipes" / "bloom-176b.yaml"), None, {})
+    sizes = {config.samples_before(step + 1) - config.samples_before(step) for step in range(12_658)}
+    assert sizes == set(range(192, 2048, 16))
+    assert config.num_micro_batches(12_658) == 128
+    seen = {12_658: 9_765_808, 12_695: 9_841_584, 85_376: 158_692_272}
+    assert {step: config.samples_before(step) for step in seen} == seen
+    assert config.steps == 115_311
+    schedule = config.schedule(config.steps)
+    rates = {12_695: 5.969e-05, 85_376: 1.15e-05}
+    for step, rate in rates.items():
+        assert float(f"{config.learning_rate * schedule.at(config.samples_before(step)):.3e}") == rate
+
+
 def test_every_preset_has_a_recipe_with_its_batch():
     batches = {}
     for name in PRESETS:

@@ -13,13 +13,13 @@ def test_unset_options_take_their_defaults():
     config = train_config(job_pb2.TrainOptions(steps=10), None, {"learning_rate": 2e-5})
     assert (config.learning_rate, config.min_learning_rate) == (2e-5, pytest.approx(2e-6))
     assert (config.precision, config.optimizer, config.layout) == ("bf16", "adamw", Layout())
-    assert config.warmup(200) == 10
+    assert config.schedule(200).warmup == 10 * config.global_batch
 
 
 def test_options_set_to_zero_stay_zero():
     options = job_pb2.TrainOptions(epochs=1, min_learning_rate=0, warmup_steps=0, clip_grad_norm=0, layout="1x1x2")
     config = train_config(options, None, {})
-    assert (config.min_learning_rate, config.warmup(100), config.clip_grad_norm) == (0, 0, 0)
+    assert (config.min_learning_rate, config.schedule(100).warmup, config.clip_grad_norm) == (0, 0, 0)
     assert config.layout.dp == 2
 
 
