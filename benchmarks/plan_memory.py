@@ -30,7 +30,7 @@ from services.trainer.processes import boot_clock, write_lease
 MODEL = BloomConfig(hidden_size=512, n_layer=8, n_head=8, vocab_size=16_384)
 CONFIG = TrainConfig(steps=3, sequence_length=256, micro_batch=4, learning_rate=1e-4, warmup_steps=1)
 RANK_MODULE = "services.trainer.train"
-POLL_S = 0.05
+POLL_S = 0.2
 # The C library then gives back what is freed; left alone it keeps some, more or less of it from run to run.
 RETURNING = {"MALLOC_MMAP_THRESHOLD_": str(256 << 10), "MALLOC_TRIM_THRESHOLD_": str(256 << 10)}
 TEXT = "All human beings are born free and equal in dignity and rights. "

@@ -1,7 +1,7 @@
 """How long a training step takes, term by term, from what a machine can do. Torch-free.
 
-Nothing is fitted to a run: every term is work over a speed that `Cluster` states, terms do not overlap, and the slowest
-pipeline stage sets the pace. Sources: Narayanan et al. 2021, Efficient Large-Scale Language Model Training, for the
+Every term is work over a speed that `Cluster` states; none is solved for from a run. Terms do not overlap, and the
+slowest pipeline stage sets the pace. Sources: Narayanan et al. 2021 for the
 pipeline and its bubble; DeepSpeed 0.19.8's pipe/schedule.py, pipe/p2p.py and bf16_optimizer.py for what is sent when.
 
 Legend: m = micro-batches of a pipeline, p = stages, t = tensor-parallel ranks, d = data-parallel ranks.
