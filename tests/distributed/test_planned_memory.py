@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from benchmarks.plan_memory import CONFIG, compare
-from services.trainer.config import Layout
+from bloom.layout import Layout
 
 
 @pytest.mark.parametrize("dp", [1, pytest.param(2, marks=pytest.mark.long)])
