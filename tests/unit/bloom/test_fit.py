@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bloom.cluster import GIB, Cluster, cpu_cluster
@@ -86,6 +86,7 @@ def test_a_layout_that_cannot_be_is_refused_with_the_remedy(layout: str, change:
     assert refusal(BLOOM, replace(RUN_176B, layout=Layout.parse(layout), **change), JEAN_ZAY) == message
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.integers(1, 64), st.integers(1, 8), st.integers(1, 300), st.integers(1, 4))
 def test_no_candidate_is_one_that_refusal_refuses_where_the_batch_divides(
     gpus: int, per_node: int, passes: int, micro_batch: int

@@ -165,6 +165,7 @@ def configs_and_runs(draw) -> tuple[BloomConfig, Run]:
     return config, draw(runs(max_pp=config.n_layer))
 
 
+@settings(deadline=None, derandomize=True)
 @given(configs_and_runs())
 def test_the_kinds_sum_to_the_total(drawn: tuple[BloomConfig, Run]):
     _, memory = peak_memory(*drawn, Cluster(runtime_bytes=7))
@@ -172,6 +173,7 @@ def test_the_kinds_sum_to_the_total(drawn: tuple[BloomConfig, Run]):
     assert min(asdict(memory).values()) >= 0
 
 
+@settings(deadline=None, derandomize=True)
 @given(configs_and_runs(), st.integers(1, 4))
 def test_more_dp_never_needs_more_memory_per_rank(drawn: tuple[BloomConfig, Run], times: int):
     config, run = drawn
@@ -180,16 +182,20 @@ def test_more_dp_never_needs_more_memory_per_rank(drawn: tuple[BloomConfig, Run]
     assert many <= few
 
 
+@settings(deadline=None, derandomize=True)
 @given(configs_and_runs())
 def test_sequence_parallelism_fused_attention_and_no_dropout_never_need_more(drawn: tuple[BloomConfig, Run]):
     config, run = drawn
     total = peak_memory(config, run, BARE)[1].total
-    for lighter in ({"sequence_parallel": True}, {"attention": "fused"}, {"dropout": False}):
+    lighter_runs = [{"sequence_parallel": True}, {"dropout": False}]
+    if run.attention == "dense":  # Megatron's keeps no gathered inputs
+        lighter_runs.append({"attention": "fused"})
+    for lighter in lighter_runs:
         assert peak_memory(config, replace(run, **lighter), BARE)[1].total <= total
 
 
+@settings(deadline=None, derandomize=True)
 @given(configs_and_runs())
-@settings(max_examples=50)
 def test_checkpointing_never_needs_more_where_a_stage_has_several_layers(drawn: tuple[BloomConfig, Run]):
     config, run = drawn
     if min(stage.num_layers for stage in stages(config, run.layout.pp)) < 2:
