@@ -17,7 +17,7 @@ from services.trainer.prepare import Prepared
 from services.trainer.progress import Progress
 from services.trainer.schedule import Schedule
 from tests.support.bloom_models import make_hf_folder, make_hf_model
-from tests.support.training import job_folder, make_run, progress, run_stages
+from tests.support.training import job_folder, make_run, multitask_rows, progress, run_stages
 
 HEADS, LAYERS, VOCAB, STEPS = 12, 3, 512, 20  # heads no power of two; layers that stages cannot share equally
 BATCH = 8  # sequences of every step, whatever the layout
@@ -38,10 +38,10 @@ def config_of(layout: str, micro_batch: int = 1, **changes: object) -> TrainConf
     return dataclasses.replace(CONFIG, layout=parsed, micro_batch=micro_batch, gradient_accumulation=steps, **changes)
 
 
-def make_fine_tune(data_dir: Path, config: TrainConfig) -> RunSpec:
+def make_fine_tune(data_dir: Path, config: TrainConfig, rows: list[dict[str, object]] | None = None) -> RunSpec:
     """A run that starts from a model with every parameter perturbed."""
     folder = make_hf_folder(data_dir / "base", n_head=HEADS, n_layer=LAYERS, vocab=VOCAB)
-    spec = make_run(data_dir, config)
+    spec = make_run(data_dir, config, rows=rows)
     store = ArtifactStore(spec.artifacts_url, data_dir / "cache")
     files = tuple((path.name, store.write_file(path)) for path in sorted(folder.iterdir()))
     return dataclasses.replace(spec, base_files=files)
@@ -154,6 +154,27 @@ def test_a_run_goes_on_from_a_checkpoint_of_another_layout(tmp_path):
         resumed = resume_from_step_10(spec, folder, layout)
         differences = [abs(a[0] - b[0]) for a, b in zip(resumed, whole[10:], strict=True)]
         assert max(differences) < (1e-9 if layout == "2x2x1" else 1e-4), layout
+
+
+def test_packed_examples_go_through_stages_as_through_one(tmp_path):
+    short = {"steps": 4, "warmup_steps": 1}
+    through_one, through_two = (
+        run_stages(make_fine_tune(tmp_path / layout, config_of(layout, 2, **short), multitask_rows()))
+        for layout in ("1x1x1", "1x2x1")
+    )
+    pairs = zip(progress(through_one), progress(through_two), strict=True)
+    assert max(abs(one.loss - two.loss) for one, two in pairs) < 1e-5
+
+
+def test_with_dropout_and_recomputed_layers_a_resumed_run_has_the_losses_of_an_undisturbed_one(tmp_path):
+    config = config_of("2x2x1", 2, steps=4, warmup_steps=1, checkpoint_every_steps=2, dropout=0.2, recompute=True)
+    spec = make_fine_tune(tmp_path, config, multitask_rows())
+    folder = run_stages(spec)
+    whole = losses_and_norms(progress(folder))
+    (folder.checkpoints / "step-00000004").rename(folder.path / "end")  # as after a kill at step 3
+    folder.progress.unlink()
+    run_stages(dataclasses.replace(spec, attempt=2, fencing_token=2))
+    assert losses_and_norms(progress(folder)) == whole[2:]
 
 
 def resume_from_step_10(spec: RunSpec, folder: JobFolder, layout: str) -> list[tuple[float, float]]:
