@@ -19,6 +19,7 @@ from services.trainer.lease import LOST, CancelRequested, HeldLease, LeaseLost
 from services.trainer.processes import kill_group, kill_leftovers, start
 from services.trainer.progress import ProgressReader
 from services.trainer.registry_client import Assignment, RegistryClient
+from services.trainer.watchdog import Patience, Watchdog, stacks
 
 LOG = logging.getLogger(__name__)
 POLL_S = 0.2
@@ -31,7 +32,7 @@ class Stopped(Exception):
 
 
 class Killed(Exception):
-    """A process of the attempt was killed from outside: worth another attempt."""
+    """A process of the attempt was killed from outside, or hangs: worth another attempt."""
 
 
 def run_job(
@@ -73,7 +74,8 @@ class Attempt:
         self._folder = JobFolder(platform.data_dir / "jobs" / held.job_id)
         self._folder.path.mkdir(parents=True, exist_ok=True)
         reader = ProgressReader(self._folder.progress)
-        self._lease = HeldLease(registry, held, self._folder.lease, reader)
+        self._watchdog = Watchdog(Patience.from_env())
+        self._lease = HeldLease(registry, held, self._folder.lease, reader, self._watchdog.saw)
 
     def run(self) -> None:
         """Run the job and tell the registry how it ended; say nothing once the lease is lost."""
@@ -101,25 +103,33 @@ class Attempt:
         spec.save(self._folder.run)
         env = environment(spec.job_id, spec.fencing_token, spec.config.layout)
         self._run_stage(prepare_command(self._folder.path), env)
-        self._run_stage(deepspeed_command(self._folder.path, spec.config.layout), env)
+        self._watchdog.start()
+        self._run_stage(deepspeed_command(self._folder.path, spec.config.layout), env, self._check_for_steps)
         self._lease.report()  # messages too, which the call that ends the job does not carry
 
-    def _run_stage(self, command: list[str], env: dict[str, str]) -> None:
+    def _run_stage(self, command: list[str], env: dict[str, str], check: Callable[[], None] = lambda: None) -> None:
         process = start(command, env, self._folder.log, ROOT)
         try:
-            code = self._watch(process)
+            code = self._watch(process, check)
         finally:
             kill_group(process)
         if code != 0:
             failure = JobFailure.load(self._folder.failure(self._held.fencing_token))
             raise failure or Killed(_how_it_died(code, self._folder.log))
 
-    def _watch(self, process: "subprocess.Popen[bytes]") -> int:
+    def _check_for_steps(self) -> None:
+        """Raises Killed where the ranks hang, with what they were doing among the job's events."""
+        if reason := self._watchdog.overdue():
+            self._lease.say(f"{reason}; the ranks are stopped:\n{stacks(self._held.job_id)}")
+            raise Killed(reason)
+
+    def _watch(self, process: "subprocess.Popen[bytes]", check: Callable[[], None]) -> int:
         """The exit code of a stage; until then the lease is kept."""
         while True:
             if self._should_stop():
                 raise Stopped
             self._lease.keep()
+            check()
             try:
                 return process.wait(POLL_S)
             except subprocess.TimeoutExpired:

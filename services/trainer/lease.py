@@ -1,6 +1,7 @@
 """Holding a job's lease: renewed with progress in time, given up in time when it cannot be."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from anthesis.errors import (
@@ -31,11 +32,20 @@ class CancelRequested(Exception):
 class HeldLease:
     """A lease from the moment it was taken. `keep` is called often, from the thread that watches the processes."""
 
-    def __init__(self, registry: RegistryClient, held: Assignment, lease_file: Path, reader: ProgressReader) -> None:
+    def __init__(
+        self,
+        registry: RegistryClient,
+        held: Assignment,
+        lease_file: Path,
+        reader: ProgressReader,
+        on_steps: Callable[[list[Progress]], None] = lambda steps: None,
+    ) -> None:
+        """on_steps: told of new steps when they are read."""
         self._registry = registry
         self._held = held
         self._lease_file = lease_file
         self._reader = reader
+        self._on_steps = on_steps
         self._margin_s = min(3.0, held.ttl_s / 3)  # in which the processes are killed
         self._progress: list[Progress] = []  # read, not yet reported
         self._messages: list[str] = []
@@ -77,8 +87,13 @@ class HeldLease:
 
     def _collect(self) -> None:
         progress, messages = self._reader.read()
+        self._on_steps(progress)
         self._progress += progress
         self._messages += messages
+
+    def say(self, message: str) -> None:
+        """Have an event for people reported with the next progress."""
+        self._messages.append(message)
 
     def unreported(self) -> list[Progress]:
         """Progress that the registry has not seen, for the call that ends the job."""

@@ -43,6 +43,7 @@ class TrainingPlatform:
         (data_dir / "run").mkdir(parents=True, exist_ok=True)
         self._socket = data_dir / "run" / "valkey.sock"
         fast = {"ANTHESIS_LEASE_SECONDS": str(LEASE_S), "ANTHESIS_WAKE_AGAIN_SECONDS": "5", "OMP_NUM_THREADS": "1"}
+        fast["ANTHESIS_HANG_SECONDS"] = "30"
         self._env = platform_env(self.settings) | fast
         self._registry = RegistryProcess(self.settings, **fast)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}

@@ -1,6 +1,8 @@
 """Jobs through the real parts: registry, relay, Valkey, Celery worker, DeepSpeed."""
 
 import json
+import os
+import re
 import shutil
 import signal
 import tempfile
@@ -125,6 +127,20 @@ def test_a_job_goes_on_from_its_checkpoint_with_the_same_losses_when_its_worker_
     assert any("expired" in message for message in said)
     for attempt in (2, 3):
         assert any(message.startswith(f"attempt {attempt} resumed from step ") for message in said)
+    assert losses_by_step(events) == losses_by_step(platform.events(undisturbed))
+
+
+def test_a_job_whose_rank_hangs_says_where_and_goes_on_from_its_checkpoint(platform, undisturbed):
+    job_id = pretrain(platform, "hung-model")
+    wait_for_another_checkpoint(platform, job_id)
+    os.kill(platform.ranks(job_id)[-1], signal.SIGSTOP)
+    job = platform.wait_until_ended(job_id)
+    assert (job.state, job.attempts) == (job_pb2.JOB_STATE_SUCCEEDED, 2)
+    events = platform.events(job_id)
+    said = next(message for message in messages(events) if message.startswith("no step for "))
+    assert "the ranks are stopped" in said
+    assert re.search(r"rank 1 on .*, process \d+, stopped:\n.*Thread", said, re.DOTALL)
+    assert re.search(r"rank 0 on .*, process \d+, (waiting|running):\n.*train\.py", said, re.DOTALL)
     assert losses_by_step(events) == losses_by_step(platform.events(undisturbed))
 
 
