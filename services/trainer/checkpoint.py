@@ -155,7 +155,8 @@ class Checkpoints:
             manifest = json.loads((path / MANIFEST).read_text())
         except (OSError, ValueError):
             return False
-        return bool(manifest["fingerprint"] == self._fingerprint and manifest["config"] == self._config.to_hf())
+        told = manifest.get("fingerprint"), manifest.get("config")  # an older release's has no config
+        return told == (self._fingerprint, self._config.to_hf())
 
     def _is_whole(self, path: Path) -> bool:
         """Whether all files are as they were written; each rank looks at some."""

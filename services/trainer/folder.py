@@ -69,7 +69,7 @@ class JobFolder:
 
     def count_fruitless_death(self) -> int:
         """Note that an attempt was killed; return how many were since the newest checkpoint."""
-        newest = max((path.name for path in self.checkpoints.glob("step-*")), default="")
+        newest = max((path.name for path in self.checkpoints.glob("step-*") if not path.suffix), default="")
         path = self.path / "deaths.json"
         count = json.loads(path.read_text()).get(newest, 0) + 1 if path.exists() else 1
         temporary = path.with_suffix(".new")
