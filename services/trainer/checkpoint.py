@@ -28,6 +28,7 @@ from torch import Tensor
 
 from bloom.model import BloomModel
 from services.trainer.config import Optimizer
+from services.trainer.files import sync_folder, write_whole
 from services.trainer.optimizer import state_keys
 from services.trainer.ranks import Ranks
 from services.trainer.saved_state import MANIFEST, VALUE, Region, SavedState, region, stored_name
@@ -110,7 +111,7 @@ class Checkpoints:
             path.unlink(missing_ok=True)  # or there may be no room to say so
             outcome = f"{FAILED}rank {rank}: {error}"
         tensors.clear()
-        _write_whole(path.with_suffix(DONE), outcome)
+        write_whole(path.with_suffix(DONE), outcome)
         if rank == 0:
             self._failed = _commit(building, target, manifest, dist.get_world_size())
             if not self._failed:
@@ -201,18 +202,12 @@ def _commit(building: Path, target: Path, manifest: dict[str, Any], num_ranks: i
                 path.unlink()
             shutil.rmtree(target, ignore_errors=True)
             os.replace(building, target)
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
     except OSError as error:
         failed = str(error)
     if failed:
         shutil.rmtree(building, ignore_errors=True)
     return failed
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.new")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def _steps(folder: Path) -> list[Path]:
@@ -235,11 +230,3 @@ def _synced_sha256(path: Path) -> str:
     with path.open("rb") as file:
         os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

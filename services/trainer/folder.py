@@ -1,10 +1,11 @@
 """The files of one job on this machine: `<data>/jobs/<job id>/`."""
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+
+from services.trainer.files import write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,7 @@ class JobFolder:
         newest = max((path.name for path in self.checkpoints.glob("step-*") if not path.suffix), default="")
         path = self.path / "deaths.json"
         count = json.loads(path.read_text()).get(newest, 0) + 1 if path.exists() else 1
-        temporary = path.with_suffix(".new")
-        temporary.write_text(json.dumps({newest: count}))
-        os.replace(temporary, path)
+        write_whole(path, json.dumps({newest: count}))
         return count
 
     def drop_weights(self) -> None:

@@ -76,12 +76,14 @@ def kill_leftovers(job_id: str, older_than: int) -> list[int]:
     return killed
 
 
+def environment_of(pid: int) -> dict[str, str]:
+    """The variables that a process was started with. Raises OSError where it has ended, or is another user's."""
+    entries = Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
+    return dict(entry.split("=", 1) for entry in entries if "=" in entry)
+
+
 def _is_older_attempt(pid: int, job_id: str, older_than: int) -> bool:
-    variables = dict(
-        variable.split("=", 1)
-        for variable in Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
-        if "=" in variable
-    )
+    variables = environment_of(pid)
     return variables.get(JOB_VARIABLE) == job_id and int(variables.get(TOKEN_VARIABLE, 0)) < older_than
 
 

@@ -1,11 +1,12 @@
 """How far training is: rank 0 writes JSON lines, the worker reads them and tells the registry."""
 
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
+
+from services.trainer.files import write_whole
 
 FLUSH_S = 0.5
 
@@ -73,9 +74,7 @@ class ProgressReader:
 
     def reported(self) -> None:
         """All that was read is with the registry."""
-        temporary = self._reported.with_suffix(".new")
-        temporary.write_text(str(self._offset))
-        os.replace(temporary, self._reported)
+        write_whole(self._reported, str(self._offset))
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from services.trainer.processes import JOB_VARIABLE
+from services.trainer.processes import JOB_VARIABLE, environment_of
 from services.trainer.progress import Progress
 
 STEPS_KEPT = 20  # over which a step's usual time is taken
@@ -76,7 +76,7 @@ def _ranks(job_id: str) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and f"{JOB_VARIABLE}={job_id}\0".encode() in (entry / "environ").read_bytes():
+            if entry.name.isdigit() and environment_of(int(entry.name)).get(JOB_VARIABLE) == job_id:
                 command = (entry / "cmdline").read_bytes().split(b"\0")
                 if RANK_MODULE.encode() in command and b"deepspeed.launcher.launch" not in command:
                     found.append(int(entry.name))
@@ -87,8 +87,7 @@ def _ranks(job_id: str) -> list[int]:
 
 def _stack(pid: int) -> str:
     try:
-        environment = Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
-        rank = next((entry.removeprefix("RANK=") for entry in environment if entry.startswith("RANK=")), "?")
+        rank = environment_of(pid).get("RANK", "?")
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError as error:
         return f"process {pid}: {error}"

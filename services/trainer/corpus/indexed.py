@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.trainer.failure import JobFailure
+from services.trainer.files import sync_folder
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -174,12 +175,3 @@ def _part(path: Path) -> Path:
 def _sync(file: Any) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
