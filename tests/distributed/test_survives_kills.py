@@ -1,7 +1,7 @@
-"""kill -9 of whatever runs a job, five times each at random logged moments.
+"""kill -9 of whatever runs a job, and kill -STOP of a rank, five times each at random logged moments.
 
-The job goes on from its last checkpoint and succeeds once, with the losses of a job that nothing happened to.
-`make test-long`. The seed of the moments is logged; ANTHESIS_KILL_SEED repeats it.
+The job goes on from its last checkpoint and succeeds once, with the losses, the tokens seen and the final weights of a
+job that nothing happened to. `make test-long`. The seed of the moments is logged; ANTHESIS_KILL_SEED repeats it.
 """
 
 import json
@@ -14,6 +14,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -35,13 +36,14 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 LOG = logging.getLogger(__name__)
 STEPS, EVERY, KILLS = 600, 20, 5
 LAST_MOMENT = STEPS - 100  # training goes on while a moment is noticed
+ATTEMPT = ("worker", "rank", "launcher", "stopped rank")  # with which an attempt ends
 START = re.compile(r"attempt (\d+) (?:resumed from step (\d+)|started from the beginning)")
 
 
 @pytest.fixture(scope="module")
 def platform() -> Iterator[TrainingPlatform]:
     folder = Path(tempfile.mkdtemp(prefix="an-"))
-    with TrainingPlatform(folder) as platform:
+    with TrainingPlatform(folder, ANTHESIS_HANG_SECONDS="15") as platform:
         platform.dataset("texts", text_rows(300))
         yield platform
     shutil.rmtree(folder, ignore_errors=True)
@@ -68,46 +70,65 @@ def submit(platform: TrainingPlatform) -> str:
     return platform.submit(spec)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    losses: dict[int, float]
+    tokens_seen: int
+    files: dict[str, str]  # path -> digest: the final weights among them
+
+
+def outcome_of(platform: TrainingPlatform, job_id: str) -> Outcome:
+    """Asserts that steps done twice gave the same loss both times."""
+    tokens_seen = platform.job(job_id).progress.tokens_seen
+    return Outcome(losses_by_step(platform.events(job_id)), tokens_seen, platform.files(job_id))
+
+
 @pytest.fixture(scope="module")
-def undisturbed(platform: TrainingPlatform) -> dict[int, float]:
+def undisturbed(platform: TrainingPlatform) -> Outcome:
     job_id = submit(platform)
     assert platform.wait_until_ended(job_id, 600).state == job_pb2.JOB_STATE_SUCCEEDED
     events = platform.events(job_id)
     assert longest_silence_s(events) < 5
-    losses = losses_by_step(events)
-    assert list(losses) == list(range(1, STEPS + 1))
-    return losses
+    outcome = outcome_of(platform, job_id)
+    assert list(outcome.losses) == list(range(1, STEPS + 1))
+    return outcome
 
 
-def kill_and_restart(platform: TrainingPlatform, victim: str, job_id: str, rng: random.Random) -> None:
-    """SIGKILL the victim and, where nothing of ours restarts it, start it again."""
-    if victim == "rank":
-        os.kill(rng.choice(platform.ranks(job_id)), signal.SIGKILL)
+def strike(platform: TrainingPlatform, victim: str, job_id: str, rng: random.Random) -> None:
+    """SIGKILL the victim and, where nothing of ours restarts it, start it again; SIGSTOP a "stopped rank"."""
+    if victim in ("rank", "stopped rank"):
+        os.kill(rng.choice(platform.ranks(job_id)), signal.SIGKILL if victim == "rank" else signal.SIGSTOP)
+        return
+    if victim == "launcher":
+        os.kill(platform.launcher(job_id), signal.SIGKILL)
         return
     platform.kill(victim)
     platform.start(victim)
 
 
-@pytest.mark.parametrize("victim", ["worker", "rank", "valkey", "relay", "registry"])
-def test_a_job_goes_on_from_its_last_checkpoint_whatever_is_killed(platform, undisturbed, victim):
+@pytest.mark.parametrize("victim", [*ATTEMPT, "valkey", "relay", "registry"])
+def test_a_job_goes_on_from_its_last_checkpoint_whatever_is_killed_or_hangs(platform, undisturbed, victim):
     seed = int(os.environ.get("ANTHESIS_KILL_SEED") or random.SystemRandom().randrange(2**32))
     LOG.warning("victim %s, ANTHESIS_KILL_SEED=%d", victim, seed)
     rng = random.Random(seed)
-    trains = victim in ("worker", "rank")  # what dies is the attempt, or only something that it needs
+    trains = victim in ATTEMPT  # or only something that it needs
     fifth = LAST_MOMENT // KILLS
-    moments = [0] + [rng.randrange(1 + number * fifth, 1 + (number + 1) * fifth) for number in range(1, KILLS)]
+    # A rank that hangs before its second step has an hour for it.
+    first = rng.randrange(2, fifth) if victim == "stopped rank" else 0
+    moments = [first] + [rng.randrange(1 + number * fifth, 1 + (number + 1) * fifth) for number in range(1, KILLS)]
     job_id = submit(platform)
     last_kill, resumed_at = 0.0, []
     for moment in moments:
         if moment:  # an attempt that was resumed has to get there again
-            platform.wait_for_step(job_id, moment, 600, since=last_kill if trains else 0.0)
+            at_least = max(moment, resumed_at[-1] + 2) if resumed_at else moment
+            platform.wait_for_step(job_id, at_least, 600, since=last_kill if trains else 0.0)
         elif trains:  # the first finds the ranks starting, or the job still waiting for a worker
             wait_for(lambda: platform.ranks(job_id) != [], 120, "ranks")
         time.sleep(rng.uniform(0, 0.5))  # any moment of a step, a checkpoint, a heartbeat
         attempts = platform.job(job_id).attempts
-        LOG.warning("%s killed at step %d of attempt %d", victim, platform.last_step(job_id), attempts)
+        LOG.warning("%s struck at step %d of attempt %d", victim, platform.last_step(job_id), attempts)
         last_kill = time.time()
-        kill_and_restart(platform, victim, job_id, rng)
+        strike(platform, victim, job_id, rng)
         if trains:
             wait_for(lambda before=attempts: platform.job(job_id).attempts > before, 120, "another attempt")
             resumed_at.append(platform.last_checkpoint(job_id))  # the next one is seconds away
@@ -117,9 +138,9 @@ def test_a_job_goes_on_from_its_last_checkpoint_whatever_is_killed(platform, und
     events = platform.events(job_id)
     assert [event.state for event in events].count(job_pb2.JOB_STATE_SUCCEEDED) == 1
     assert versions_of(platform, job_id) == [job.model_version]
-    assert losses_by_step(events) == undisturbed  # which asserts that steps done twice gave the same loss, too
+    assert outcome_of(platform, job_id) == undisturbed
     assert processes_of(job_id) == []
-    if victim == "rank":
+    if victim in ("rank", "launcher", "stopped rank"):
         assert sum("RANK_DIED" in text for text in messages(events)) == KILLS
     starts = starts_of(events)
     LOG.warning("%s: attempts after the first went on from steps %s", victim, list(starts.values()))

@@ -38,12 +38,13 @@ WORKER = "celery -A services.trainer.worker worker -Q train -P prefork -c 1 --pr
 class TrainingPlatform:
     """`with TrainingPlatform(folder) as platform`; `folder` must have a short path (a Unix socket lies in it)."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, **env: str) -> None:
+        """env: variables of all processes."""
         self.settings = test_platform(data_dir)
         (data_dir / "run").mkdir(parents=True, exist_ok=True)
         self._socket = data_dir / "run" / "valkey.sock"
         fast = {"ANTHESIS_LEASE_SECONDS": str(LEASE_S), "ANTHESIS_WAKE_AGAIN_SECONDS": "5", "OMP_NUM_THREADS": "1"}
-        fast["ANTHESIS_HANG_SECONDS"] = "30"
+        fast |= {"ANTHESIS_HANG_SECONDS": "30"} | env
         self._env = platform_env(self.settings) | fast
         self._registry = RegistryProcess(self.settings, **fast)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -153,6 +154,15 @@ class TrainingPlatform:
             for pid, command in processes_of(job_id)
             if "services.trainer.train" in command and "launch" not in command
         ]
+
+    def launcher(self, job_id: str) -> int:
+        """Pid of the process that started the job's ranks."""
+        return next(pid for pid, command in processes_of(job_id) if "deepspeed.launcher.launch" in command)
+
+    def files(self, job_id: str) -> dict[str, str]:
+        """Path -> digest of the version that an ended job has made."""
+        request = registry_pb2.GetModelVersionRequest(name=self.job(job_id).model_version)
+        return {file.path: file.digest for file in self.registry.GetModelVersion(request).version.files}
 
     def _say_why(self) -> str:
         logs = [self.log_path("worker"), *self.settings.data_dir.glob("jobs/*/train.log")]
