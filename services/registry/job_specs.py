@@ -13,7 +13,9 @@ from services.common.errors import InvalidArgument
 
 PRECISIONS = ("bf16", "fp32")
 OPTIMIZERS = ("adamw", "muon")
+ROLLBACKS = ("none", "nan", "spike")
 LAYOUT = re.compile(r"[1-9]\d{0,4}x[1-9]\d{0,4}x[1-9]\d{0,4}")
+CHECKPOINT_EVERY_STEPS = 100  # what the trainer fills in (TrainConfig); a test keeps the two alike
 DEFAULT_LICENCE = "apache-2.0"
 
 
@@ -45,6 +47,10 @@ class TrainOptions:
     batch_ramp: str = ""  # "START,INCREMENT,SAMPLES"
     warmup_samples: int | None = None
     decay_samples: int | None = None
+    rollback_on: str = ""
+    spike_deviations: float | None = None
+    keep_every_steps: int | None = None
+    keep_last: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,6 +128,9 @@ RANGES = {
     "checkpoint_every_steps": Range("[1, 100000000]"),
     "warmup_samples": Range("[0, 1000000000000]"),
     "decay_samples": Range("[1, 1000000000000]"),
+    "spike_deviations": Range("[2, 1000]"),
+    "keep_every_steps": Range("[0, 100000000]"),
+    "keep_last": Range("[1, 1000]"),
 }
 LORA_RANGES = {"rank": Range("[1, 1024]"), "alpha": Range("(0, inf)"), "dropout": Range("[0, 1)")}
 
@@ -141,6 +150,20 @@ def check_options(options: TrainOptions) -> None:
     if options.warmup_samples is not None and options.warmup_steps is not None:
         raise InvalidArgument("warmup_steps and warmup_samples both say how long to warm up; set one")
     _check_not_above(options, "warmup_samples", "decay_samples")
+    _check_checkpoints(options)
+
+
+def _check_checkpoints(options: TrainOptions) -> None:
+    _check_choice("rollback_on", options.rollback_on, ROLLBACKS)
+    if options.rollback_on in ("nan", "spike") and options.keep_last == 1:
+        what = "the newest may be too near what went wrong; choose 2 or more"
+        raise InvalidArgument(f"keep_last=1 with rollback_on={options.rollback_on!r}: {what}")
+    every = options.checkpoint_every_steps or CHECKPOINT_EVERY_STEPS
+    kept = options.keep_every_steps or 0
+    if kept % every:
+        below = max(every, kept // every * every)
+        what = f"keep_every_steps={kept} is no multiple of checkpoint_every_steps={every}"
+        raise InvalidArgument(f"{what}; choose a multiple, such as {below} or {below + every}")
 
 
 def check_lora(lora: LoraOptions) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -12,13 +13,15 @@ from anthesis.errors import AnthesisError, InvalidArgumentError
 
 from services.common.settings import ROOT, Platform
 from services.trainer.config import RunSpec
+from services.trainer.early_end import EarlyEnd
 from services.trainer.failure import JobFailure, from_exception
 from services.trainer.folder import JobFolder
 from services.trainer.launch import deepspeed_command, environment, fitted, num_cores, prepare_command
 from services.trainer.lease import LOST, CancelRequested, HeldLease, LeaseLost
-from services.trainer.processes import kill_group, kill_leftovers, start
+from services.trainer.processes import boot_clock, kill_group, kill_leftovers, start
 from services.trainer.progress import ProgressReader
 from services.trainer.registry_client import Assignment, RegistryClient
+from services.trainer.room import when_there_is_room
 from services.trainer.watchdog import Patience, Watchdog, stacks
 
 LOG = logging.getLogger(__name__)
@@ -28,7 +31,7 @@ MAX_FRUITLESS_DEATHS = 5  # attempts whose ranks are killed before they reach an
 
 
 class Stopped(Exception):
-    """This worker is told to stop."""
+    """The job is to be given back: this worker is told to stop, or the job is."""
 
 
 class Killed(Exception):
@@ -39,6 +42,10 @@ def run_job(
     job_id: str, registry: RegistryClient, platform: Platform, worker_id: str, should_stop: Callable[[], bool]
 ) -> None:
     """Run a job to its end if its lease can be had. Call from a thread that lives as long: processes die with it."""
+    stop = JobFolder(platform.data_dir / "jobs" / job_id).stop
+    if stop.exists():  # the reconciler wakes us again
+        LOG.info("job %s: left alone while %s is there", job_id, stop)
+        return
     held = acquire(job_id, registry, worker_id, should_stop)
     if held is not None:
         LOG.info("job %s: attempt %d with token %d", job_id, held.attempt, held.fencing_token)
@@ -73,9 +80,11 @@ class Attempt:
         self._should_stop = should_stop
         self._folder = JobFolder(platform.data_dir / "jobs" / held.job_id)
         self._folder.path.mkdir(parents=True, exist_ok=True)
-        reader = ProgressReader(self._folder.progress)
+        self._reader = ProgressReader(self._folder.progress)
         self._watchdog = Watchdog(Patience.from_env())
-        self._lease = HeldLease(registry, held, self._folder.lease, reader, self._watchdog.saw)
+        self._told_to_stop = 0.0  # when, on the boot clock
+        self._keep_every = 0  # steps whose checkpoints outlive the job
+        self._lease = HeldLease(registry, held, self._folder.lease, self._reader, self._watchdog.saw)
 
     def run(self) -> None:
         """Run the job and tell the registry how it ended; say nothing once the lease is lost."""
@@ -89,8 +98,8 @@ class Attempt:
             LOG.warning("job %s: lease lost: %s", self._held.job_id, error)
         except CancelRequested:
             self._end(lambda: self._registry.cancelled(self._held, self._lease.unreported()))
-        except Stopped:
-            self._release("the worker was told to stop")
+        except Stopped as stopped:
+            self._release(str(stopped))
         except Killed as error:
             self._killed(str(error))
         except JobFailure as failure:
@@ -100,12 +109,24 @@ class Attempt:
 
     def _run_stages(self, spec: RunSpec) -> None:
         spec = fitted(spec, num_cores())
-        spec.save(self._folder.run)
+        self._keep_every = spec.config.keep_every_steps
+        when_there_is_room(lambda: spec.save(self._folder.run), self._lease.keep)
         env = environment(spec.job_id, spec.fencing_token, spec.config.layout)
         self._run_stage(prepare_command(self._folder.path), env)
+        while self._train(spec, env):
+            pass
+        self._lease.report()  # messages too, which the call that ends the job does not carry
+
+    def _train(self, spec: RunSpec, env: dict[str, str]) -> bool:
+        """Whether the ranks are to be started again, to go on from an earlier checkpoint. Raises Stopped."""
         self._watchdog.start()
         self._run_stage(deepspeed_command(self._folder.path, spec.config.layout), env, self._check_for_steps)
-        self._lease.report()  # messages too, which the call that ends the job does not carry
+        end = EarlyEnd.take(self._folder.early_end(self._held.fencing_token))
+        if end and not end.again:
+            raise Stopped(end.reason)
+        if end:
+            self._lease.say(end.reason)
+        return end is not None
 
     def _run_stage(self, command: list[str], env: dict[str, str], check: Callable[[], None] = lambda: None) -> None:
         process = start(command, env, self._folder.log, ROOT)
@@ -119,6 +140,8 @@ class Attempt:
 
     def _check_for_steps(self) -> None:
         """Raises Killed where the ranks hang, with what they were doing among the job's events."""
+        if self._reader.was_touched():
+            self._watchdog.sign_of_life()
         if reason := self._watchdog.overdue():
             self._lease.say(f"{reason}; the ranks are stopped:\n{stacks(self._held.job_id)}")
             raise Killed(reason)
@@ -127,13 +150,24 @@ class Attempt:
         """The exit code of a stage; until then the lease is kept."""
         while True:
             if self._should_stop():
-                raise Stopped
+                self._ask_for_checkpoint()
             self._lease.keep()
             check()
             try:
                 return process.wait(POLL_S)
             except subprocess.TimeoutExpired:
                 continue
+
+    def _ask_for_checkpoint(self) -> None:
+        """Have the ranks stop with one. Raises Stopped where there is nothing to save, and when it takes too long."""
+        now = boot_clock()
+        if not self._watchdog.has_steps:
+            raise Stopped("the worker was told to stop")
+        if not self._told_to_stop:
+            self._told_to_stop = now
+            self._folder.pause(self._held.fencing_token).touch()
+        elif now - self._told_to_stop > stop_grace_s():
+            raise Stopped(f"the worker was told to stop; no checkpoint within {stop_grace_s():g} s")
 
     def _succeed(self) -> None:
         files = [(path, digest) for path, digest in json.loads(self._result().read_text())]
@@ -179,7 +213,12 @@ class Attempt:
                     return
                 time.sleep(1)
         if ended:
-            self._folder.drop_weights()
+            self._folder.drop_weights(self._keep_every)
+
+
+def stop_grace_s() -> float:
+    """How long a worker that is told to stop waits for a checkpoint: ANTHESIS_STOP_GRACE_SECONDS."""
+    return float(os.environ.get("ANTHESIS_STOP_GRACE_SECONDS") or 20.0)
 
 
 def _how_it_died(code: int, log: Path) -> str:

@@ -12,6 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,16 @@ from deepspeed.utils import (
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.distributed_c10d import _get_default_store
 
 from bloom.model import BloomModel
 from services.trainer.config import Optimizer
-from services.trainer.files import sync_folder, write_whole
+from services.trainer.files import sync_folder
 from services.trainer.optimizer import state_keys
 from services.trainer.ranks import Ranks
+from services.trainer.retention import Retention, finished
 from services.trainer.saved_state import MANIFEST, VALUE, Region, SavedState, region, stored_name
 
-KEPT = 2  # newest checkpoints that stay
-DONE = ".done"  # beside a rank's file: its digest, or why there is none
 FAILED = "failed: "
 POLL_S = 0.02
 
@@ -43,10 +44,19 @@ class Checkpoints:
     """Of one run, in `folder`; every method is collective over all ranks."""
 
     def __init__(
-        self, folder: Path, engine: Any, model: BloomModel, optimizer: Optimizer, ranks: Ranks, fingerprint: str
+        self,
+        folder: Path,
+        engine: Any,
+        model: BloomModel,
+        optimizer: Optimizer,
+        ranks: Ranks,
+        fingerprint: str,
+        retention: Retention,
     ) -> None:
         """model: cut to this rank's shard, as the engine trains it. fingerprint: of the tokens it is trained on."""
         self._folder = folder
+        self._retention = retention
+        self._outcomes = Outcomes()
         self._engine = engine
         self._optimizer: Optimizer = optimizer
         self._ranks = ranks
@@ -69,7 +79,7 @@ class Checkpoints:
         building = self._folder / f"{target.name}.building"
         if dist.get_rank() == 0:
             shutil.rmtree(building, ignore_errors=True)
-            building.mkdir(parents=True)
+        self._outcomes = Outcomes(self._outcomes.number + 1)
         dist.barrier()
         regions, tensors = self._own_state()
         manifest = {
@@ -78,7 +88,7 @@ class Checkpoints:
             "config": self._config.to_hf(),
             "fingerprint": self._fingerprint,
         }
-        arguments = (building, target, manifest, regions, tensors)
+        arguments = (building, target, manifest, regions, tensors, self._outcomes)
         self._writer = threading.Thread(target=self._write, args=arguments, name="checkpoint", daemon=True)
         self._writer.start()
         return failed_before
@@ -100,23 +110,24 @@ class Checkpoints:
         manifest: dict[str, Any],
         regions: dict[str, Region],
         tensors: dict[str, Tensor],
+        outcomes: "Outcomes",
     ) -> None:
-        """This rank's file, then rank 0 alone the checkpoint. In a thread: no collective, ranks meet in the folder."""
+        """This rank's file, then rank 0 alone the checkpoint. In a thread: no collective."""
         rank = dist.get_rank()
-        path = building / f"rank-{rank:05d}.safetensors"
+        path = building / _rank_file(rank)
         try:
+            building.mkdir(parents=True, exist_ok=True)
             save_file(tensors, path, metadata={"regions": json.dumps(regions)})
             outcome = _synced_sha256(path)
         except (OSError, SafetensorError) as error:
-            path.unlink(missing_ok=True)  # or there may be no room to say so
             outcome = f"{FAILED}rank {rank}: {error}"
         tensors.clear()
-        write_whole(path.with_suffix(DONE), outcome)
+        outcomes.tell(rank, outcome)
         if rank == 0:
-            self._failed = _commit(building, target, manifest, dist.get_world_size())
+            self._failed = _commit(building, target, manifest, outcomes.of_all(dist.get_world_size()))
             if not self._failed:
-                for old in _steps(self._folder)[KEPT:]:
-                    shutil.rmtree(old)
+                for old in self._retention.surplus(finished(self._folder)):
+                    shutil.rmtree(old, ignore_errors=True)
 
     def _own_state(self) -> tuple[dict[str, Region], dict[str, Tensor]]:
         """What this rank writes: its replicas have the same and share the work."""
@@ -147,7 +158,7 @@ class Checkpoints:
         """Checkpoints of these tokens, newest first, as rank 0 sees them."""
         found: list[Any] = [None]
         if dist.get_rank() == 0:
-            found = [[path.name for path in _steps(self._folder) if self._is_ours(path)]]
+            found = [[path.name for path in finished(self._folder) if self._is_ours(path)]]
         dist.broadcast_object_list(found, src=0)
         yield from (self._folder / name for name in found[0])
 
@@ -188,18 +199,39 @@ class Checkpoints:
         return value
 
 
-def _commit(building: Path, target: Path, manifest: dict[str, Any], num_ranks: int) -> str:
-    """Once all ranks have written, name the checkpoint what it is; else remove it and say why."""
-    while len(done := sorted(building.glob(f"*{DONE}"))) < num_ranks:
-        time.sleep(POLL_S)
-    outcomes = {path.with_suffix(".safetensors").name: path.read_text() for path in done}
-    failed = next((outcome.removeprefix(FAILED) for outcome in outcomes.values() if outcome.startswith(FAILED)), "")
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What the ranks' threads say of the checkpoint they write: told through the ranks' store, which needs no disk."""
+
+    number: int = 0  # of this attempt's checkpoints
+
+    def tell(self, rank: int, outcome: str) -> None:
+        """outcome: the digest of the rank's file, or FAILED and why there is none."""
+        _get_default_store().set(self._key(rank), outcome)
+
+    def of_all(self, num_ranks: int) -> list[str]:
+        """By rank, once all have told."""
+        store, keys = _get_default_store(), [self._key(rank) for rank in range(num_ranks)]
+        while not store.check(keys):  # waiting in the store itself would keep the training thread from it
+            time.sleep(POLL_S)
+        return [store.get(key).decode() for key in keys]
+
+    def _key(self, rank: int) -> str:
+        return f"checkpoint/{self.number}/{rank}"
+
+
+def _rank_file(rank: int) -> str:
+    return f"rank-{rank:05d}.safetensors"
+
+
+def _commit(building: Path, target: Path, manifest: dict[str, Any], outcomes: list[str]) -> str:
+    """All ranks have written: name the checkpoint what it is; else remove it and say why."""
+    failed = next((outcome.removeprefix(FAILED) for outcome in outcomes if outcome.startswith(FAILED)), "")
+    files = {_rank_file(rank): digest for rank, digest in enumerate(outcomes)}
     try:
         if not failed:
-            (building / MANIFEST).write_text(json.dumps(manifest | {"files": outcomes}, indent=1))
+            (building / MANIFEST).write_text(json.dumps(manifest | {"files": files}, indent=1))
             _synced_sha256(building / MANIFEST)
-            for path in done:
-                path.unlink()
             shutil.rmtree(target, ignore_errors=True)
             os.replace(building, target)
             sync_folder(target.parent)
@@ -208,16 +240,6 @@ def _commit(building: Path, target: Path, manifest: dict[str, Any], num_ranks: i
     if failed:
         shutil.rmtree(building, ignore_errors=True)
     return failed
-
-
-def _steps(folder: Path) -> list[Path]:
-    """Finished checkpoints, newest first."""
-    return sorted((path for path in folder.glob("step-*") if path.suffix == ""), reverse=True)
-
-
-def newest(folder: Path) -> Path:
-    """The newest finished checkpoint."""
-    return _steps(folder)[0]
 
 
 def _sha256(path: Path) -> str:

@@ -9,10 +9,12 @@ from typing import Any, Literal
 from bloom.batch_ramp import BatchRamp
 from bloom.layout import Layout
 from services.trainer.failure import JobFailure
+from services.trainer.retention import Retention
 from services.trainer.schedule import Schedule
 
 Precision = Literal["bf16", "fp32"]
 Optimizer = Literal["adamw", "muon"]
+RollbackOn = Literal["none", "nan", "spike"]
 DatasetFormat = Literal["text", "multitask", "blend"]  # rows; rows; the YAML of corpus/blend.py
 
 
@@ -51,6 +53,10 @@ class TrainConfig:
     batch_ramp: str = ""  # "START,INCREMENT,SAMPLES" before the full batch; "": none
     warmup_samples: int | None = None  # None: by warmup_steps
     decay_samples: int | None = None  # when the learning rate is at its minimum; None: at the end
+    rollback_on: RollbackOn = "none"  # steering.py
+    spike_deviations: float = 7.0  # spikes.py
+    keep_last: int = 2  # checkpoints
+    keep_every_steps: int = 0  # checkpoints that stay for good; 0: none
     lora: LoraConfig | None = None  # None: all parameters are trained
 
     def __post_init__(self) -> None:
@@ -74,6 +80,10 @@ class TrainConfig:
         if ramp and (ramp.start % together or ramp.increment % together):
             what = f"batch_ramp={self.batch_ramp}: {together} sequences (micro_batch x DP) are computed at a time"
             raise JobFailure("BAD_CONFIG", f"{what}; START and INCREMENT must be multiples of that", "batch_ramp")
+
+    @property
+    def retention(self) -> Retention:
+        return Retention(last=self.keep_last, every=self.keep_every_steps)
 
     @property
     def global_batch(self) -> int:

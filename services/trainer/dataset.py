@@ -5,6 +5,7 @@ targets without loss. Files are raw little-endian arrays, memory-mapped, written
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 IGNORE = -100
+MAX_SHOWN = 32  # windows that a message names
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +87,16 @@ class Windows:
             targets=self.targets[rows].astype(np.int64),
             segments=None if self.segments is None else self.segments[rows].astype(np.int64),
         )
+
+    def where(self, start: int, count: int) -> str:
+        """Which windows these samples are, by their place in the folder's files."""
+        return shortened("windows", self._order.windows(start, count))
+
+
+def shortened(name: str, numbers: Sequence[int]) -> str:
+    """A name and its numbers, as many as a reader can bear."""
+    rest = f" and {len(numbers) - MAX_SHOWN} more" if len(numbers) > MAX_SHOWN else ""
+    return f"{name} {', '.join(map(str, numbers[:MAX_SHOWN]))}{rest}"
 
 
 def write_meta(folder: Path, meta: WindowsMeta) -> None:

@@ -14,9 +14,9 @@ from bloom.tensor_reader import TensorReader, row_pieces
 from bloom.tensor_writer import STORED_DTYPES, write_checkpoint
 from bloom.tensors import expected_tensors
 from services.common.artifacts import ArtifactStore
-from services.trainer.checkpoint import newest
 from services.trainer.config import LoraConfig, RunSpec
 from services.trainer.folder import JobFolder
+from services.trainer.retention import finished
 from services.trainer.saved_state import VALUE, SavedState
 
 ADAPTER_FOLDER = "adapter"  # beside the merged weights: as peft keeps it
@@ -27,7 +27,7 @@ def export(config: BloomConfig, spec: RunSpec, folder: JobFolder) -> None:
 
     Storing twice what is there already changes nothing, so an attempt that dies here is simply repeated.
     """
-    saved = SavedState(newest(folder.checkpoints))
+    saved = SavedState(finished(folder.checkpoints)[0])
     shutil.rmtree(folder.export, ignore_errors=True)  # what a killed attempt may have left
     if spec.config.lora:
         adapter = _export_adapter(saved, spec.config.lora, folder.export / ADAPTER_FOLDER)

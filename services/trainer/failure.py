@@ -1,12 +1,13 @@
 """Why a job failed, as its submitter sees it. The process that knows writes it down; the worker reports it."""
 
 import contextlib
-import errno
 import json
 import os
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+
+from services.trainer.room import is_full
 
 
 class JobFailure(Exception):
@@ -40,7 +41,7 @@ def from_exception(error: BaseException) -> JobFailure | None:
     if isinstance(error, JobFailure):
         return error
     last_line = "".join(traceback.format_exception_only(error)).strip()
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full(error):
         return JobFailure("DISK_FULL", f"no space left for the job's files: {error}; free some and submit again")
     if isinstance(error, MemoryError) or _is_out_of_memory(error):
         remedy = "lower micro_batch or sequence_length, or choose a smaller model"

@@ -1,11 +1,13 @@
 """The files of one job on this machine: `<data>/jobs/<job id>/`."""
 
+import contextlib
 import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from services.trainer.files import write_whole
+from services.trainer.retention import Retention, finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,24 @@ class JobFolder:
         """JSON lines that rank 0 writes, attempt after attempt."""
         return self.path / "progress.jsonl"
 
+    @property
+    def stop(self) -> Path:
+        """While it is there nobody runs the job: whoever does stops with a checkpoint."""
+        return self.path / "stop"
+
+    @property
+    def skips(self) -> Path:
+        """Samples that are left out: skips.Skips."""
+        return self.path / "skips.json"
+
+    def pause(self, fencing_token: int) -> Path:
+        """By which the worker asks the attempt's ranks to stop with a checkpoint."""
+        return self.path / f"pause-{fencing_token}"
+
+    def early_end(self, fencing_token: int) -> Path:
+        """Why the ranks ended before the run's end: early_end.EarlyEnd."""
+        return self.path / f"early-end-{fencing_token}.json"
+
     def failure(self, fencing_token: int) -> Path:
         return self.path / f"failure-{fencing_token}.json"
 
@@ -70,13 +90,18 @@ class JobFolder:
 
     def count_fruitless_death(self) -> int:
         """Note that an attempt was killed; return how many were since the newest checkpoint."""
-        newest = max((path.name for path in self.checkpoints.glob("step-*") if not path.suffix), default="")
+        newest = next((path.name for path in finished(self.checkpoints)), "")
         path = self.path / "deaths.json"
         count = json.loads(path.read_text()).get(newest, 0) + 1 if path.exists() else 1
-        write_whole(path, json.dumps({newest: count}))
+        with contextlib.suppress(OSError):  # on a full disk the next attempt waits for room anyway
+            write_whole(path, json.dumps({newest: count}))
         return count
 
-    def drop_weights(self) -> None:
-        """Remove what only an unfinished job needs; logs and progress stay."""
-        for folder in (self.checkpoints, self.export, self.base):
+    def drop_weights(self, keep_every: int = 0) -> None:
+        """Remove what only an unfinished job needs; logs, progress and checkpoints kept for good stay."""
+        checkpoints = finished(self.checkpoints)
+        surplus = Retention(last=0, every=keep_every).surplus(checkpoints)
+        unfinished = [*self.checkpoints.glob("*.building")]
+        everything = [self.checkpoints] if len(surplus) == len(checkpoints) else [*surplus, *unfinished]
+        for folder in (*everything, self.export, self.base):
             shutil.rmtree(folder, ignore_errors=True)

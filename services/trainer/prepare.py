@@ -27,9 +27,11 @@ from services.trainer.config import DatasetSpec, RunSpec, TrainConfig
 from services.trainer.dataset import WindowsMeta, write_meta
 from services.trainer.encoder import Encoder
 from services.trainer.failure import JobFailure, recorded
+from services.trainer.files import write_whole
 from services.trainer.folder import JobFolder
 from services.trainer.packing import Window, WindowWriter, cut_stream, pack
 from services.trainer.processes import end_with_lease
+from services.trainer.room import when_there_is_room
 from services.trainer.windows import BlendSpec, check_tokenizer, write_blend
 
 LAYOUT_VERSION = 1  # of the token files; part of their name
@@ -279,7 +281,8 @@ def main(job_folder: str) -> None:
     spec = RunSpec.load(folder.run)
     end_with_lease(folder.lease)
     with recorded(folder.failure(spec.fencing_token)):
-        folder.tokens.write_text(json.dumps(asdict(prepare(spec, folder))))
+        prepared = when_there_is_room(lambda: prepare(spec, folder))
+        when_there_is_room(lambda: write_whole(folder.tokens, json.dumps(asdict(prepared))))
 
 
 if __name__ == "__main__":

@@ -105,9 +105,14 @@ def end_with_lease(lease: Path) -> None:
 
 
 def write_lease(lease: Path, until: float) -> None:
+    text = f"{until:020.6f}"  # of one length: it can be written over the last
     temporary = lease.with_name(lease.name + ".new")
-    temporary.write_text(repr(until))
-    os.replace(temporary, lease)
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, lease)
+    except OSError:  # a full disk, which must not end the lease: what is there already has its room
+        with lease.open("r+") as file:
+            file.write(text)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """How far training is: rank 0 writes JSON lines, the worker reads them and tells the registry."""
 
 import json
+import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from services.trainer.files import write_whole
+from services.trainer.room import is_full
 
 FLUSH_S = 0.5
 
@@ -28,8 +30,8 @@ class ProgressWriter:
     """Rank 0's side; appends to what earlier attempts wrote. Lines appear within FLUSH_S."""
 
     def __init__(self, path: Path) -> None:
-        self._file: TextIO = path.open("a")
-        self._file.write("\n")  # a killed attempt may have left half a line
+        self._file = path.open("ab", buffering=0)
+        self._pending = b"\n"  # a killed attempt may have left half a line
         self._flushed = time.monotonic()
 
     def step(self, progress: Progress) -> None:
@@ -43,10 +45,17 @@ class ProgressWriter:
         self.flush()
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
+        self._pending += json.dumps(line).encode() + b"\n"
 
     def flush(self) -> None:
-        self._file.flush()
+        """Where the disk is full, lines wait in memory for the next time."""
+        try:
+            while self._pending:
+                self._pending = self._pending[self._file.write(self._pending) :]
+        except OSError as error:
+            if not is_full(error):
+                raise
+            os.utime(self._file.fileno())  # what the worker's watchdog can see
         self._flushed = time.monotonic()
 
 
@@ -59,6 +68,7 @@ class ProgressReader:
         self._path = path
         self._reported = path.with_suffix(".reported")
         self._offset = int(self._reported.read_text()) if self._reported.exists() else 0
+        self._touched = 0  # nanoseconds
 
     def read(self) -> tuple[list[Progress], list[str]]:
         """New steps and new messages; a line still being written waits for the next call."""
@@ -72,9 +82,18 @@ class ProgressReader:
         steps = [Progress(**line["progress"]) for line in lines if "progress" in line]
         return steps, [line["message"] for line in lines if "message" in line]
 
+    def was_touched(self) -> bool:
+        """Whether rank 0 has written since the last call, or tried to on a full disk."""
+        before, self._touched = self._touched, self._path.stat().st_mtime_ns if self._path.exists() else 0
+        return self._touched != before
+
     def reported(self) -> None:
         """All that was read is with the registry."""
-        write_whole(self._reported, str(self._offset))
+        try:
+            write_whole(self._reported, str(self._offset))
+        except OSError as error:  # the next attempt may report some again
+            if not is_full(error):
+                raise
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import cast
 
 import deepspeed
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -29,21 +28,24 @@ from services.trainer.prepare import Prepared
 from services.trainer.processes import die_with_parent, end_with_lease
 from services.trainer.progress import Progress, ProgressWriter
 from services.trainer.ranks import Ranks
+from services.trainer.room import patience_s, when_there_is_room
+from services.trainer.skips import Skips
+from services.trainer.steering import Steering, Verdict
 from services.trainer.windows import open_windows
 
-LAST_TRIES = 60  # at writing the last checkpoint
-LAST_WAIT_S = 5.0  # between them
+LAST_WAIT_S = 5.0  # between tries at writing the last checkpoint
 SPEED_WINDOW = 20  # steps over which tokens/s is measured
 
 
 class Trainer:
     """Steps of one rank. What a step does follows from its number, the weights and the optimizer's state alone."""
 
-    def __init__(self, spec: RunSpec, prepared: Prepared, model: BloomModel, ranks: Ranks) -> None:
+    def __init__(self, spec: RunSpec, prepared: Prepared, model: BloomModel, ranks: Ranks, skips: Skips) -> None:
         config = spec.config
         self._config = config
         self._ranks = ranks
-        self._windows = open_windows(Path(prepared.windows_folder), config.seed)
+        self.windows = open_windows(Path(prepared.windows_folder), config.seed)
+        self._skips = skips
         self._total_steps = prepared.total_steps
         self._schedule = config.schedule(self._total_steps)  # each parameter group scales it by its own peak
         self._ends: list[tuple[float, int]] = []  # of recent steps: when, and how many tokens had been seen
@@ -105,13 +107,14 @@ class Trainer:
     def _micro_batches(self, step: int) -> Iterator["StepPart"]:
         """This replica's, in order."""
         config = self._config
-        first, num_micro_batches = config.samples_before(step), config.num_micro_batches(step)
-        num_targets = self._windows.num_targets(first, config.samples_before(step + 1) - first)
+        consumed, num_micro_batches = config.samples_before(step), config.num_micro_batches(step)
+        first = self._skips.at(consumed)  # skips begin and end with steps
+        num_targets = self.windows.num_targets(first, config.samples_before(step + 1) - consumed)
         # DeepSpeed averages over replicas and micro-batches: this makes the average a mean over the step's targets.
         scale = config.layout.dp * num_micro_batches / max(1, num_targets)
         for index in range(num_micro_batches):
             position = index * config.layout.dp + self._ranks.dp_rank
-            batch = self._windows.micro_batch(first + position * config.micro_batch, config.micro_batch)
+            batch = self.windows.micro_batch(first + position * config.micro_batch, config.micro_batch)
             arrays = (batch.inputs, batch.targets, batch.segments)
             tensors = tuple(None if array is None else torch.from_numpy(array) for array in arrays)
             yield StepPart(tensors, scale, micro_batch_seed(config.seed, step, position))
@@ -124,11 +127,6 @@ class Trainer:
         (began, seen_then), (now, _) = self._ends[0], self._ends[-1]
         tokens_per_second = (seen - seen_then) / (now - began)
         grad_norm = float(self.engine.get_global_grad_norm())
-        if not np.isfinite(loss) or not np.isfinite(grad_norm):
-            remedy = "lower learning_rate, or use more warmup_steps"
-            raise JobFailure(
-                "DIVERGED", f"step {done}: loss {loss}, gradient norm {grad_norm}; {remedy}", "learning_rate"
-            )
         return Progress(
             step=done,
             total_steps=self._total_steps,
@@ -177,32 +175,49 @@ def run(spec: RunSpec, folder: JobFolder, progress: ProgressWriter | None) -> No
     exported = model_config(spec, folder, prepared.vocab_size)
     ranks = Ranks.of(config)
     model = build_model(spec, exported, folder, ranks)
-    trainer = Trainer(spec, prepared, model, ranks)
-    checkpoints = Checkpoints(folder.checkpoints, trainer.engine, model, config.optimizer, ranks, prepared.fingerprint)
+    trainer = Trainer(spec, prepared, model, ranks, Skips.load(folder.skips))
+    checkpoints = Checkpoints(
+        folder.checkpoints, trainer.engine, model, config.optimizer, ranks, prepared.fingerprint, config.retention
+    )
     first = checkpoints.restore()
     if progress:
         _announce(progress, spec, prepared, _num_trained(model, spec), first)
+    steering = Steering(spec, folder, trainer.windows, progress, first)
     for step in range(first, prepared.total_steps):
         report = trainer.step(step)
+        verdict = steering.verdict(report, trainer.engine.device)
+        if verdict is Verdict.GO_BACK:
+            checkpoints.finish()
+            if progress:
+                progress.flush()
+                steering.go_back(report.step)
+            return
         if progress:
             progress.step(report)
-        if report.step % config.checkpoint_every_steps == 0 and report.step < prepared.total_steps:
+        if report.step == prepared.total_steps:
+            break
+        if report.step % config.checkpoint_every_steps == 0 or verdict is Verdict.STOP:
             if progress:
                 progress.flush()  # no step before the checkpoint is done again: its report must outlive a kill
             if (failed := checkpoints.save(report.step)) and progress:
                 progress.message(f"a checkpoint could not be written ({failed}); training goes on and will try again")
+        if verdict is Verdict.STOP:
+            failed = checkpoints.finish()
+            if progress:
+                steering.stop(report.step, failed)
+            return
     if progress:
         progress.flush()
     if first < prepared.total_steps:
         save_last(checkpoints, prepared.total_steps, progress)
     if progress:
-        export(exported, spec, folder)
+        when_there_is_room(lambda: export(exported, spec, folder), said=progress.message)
         progress.flush()
 
 
 def save_last(checkpoints: Checkpoints, step: int, progress: ProgressWriter | None) -> None:
     """The checkpoint that is exported; waits for room on the disk. Raises JobFailure where none comes."""
-    for attempt in range(LAST_TRIES):
+    for attempt in range(max(1, round(patience_s() / LAST_WAIT_S))):  # as many on all ranks
         checkpoints.save(step)
         failed = checkpoints.finish()
         if not failed:
@@ -221,7 +236,7 @@ def _num_trained(model: BloomModel, spec: RunSpec) -> int:
 
 
 def _announce(progress: ProgressWriter, spec: RunSpec, prepared: Prepared, num_trained: int, first: int) -> None:
-    if spec.attempt > 1:
+    if spec.attempt > 1 or first:
         start = f"resumed from step {first}" if first else "started from the beginning: no checkpoint yet"
         progress.message(f"attempt {spec.attempt} {start}, layout {spec.config.layout}")
         return

@@ -53,6 +53,15 @@ class Watchdog:
             self._ends = [*self._ends, *(step.time for step in steps)][-STEPS_KEPT - 1 :]
             self._is_done = steps[-1].step == steps[-1].total_steps
 
+    def sign_of_life(self) -> None:
+        """A step was done, though it may not have been read yet."""
+        self._last = self._clock()
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether the ranks have done a step since they were started."""
+        return bool(self._ends)
+
     def overdue(self) -> str:
         """Why the ranks are taken to hang; "" while they are not."""
         silent_s = self._clock() - self._last

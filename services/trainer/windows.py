@@ -22,6 +22,9 @@ class TrainingWindows(Protocol):
     def micro_batch(self, start: int, count: int) -> MicroBatch:
         """Samples start .. start + count - 1."""
 
+    def where(self, start: int, count: int) -> str:
+        """What these samples are, for people."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlendSpec:

@@ -7,11 +7,13 @@ the lease or not, so lost, late and doubled messages change nothing, and the bro
 import logging
 import mmap
 import os
+import signal
 import socket
+import threading
 from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging, worker_process_init, worker_shutting_down
+from celery.signals import setup_logging, worker_process_init, worker_ready, worker_shutting_down
 
 from services.common.logs import set_up_logging
 from services.common.settings import Platform
@@ -54,6 +56,16 @@ def _start_child(**_: Any) -> None:
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _tell_child_to_stop(**_: Any) -> None:
     _stop[0] = 1
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _stop_in_time(**_: Any) -> None:
+    """ANTHESIS_TIME_LIMIT: seconds after which this worker tells itself to stop, before a batch system kills it."""
+    limit_s = float(os.environ.get("ANTHESIS_TIME_LIMIT") or 0)
+    if limit_s:
+        timer = threading.Timer(limit_s, os.kill, (_master, signal.SIGTERM))
+        timer.daemon = True
+        timer.start()
 
 
 @app.task(name="services.trainer.worker.run_job")  # type: ignore[untyped-decorator]

@@ -1,4 +1,4 @@
-"""kill -9 of whatever runs a job, and kill -STOP of a rank, five times each at random logged moments.
+"""A full disk, kill -9 of whatever runs a job, and kill -STOP of a rank, five times each at random logged moments.
 
 The job goes on from its last checkpoint and succeeds once, with the losses, the tokens seen and the final weights of a
 job that nothing happened to. `make test-long`. The seed of the moments is logged; ANTHESIS_KILL_SEED repeats it.
@@ -14,6 +14,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +22,7 @@ from pathlib import Path
 import pytest
 from anthesis.v1 import job_pb2, registry_pb2
 
+from tests.support.small_disk import filled, small_disk
 from tests.support.training import MODEL, text_rows
 from tests.support.training_platform import (
     TrainingPlatform,
@@ -35,6 +37,7 @@ from tests.support.training_platform import (
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 LOG = logging.getLogger(__name__)
 STEPS, EVERY, KILLS = 600, 20, 5
+FULL_S = 30.0
 LAST_MOMENT = STEPS - 100  # training goes on while a moment is noticed
 ATTEMPT = ("worker", "rank", "launcher", "stopped rank")  # with which an attempt ends
 START = re.compile(r"attempt (\d+) (?:resumed from step (\d+)|started from the beginning)")
@@ -49,9 +52,9 @@ def platform() -> Iterator[TrainingPlatform]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def submit(platform: TrainingPlatform) -> str:
+def submit(platform: TrainingPlatform, steps: int = STEPS) -> str:
     options = job_pb2.TrainOptions(
-        steps=STEPS,
+        steps=steps,
         sequence_length=64,
         micro_batch=8,
         precision="bf16",
@@ -150,6 +153,52 @@ def test_a_job_goes_on_from_its_last_checkpoint_whatever_is_killed_or_hangs(plat
     elif victim != "registry":  # without which a lease can run out
         assert job.attempts == 1
     assert_steps_fall_back_to_the_last_checkpoint_alone(events, starts)
+
+
+@contextmanager
+def job_on_a_small_disk(platform: TrainingPlatform, steps: int = STEPS, **env: str) -> Iterator[str]:
+    """A job whose folder is a disk of its own; env: its worker's."""
+    platform.kill("worker")
+    job_id = submit(platform, steps)
+    with small_disk(platform.folder(job_id).path, "24m"):
+        platform.start("worker", **env)
+        yield job_id
+
+
+@pytest.mark.parametrize("number", range(KILLS))
+def test_a_disk_that_is_full_for_30_s_during_a_checkpoint_costs_the_checkpoint_and_not_the_job(
+    platform, undisturbed, number
+):
+    seed = int(os.environ.get("ANTHESIS_KILL_SEED") or random.SystemRandom().randrange(2**32))
+    moment = random.Random(seed).randrange(1, LAST_MOMENT)
+    LOG.warning("full disk %d, ANTHESIS_KILL_SEED=%d", number, seed)
+    with job_on_a_small_disk(platform) as job_id:
+        folder = platform.folder(job_id)
+        platform.wait_for_step(job_id, moment, 600)
+        with filled(folder.path):
+            LOG.warning("filled at step %d", platform.last_step(job_id))
+            time.sleep(FULL_S)
+        job = platform.wait_until_ended(job_id, 900)
+        assert job.state == job_pb2.JOB_STATE_SUCCEEDED, job.error
+        said = [text for text in messages(platform.events(job_id)) if "checkpoint could not be written" in text]
+        LOG.warning("said %d times: %s", len(said), said[:1])
+        assert said
+        assert job.attempts == 1
+        assert outcome_of(platform, job_id) == undisturbed
+
+
+def test_a_job_for_which_there_is_never_room_fails_and_says_so(platform):
+    with job_on_a_small_disk(platform, steps=100, ANTHESIS_ROOM_SECONDS="5") as job_id:
+        platform.wait_for_step(job_id, 10, 600)
+        with filled(platform.folder(job_id).path):
+            job = platform.wait_until_ended(job_id, 600)
+        LOG.warning("%s", messages(platform.events(job_id)))
+        assert job.state == job_pb2.JOB_STATE_FAILED
+        assert job.error.code == "DISK_FULL"
+        assert "free some and submit again" in job.error.message
+        assert platform.last_step(job_id) >= 10
+    platform.kill("worker")
+    platform.start("worker")
 
 
 def versions_of(platform: TrainingPlatform, job_id: str) -> list[str]:

@@ -73,14 +73,14 @@ class TrainingPlatform:
     def log_path(self, name: str) -> Path:
         return self.settings.data_dir / f"{name}.log"
 
-    def start(self, name: str) -> None:
-        """Start a process that is not running: "valkey", "relay", "worker" or "registry"."""
+    def start(self, name: str, **env: str) -> None:
+        """Start a process that is not running: "valkey", "relay", "worker" or "registry"; env: further variables."""
         if name == "registry":
             self._registry.restart()
             return
         with self.log_path(name).open("ab") as log:
             command = [sys.executable, *self._commands[name]]
-            self._processes[name] = subprocess.Popen(command, env=self._env, cwd=ROOT, stdout=log, stderr=log)
+            self._processes[name] = subprocess.Popen(command, env=self._env | env, cwd=ROOT, stdout=log, stderr=log)
         if name == "valkey":
             wait_for(self._valkey_answers, 20, "Valkey to answer")
 
@@ -98,6 +98,10 @@ class TrainingPlatform:
         process = self._registry.process if name == "registry" else self._processes[name]
         process.send_signal(how)
         process.wait(timeout_s)
+
+    def wait(self, name: str, timeout_s: float) -> int:
+        """The exit code of a process that ends of itself."""
+        return self._processes[name].wait(timeout_s)
 
     def dataset(self, name: str, rows: Sequence[dict[str, object]]) -> str:
         form = "TEXT" if "text" in rows[0] else "MULTITASK"

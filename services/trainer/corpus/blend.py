@@ -25,7 +25,7 @@ from services.trainer.corpus.indexed import idx_path
 from services.trainer.corpus.interleave import Interleave
 from services.trainer.corpus.shards import find_shards
 from services.trainer.corpus.stream import Split, TokenStream
-from services.trainer.dataset import MicroBatch
+from services.trainer.dataset import MicroBatch, shortened
 from services.trainer.failure import JobFailure
 
 
@@ -144,6 +144,15 @@ class BlendWindows:
     def source(self, sample: int) -> str:
         """The name of the source that a sample comes from."""
         return self._blend.sources[self._interleave.at(sample)[0]].name
+
+    def where(self, start: int, count: int) -> str:
+        """Which windows of which source these samples are."""
+        by_source: dict[int, list[int]] = {}
+        for sample in range(start, start + count):
+            source, number = self._interleave.at(sample)
+            by_source.setdefault(source, []).append(number)
+        named = ((self._blend.sources[source].name, numbers) for source, numbers in sorted(by_source.items()))
+        return "; ".join(shortened(f"{name}: windows", numbers) for name, numbers in named)
 
     def num_targets(self, start: int, count: int) -> int:
         """Targets with a loss in samples start .. start + count - 1: all."""

@@ -102,7 +102,7 @@ def wait_for_another_checkpoint(platform: TrainingPlatform, job_id: str) -> None
     wait_for(lambda: {path.name for path in folder.glob("step-????????")} - before, 120, "another checkpoint")
 
 
-def test_a_job_goes_on_from_its_checkpoint_with_the_same_losses_when_its_worker_stops_or_is_killed(
+def test_a_job_goes_on_from_its_checkpoint_with_the_same_losses_when_it_is_stopped_or_its_worker_is_killed(
     platform, undisturbed
 ):
     job_id = pretrain(platform)
@@ -111,7 +111,18 @@ def test_a_job_goes_on_from_its_checkpoint_with_the_same_losses_when_its_worker_
     platform.kill("worker", signal.SIGTERM)
     assert processes_of(job_id) == []
     assert platform.job(job_id).state == job_pb2.JOB_STATE_PENDING
+    stop = platform.folder(job_id).stop
+    stop.touch()
     platform.start("worker")
+    asleep = f"job {job_id}: left alone while {stop} is there"
+    wait_for(lambda: asleep in platform.log_path("worker").read_text(), 120, "the worker to leave the job alone")
+    stop.unlink()
+
+    wait_for_another_checkpoint(platform, job_id)
+    stop.touch()
+    wait_for(lambda: platform.job(job_id).state == job_pb2.JOB_STATE_PENDING, 60, "the job to be given back")
+    assert processes_of(job_id) == []
+    stop.unlink()
 
     wait_for_another_checkpoint(platform, job_id)
     platform.kill("worker")
@@ -119,15 +130,24 @@ def test_a_job_goes_on_from_its_checkpoint_with_the_same_losses_when_its_worker_
     platform.start("worker")
 
     job = platform.wait_until_ended(job_id)
-    assert (job.state, job.attempts) == (job_pb2.JOB_STATE_SUCCEEDED, 3)
+    assert (job.state, job.attempts) == (job_pb2.JOB_STATE_SUCCEEDED, 4)
     events = platform.events(job_id)
     assert sum(event.state == job_pb2.JOB_STATE_SUCCEEDED for event in events) == 1
     said = messages(events)
-    assert any("told to stop" in message for message in said)
+    told = next(found for text in said if (found := re.search(r"was told to stop: checkpoint of step (\d+)$", text)))
+    assert any(f"attempt 2 resumed from step {told[1]}," in message for message in said)
+    stopped = next(found for text in said if (found := re.search(r"to go on: checkpoint of step (\d+)$", text)))
+    assert any(f"attempt 3 resumed from step {stopped[1]}," in message for message in said)
     assert any("expired" in message for message in said)
-    for attempt in (2, 3):
-        assert any(message.startswith(f"attempt {attempt} resumed from step ") for message in said)
+    assert any(message.startswith("attempt 4 resumed from step ") for message in said)
     assert losses_by_step(events) == losses_by_step(platform.events(undisturbed))
+
+
+def test_a_worker_with_a_time_limit_ends_itself(platform):
+    platform.kill("worker", signal.SIGTERM)
+    platform.start("worker", ANTHESIS_TIME_LIMIT="1")
+    assert platform.wait("worker", 120) == 0
+    platform.start("worker")
 
 
 def test_a_job_whose_rank_hangs_says_where_and_goes_on_from_its_checkpoint(platform, undisturbed):

@@ -14,7 +14,7 @@ from bloom.plan import plan
 from services.registry import estimates
 from services.registry.config import RegistryConfig
 from services.registry.estimates import TrainingCluster, estimate
-from services.registry.job_specs import FineTuneSpec, LoraOptions, PretrainSpec, TrainOptions
+from services.registry.job_specs import CHECKPOINT_EVERY_STEPS, FineTuneSpec, LoraOptions, PretrainSpec, TrainOptions
 from services.registry.rpc import messages
 from services.trainer.config import LoraConfig, TrainConfig
 
@@ -44,6 +44,7 @@ def test_the_defaults_are_the_trainers():
     assert trainer.sequence_length == estimates.SEQUENCE_LENGTH
     assert trainer.micro_batch == estimates.MICRO_BATCH
     assert trainer.gradient_accumulation == estimates.GRADIENT_ACCUMULATION
+    assert trainer.checkpoint_every_steps == CHECKPOINT_EVERY_STEPS
     assert LoraConfig().rank == estimates.LORA_RANK
     assert str(Layout(**{axis.name: getattr(trainer.layout, axis.name) for axis in fields(Layout)})) == "1x1x1"
 

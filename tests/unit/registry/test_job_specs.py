@@ -78,10 +78,27 @@ def test_warm_up_is_not_longer_than_the_run():
         check(warmup_steps=101)
 
 
-@pytest.mark.parametrize(("name", "value"), [("precision", "fp16"), ("optimizer", "sgd")])
+@pytest.mark.parametrize(("name", "value"), [("precision", "fp16"), ("optimizer", "sgd"), ("rollback_on", "loss")])
 def test_an_unknown_choice_is_refused_with_the_known_ones(name, value):
     with pytest.raises(InvalidArgument, match=f"{name}='{value}' is not known; choose .* or .*"):
         check(**{name: value})
+
+
+def test_checkpoints_kept_for_good_are_among_those_that_are_written():
+    check(keep_every_steps=0)
+    check(keep_every_steps=300)
+    check(keep_every_steps=50, checkpoint_every_steps=25)
+    with pytest.raises(InvalidArgument, match="keep_every_steps=250 is no multiple of checkpoint_every_steps=100; "):
+        check(keep_every_steps=250)
+    with pytest.raises(InvalidArgument, match="choose a multiple, such as 30 or 60"):
+        check(keep_every_steps=20, checkpoint_every_steps=30)
+
+
+def test_who_wants_to_go_back_keeps_more_than_the_newest_checkpoint():
+    check(keep_last=1)
+    check(keep_last=2, rollback_on="spike")
+    with pytest.raises(InvalidArgument, match=r"keep_last=1 with rollback_on='nan': .* choose 2 or more"):
+        check(keep_last=1, rollback_on="nan")
 
 
 @pytest.mark.parametrize("layout", ["", "1x1x8", "4x12x8"])

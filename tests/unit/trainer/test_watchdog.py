@@ -61,6 +61,18 @@ def test_start_and_export_are_waited_for_longer():
     assert overdue_after(601.0, steps(991, 10, 0.2))
 
 
+def test_a_rank_that_could_not_write_its_steps_down_is_alive():
+    clock = Clock()
+    watchdog = Watchdog(PATIENCE, clock)
+    watchdog.saw(steps(1, 5, 0.2))
+    clock.now = 59.0
+    watchdog.sign_of_life()
+    clock.now = 118.0
+    assert not watchdog.overdue()
+    clock.now = 120.0
+    assert watchdog.overdue()
+
+
 def test_another_start_forgets_the_steps_before():
     clock = Clock()
     watchdog = Watchdog(PATIENCE, clock)
