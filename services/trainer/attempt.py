@@ -160,13 +160,14 @@ class Attempt:
 
     def _ask_for_checkpoint(self) -> None:
         """Have the ranks stop with one. Raises Stopped where there is nothing to save, and when it takes too long."""
-        now = boot_clock()
-        if not self._watchdog.has_steps:
-            raise Stopped("the worker was told to stop")
         if not self._told_to_stop:
-            self._told_to_stop = now
-            self._folder.pause(self._held.fencing_token).touch()
-        elif now - self._told_to_stop > stop_grace_s():
+            self._lease.report()  # with the newest steps
+            if not self._watchdog.has_steps:
+                raise Stopped("the worker was told to stop")
+            self._told_to_stop = boot_clock()
+            with contextlib.suppress(OSError):  # a full disk, on which there would be no checkpoint
+                self._folder.pause(self._held.fencing_token).touch()
+        elif boot_clock() - self._told_to_stop > stop_grace_s():
             raise Stopped(f"the worker was told to stop; no checkpoint within {stop_grace_s():g} s")
 
     def _succeed(self) -> None:

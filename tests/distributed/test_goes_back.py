@@ -2,6 +2,13 @@
 
 import dataclasses
 import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from anthesis.v1 import job_pb2
 
 from services.trainer.early_end import EarlyEnd
 from services.trainer.folder import JobFolder
@@ -9,7 +16,8 @@ from services.trainer.progress import ProgressReader
 from services.trainer.retention import finished, step_of
 from services.trainer.saved_state import MANIFEST
 from services.trainer.skips import Skips
-from tests.support.training import BASE, job_folder, losses, make_run, run_stages
+from tests.support.training import BASE, MODEL, job_folder, losses, make_run, run_stages, text_rows
+from tests.support.training_platform import TrainingPlatform, messages, reports
 
 STEPS, BATCH = 10, 8
 CONFIG = dataclasses.replace(
@@ -58,3 +66,57 @@ def test_a_checkpoint_of_an_older_release_is_passed_over(tmp_path):
     run_stages(dataclasses.replace(spec, attempt=2, fencing_token=2))
     assert "attempt 2 resumed from step 4, layout 1x1x1" in said(folder)
     assert losses(folder)[8:] == before[4:]
+
+
+@pytest.fixture
+def platform() -> Iterator[TrainingPlatform]:
+    folder = Path(tempfile.mkdtemp(prefix="an-"))
+    with TrainingPlatform(folder, mistake="bad_samples") as platform:  # samples 41 and 141
+        platform.dataset("texts", text_rows(200))
+        yield platform
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def submit(platform: TrainingPlatform) -> str:
+    options = job_pb2.TrainOptions(
+        steps=60,
+        sequence_length=32,
+        micro_batch=4,
+        precision="fp32",
+        checkpoint_every_steps=5,
+        layout="1x1x2",
+        dropout=0.1,
+        rollback_on="nan",
+    )
+    spec = job_pb2.PretrainSpec(
+        output_model="wary",
+        tokenizer_digest=platform.tokenizer_digest,
+        datasets=["texts"],
+        config=json.dumps(MODEL),
+        options=options,
+    )
+    return platform.submit(spec)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_a_job_goes_back_within_its_attempt_and_one_that_is_killed_later_is_the_same(platform):
+    outcomes = []
+    for is_killed in (False, True):
+        job_id = submit(platform)
+        if is_killed:
+            platform.wait_for_step(job_id, 30, 600)
+            platform.kill("worker")
+            platform.start("worker")
+        job = platform.wait_until_ended(job_id, 600)
+        assert (job.state, job.attempts) == (job_pb2.JOB_STATE_SUCCEEDED, 1 + is_killed), job.error
+        events = platform.events(job_id)
+        back = [text for text in messages(events) if " of at most 20 times)" in text]
+        # Sample 41 is in step 6, before which no checkpoint is five steps old: all is left out that was seen. With that
+        # sample 141 is in step 12; five steps before it lies checkpoint 5.
+        assert "back to the beginning, past samples 0 to 47 (1 of" in back[0]
+        assert "back to the checkpoint of step 5, past samples 88 to 143 (2 of" in back[1]
+        assert len(back) == 2
+        outcomes.append(({report.step: report.loss for report in reports(events)}, platform.files(job_id)))
+    assert len(outcomes[0][0]) == 60
+    assert outcomes[0] == outcomes[1]

@@ -70,6 +70,11 @@ def job_folder(spec: RunSpec) -> JobFolder:
     return folder
 
 
+def mutated(command: list[str], mistake: str) -> list[str]:
+    """deepspeed_command's, with ranks that make a mistake."""
+    return [*command[:-2], "tests.support.mutated_training", mistake, command[-1]]
+
+
 def run_stages(spec: RunSpec, *, threads: int = 1, mistake: str = "") -> JobFolder:
     """Prepare and train to the end, in real processes. Raises RuntimeError with the log's end.
 
@@ -79,7 +84,7 @@ def run_stages(spec: RunSpec, *, threads: int = 1, mistake: str = "") -> JobFold
     env = environment(spec.job_id, spec.fencing_token, spec.config.layout) | {"OMP_NUM_THREADS": str(threads)}
     train = deepspeed_command(folder.path, spec.config.layout)
     if mistake:
-        train[-2:] = ["tests.support.mutated_training", mistake, str(folder.path)]
+        train = mutated(train, mistake)
     for command in (prepare_command(folder.path), train):
         result = subprocess.run(
             command,

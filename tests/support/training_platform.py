@@ -32,14 +32,14 @@ from tests.support.training import jsonl
 
 LEASE_S = 6
 ENDED = {job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED}
-WORKER = "celery -A services.trainer.worker worker -Q train -P prefork -c 1 --prefetch-multiplier 1 --loglevel INFO"
+WORKER = "-A services.trainer.worker worker -Q train -P prefork -c 1 --prefetch-multiplier 1 --loglevel INFO"
 
 
 class TrainingPlatform:
     """`with TrainingPlatform(folder) as platform`; `folder` must have a short path (a Unix socket lies in it)."""
 
-    def __init__(self, data_dir: Path, **env: str) -> None:
-        """env: variables of all processes."""
+    def __init__(self, data_dir: Path, *, mistake: str = "", **env: str) -> None:
+        """mistake: of mutated_training, which the worker's ranks make. env: variables of all processes."""
         self.settings = test_platform(data_dir)
         (data_dir / "run").mkdir(parents=True, exist_ok=True)
         self._socket = data_dir / "run" / "valkey.sock"
@@ -51,7 +51,7 @@ class TrainingPlatform:
         self._commands = {
             "valkey": ["-m", "infra.local.valkey"],
             "relay": ["-m", "services.registry.relay"],
-            "worker": ["-m", *WORKER.split()],
+            "worker": ["-m", *(["tests.support.mutated_worker", mistake] if mistake else ["celery"]), *WORKER.split()],
         }
         self.store = ArtifactStore(self.settings.artifacts_url, data_dir / "cache" / "test")
         channel = open_channel(self.settings.registry_address, self.settings.read_key("admin", {}))
