@@ -67,7 +67,8 @@ class Steering:
             return Verdict.GO_BACK
         if broken or (wrong and asked):
             raise self._diverged()
-        return Verdict.STOP if self._is_to_stop() else Verdict.GO_ON
+        self._reason = self._stop_reason()
+        return Verdict.STOP if self._reason else Verdict.GO_ON
 
     def _samples(self, step: int) -> str:
         """What the step's batch was."""
@@ -84,12 +85,11 @@ class Steering:
             remedy = f"gone back {len(self._skips.skips)} times already; {remedy}"
         return JobFailure("DIVERGED", f"{self._reason}; {remedy}", "learning_rate")
 
-    def _is_to_stop(self) -> bool:
+    def _stop_reason(self) -> str:
+        """ "" where nobody wants the run to stop."""
         if self._folder.stop.exists():
-            self._reason = f"{self._folder.stop} is there; remove it to go on"
-            return True
-        self._reason = "the worker was told to stop"
-        return self._folder.pause(self._spec.fencing_token).exists()
+            return f"{self._folder.stop} is there; remove it to go on"
+        return "the worker was told to stop" if self._folder.pause(self._spec.fencing_token).exists() else ""
 
     def stop(self, step: int, failed: str) -> None:
         """Leave word that the ranks have stopped. failed: why there is no checkpoint of this step."""

@@ -46,7 +46,7 @@ START = re.compile(r"attempt (\d+) (?:resumed from step (\d+)|started from the b
 @pytest.fixture(scope="module")
 def platform() -> Iterator[TrainingPlatform]:
     folder = Path(tempfile.mkdtemp(prefix="an-"))
-    with TrainingPlatform(folder, ANTHESIS_HANG_SECONDS="15") as platform:
+    with TrainingPlatform(folder, ANTHESIS_HANG_SECONDS="15", ANTHESIS_STOP_GRACE_SECONDS="3") as platform:
         platform.dataset("texts", text_rows(300))
         yield platform
     shutil.rmtree(folder, ignore_errors=True)
@@ -199,6 +199,20 @@ def test_a_job_for_which_there_is_never_room_fails_and_says_so(platform):
         assert platform.last_step(job_id) >= 10
     platform.kill("worker")
     platform.start("worker")
+
+
+def test_a_worker_told_to_stop_while_a_rank_hangs_gives_the_job_back_all_the_same(platform, undisturbed):
+    job_id = submit(platform)
+    platform.wait_for_step(job_id, 50, 600)
+    os.kill(platform.ranks(job_id)[0], signal.SIGSTOP)
+    platform.kill("worker", signal.SIGTERM)
+    assert processes_of(job_id) == []
+    assert platform.job(job_id).state == job_pb2.JOB_STATE_PENDING
+    platform.start("worker")
+    job = platform.wait_until_ended(job_id, 900)
+    assert (job.state, job.attempts) == (job_pb2.JOB_STATE_SUCCEEDED, 2)
+    assert any("told to stop; no checkpoint within 3 s" in text for text in messages(platform.events(job_id)))
+    assert outcome_of(platform, job_id) == undisturbed
 
 
 def versions_of(platform: TrainingPlatform, job_id: str) -> list[str]:
