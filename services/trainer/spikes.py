@@ -37,8 +37,8 @@ class SpikeDetector:
 
 
 def not_finite(loss: float, grad_norm: float) -> str:
-    """What is no number; "" where both are."""
-    if math.isfinite(loss) and math.isfinite(grad_norm):
+    """What is no number; "" where both are. A norm of -1 is DeepSpeed's of gradients that are none."""
+    if math.isfinite(loss) and 0 <= grad_norm < math.inf:
         return ""
     return f"loss {loss}, gradient norm {grad_norm}"
 

@@ -56,7 +56,9 @@ def test_a_rise_after_equal_losses_is_a_spike_and_the_same_loss_is_none():
     assert "inf standard deviations" in SpikeDetector(7.0, [1.0] * WINDOW).spike(1.1)
 
 
-@pytest.mark.parametrize(("loss", "grad_norm"), [(math.nan, 1.0), (1.0, math.nan), (1.0, math.inf), (-math.inf, 1.0)])
+@pytest.mark.parametrize(
+    ("loss", "grad_norm"), [(math.nan, 1.0), (1.0, math.nan), (1.0, math.inf), (-math.inf, 1.0), (1.0, -1.0)]
+)
 def test_what_is_no_number_is_named(loss, grad_norm):
     assert not_finite(loss, grad_norm) == f"loss {loss}, gradient norm {grad_norm}"
     assert not not_finite(1.0, 1.0)
