@@ -67,6 +67,17 @@ def test_a_resumed_run_reads_on_where_it_was_also_on_other_ranks(folder):
     assert np.array_equal(np.concatenate(parts), undisturbed[20:])
 
 
+def test_samples_are_named_by_source_and_place(folder):
+    blend = windows(folder)
+    sources = [blend.source(sample) for sample in range(20)]
+    parts = dict(part.split(": windows ") for part in blend.where(8, 12).split("; "))
+    for name in ("fr", "en"):
+        before = sources[:8].count(name)
+        places = range(before, before + sources[8:].count(name))
+        assert parts[name] == ", ".join(map(str, places))
+    assert blend.where(0, 100).count(" more") == 1  # of the 70 of one of them
+
+
 def test_another_seed_is_another_order(folder):
     assert not np.array_equal(
         windows(folder).micro_batch(0, 20).inputs, windows(folder, seed=2).micro_batch(0, 20).inputs
