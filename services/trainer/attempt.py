@@ -99,6 +99,7 @@ class Attempt:
             self._fail(from_exception(error) or JobFailure("TRAINING_ERROR", str(error)))
 
     def _run_stages(self, spec: RunSpec) -> None:
+        spec.save(self._folder.asked)
         spec = fitted(spec, num_cores())
         spec.save(self._folder.run)
         env = environment(spec.job_id, spec.fencing_token, spec.config.layout)

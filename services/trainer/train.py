@@ -28,6 +28,7 @@ from services.trainer.pipeline import Stages
 from services.trainer.prepare import Prepared
 from services.trainer.processes import die_with_parent, end_with_lease
 from services.trainer.progress import Progress, ProgressWriter
+from services.trainer.provenance import note_attempt
 from services.trainer.ranks import Ranks
 from services.trainer.windows import open_windows
 
@@ -181,6 +182,7 @@ def run(spec: RunSpec, folder: JobFolder, progress: ProgressWriter | None) -> No
     checkpoints = Checkpoints(folder.checkpoints, trainer.engine, model, config.optimizer, ranks, prepared.fingerprint)
     first = checkpoints.restore()
     if progress:
+        note_attempt(folder, spec, first)
         _announce(progress, spec, prepared, _num_trained(model, spec), first)
     for step in range(first, prepared.total_steps):
         report = trainer.step(step)
