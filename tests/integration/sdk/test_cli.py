@@ -116,6 +116,16 @@ def test_a_quantized_checkpoint_is_a_child_of_the_version_it_was_made_from(
     assert "licence 'apache-2.0' would replace 'bigscience-rail-1.0' of its parent lab/base@1" in refused.stderr
 
 
+def test_a_state_goes_along_when_it_is_asked_for(anthesis: Run, anthesis_json: Json, checkpoint: Path) -> None:
+    args = ("models", "import", "lab/stateful", "--from", checkpoint, "--licence", "apache-2.0", "--with-state")
+    assert "there is no" in anthesis(*args, code=1).stderr
+    (checkpoint / "state").mkdir()
+    (checkpoint / "state" / "manifest.json").write_text("{}")
+
+    assert "state/manifest.json" in {file["path"] for file in anthesis_json(*args)["files"]}
+    assert len(anthesis_json(*args[:-1])["files"]) == 4
+
+
 def test_versions_are_compared_and_one_that_no_job_made_is_not_run_again(
     anthesis: Run, anthesis_json: Json, checkpoint: Path
 ) -> None:
