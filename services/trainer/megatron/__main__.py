@@ -1,4 +1,4 @@
-"""The commands: `python -m services.trainer.megatron import|export` (docs/continuing.md)."""
+"""The commands: `python -m services.trainer.megatron import|export` (docs/training.md)."""
 
 import argparse
 import json
