@@ -132,6 +132,7 @@ def _job(data_dir: Path, config: TrainConfig, model: BloomConfig) -> JobFolder:
     folder = JobFolder(data_dir / "jobs" / "job")
     folder.path.mkdir(parents=True)
     spec.save(folder.run)
+    spec.save(folder.asked)
     write_lease(folder.lease, boot_clock() + 3600)
     return folder
 

@@ -83,29 +83,39 @@ class LayerFiles:
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Canonical name and whole tensor, in the model's order. Raises ValueError, naming the file."""
         load = lru_cache(maxsize=1)(lambda layer: [_load(path) for path in self.paths[layer]])
-        for name, shape in expected_tensors(self.config).items():
+        for name in expected_tensors(self.config):
             layer, key = place(self.config, name)
             parts = []
             for path, file in zip(self.paths[layer], load(layer), strict=True):
                 if not isinstance(file.get(key), Tensor):
                     raise ValueError(f"{path} holds no tensor {key!r}; it is of another model, or damaged")
                 parts.append(file[key])
-            whole = self._joined(name, parts)
-            if name == EMBEDDING:
-                whole = whole[: shape[0]]  # rows beyond are padding
-            if tuple(whole.shape) != shape:
-                shapes = f"has shape {list(whole.shape)}, the model's is {list(shape)}"
-                raise ValueError(f"{key} of layer {layer:02d} {shapes}; check --config")
-            yield name, whole
+            yield name, joined(self.config, name, parts)
 
-    def _joined(self, name: str, parts: list[Tensor]) -> Tensor:
-        rows, columns = Shard.of(self.config, tp_size=self.tp_size).part(self.config, name)
-        if rows != slice(None):
-            return torch.cat(parts)
-        if columns != slice(None):
-            return torch.cat(parts, dim=1)
+
+def joined(config: BloomConfig, name: str, parts: list[Tensor]) -> Tensor:
+    """The whole tensor `name` (canonical) of which each tensor-parallel rank has a part, or a state of its shape.
+
+    Raises ValueError where they are of another model.
+    """
+    rows, columns = Shard.of(config, tp_size=len(parts)).part(config, name)
+    if rows != slice(None):
+        whole = torch.cat(parts)
+    elif columns != slice(None):
+        whole = torch.cat(parts, dim=1)
+    elif all(torch.equal(part, parts[0]) for part in parts):
+        whole = parts[0]
+    else:
         # Every rank has all of it. BLOOM's drifted apart a little while it was trained: the mean, as in its release.
-        return torch.stack([part.float() for part in parts]).mean(dim=0).to(parts[0].dtype)
+        whole = torch.stack([part.float() for part in parts]).mean(dim=0).to(parts[0].dtype)
+    shape = expected_tensors(config)[name]
+    if name == EMBEDDING:
+        whole = whole[: shape[0]]  # rows beyond are padding
+    if tuple(whole.shape) != shape:
+        layer, key = place(config, name)
+        shapes = f"has shape {list(whole.shape)}, the model's is {list(shape)}"
+        raise ValueError(f"{key} of layer {layer:02d} {shapes}; check --config")
+    return whole
 
 
 def _load(path: Path) -> dict[str, Tensor]:

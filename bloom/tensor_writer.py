@@ -53,7 +53,7 @@ def write_checkpoint(
 
 
 @contextmanager
-def new_folder(target: str | Path, source: Path) -> Iterator[Path]:
+def new_folder(target: str | Path, source: Path | None) -> Iterator[Path]:
     """Where to write; it takes the name `target`, with source's companions in it, once all is written."""
     target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -63,10 +63,10 @@ def new_folder(target: str | Path, source: Path) -> Iterator[Path]:
     building.mkdir(parents=True)
     try:
         yield building
-        for pattern in COMPANIONS:
-            for path in source.glob(pattern):
-                if path.is_file() and path.name not in (CONFIG_FILE, INDEX_FILE):
-                    shutil.copy(path, building / path.name)
+        companions = [path for pattern in COMPANIONS for path in source.glob(pattern)] if source else []
+        for path in companions:
+            if path.is_file() and path.name not in (CONFIG_FILE, INDEX_FILE):
+                shutil.copy(path, building / path.name)
         building.rename(target)
     finally:
         shutil.rmtree(building, ignore_errors=True)

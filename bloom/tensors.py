@@ -94,9 +94,10 @@ def parse_header(data: bytes, *, file: str, size: int) -> dict[str, StoredTensor
     return tensors
 
 
-def header(entries: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
+def header(entries: Mapping[str, tuple[str, tuple[int, ...]]], **metadata: str) -> bytes:
     """What a safetensors file begins with, for tensors name -> (dtype, shape) whose data follow in this order."""
-    content: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it
+    # transformers refuses a file without a format
+    content: dict[str, Any] = {"__metadata__": {"format": "pt"} | metadata}
     position = 0
     for name, (dtype, shape) in entries.items():
         end = position + math.prod(shape) * DTYPE_BYTES[dtype]

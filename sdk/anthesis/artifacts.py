@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import io
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -87,6 +88,12 @@ class Artifacts:
         finally:
             partial.unlink(missing_ok=True)
         return target
+
+    async def read(self, digest: str) -> bytes:
+        """A small artifact's bytes. Raises NotFoundError, or DataLossError when they have another sha256."""
+        file = io.BytesIO()
+        await self._receive(digest, file, (await self.get(digest)).size_bytes, None)
+        return file.getvalue()
 
     async def _receive(self, digest: str, file: BinaryIO, total: int, progress: Progress | None) -> None:
         sha256, done = hashlib.sha256(), 0

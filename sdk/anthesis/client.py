@@ -88,6 +88,7 @@ class Models(_Blocking[AioModels]):
     get_version = _call(AioModels.get_version)
     list_versions = _call(AioModels.list_versions)
     lineage = _call(AioModels.lineage)
+    compare = _iterate(AioModels.compare)
     set_alias = _call(AioModels.set_alias)
     list_aliases = _call(AioModels.list_aliases)
 
@@ -97,6 +98,7 @@ class Artifacts(_Blocking[AioArtifacts]):
     upload = _call(AioArtifacts.upload)
     upload_bytes = _call(AioArtifacts.upload_bytes)
     download = _call(AioArtifacts.download)
+    read = _call(AioArtifacts.read)
 
 
 class Datasets(_Blocking[AioDatasets]):
@@ -108,6 +110,7 @@ class Datasets(_Blocking[AioDatasets]):
 
 class Jobs(_Blocking[AioJobs]):
     create = _call(AioJobs.create)
+    reproduce = _call(AioJobs.reproduce)
     get = _call(AioJobs.get)
     list = _call(AioJobs.list)
     cancel = _call(AioJobs.cancel)

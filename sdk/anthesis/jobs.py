@@ -36,6 +36,26 @@ class Jobs:
             request.fine_tune.CopyFrom(spec)
         return (await unary(self._stub.CreateJob(request))).job
 
+    async def reproduce(
+        self,
+        version: str,
+        *,
+        output_model: str = "",
+        changes: pb.TrainOptions | None = None,
+        idempotency_key: str | None = None,
+    ) -> pb.Job:
+        """Submit the job that made a version once more, with `changes`; `output_model` receives what it makes.
+
+        Raises FailedPreconditionError where the version has no training.json, or what it names is gone.
+        """
+        request = pb.ReproduceVersionRequest(
+            version=version,
+            output_model=output_model,
+            changes=changes,
+            idempotency_key=idempotency_key or uuid.uuid4().hex,
+        )
+        return (await unary(self._stub.ReproduceVersion(request))).job
+
     async def get(self, job_id: str) -> pb.Job:
         """Raises NotFoundError."""
         return (await unary(self._stub.GetJob(pb.GetJobRequest(id=job_id)))).job

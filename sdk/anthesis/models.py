@@ -1,10 +1,10 @@
 """Models, their versions, aliases and lineage."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import grpc
 
-from anthesis.rpc import PAGE_SIZE, pages, unary
+from anthesis.rpc import PAGE_SIZE, pages, stream, unary
 from anthesis.v1 import registry_pb2 as pb
 from anthesis.v1.registry_pb2_grpc import RegistryServiceStub
 
@@ -48,6 +48,15 @@ class Models:
     async def lineage(self, version: str) -> Sequence[pb.ModelVersion]:
         """The versions it was tuned from, nearest first."""
         return (await unary(self._stub.GetLineage(pb.GetLineageRequest(version=version)))).ancestors
+
+    async def compare(self, version: str, other: str) -> AsyncGenerator[pb.CompareVersionsResponse, None]:
+        """How far the weights of two versions are apart, tensor by tensor; computed where they lie.
+
+        Raises FailedPreconditionError where they have other tensors.
+        """
+        async with stream(self._stub.CompareVersions(pb.CompareVersionsRequest(version=version, other=other))) as parts:
+            async for part in parts:
+                yield part
 
     async def set_alias(self, name: str, version: str) -> pb.Alias:
         """Point an alias at a version; its deployments follow."""

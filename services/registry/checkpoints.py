@@ -4,7 +4,7 @@ Blocking (it reads the artifact store): async callers use a thread.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -99,17 +99,19 @@ def _read_config(artifacts: ArtifactStore, files: dict[str, File]) -> tuple[str,
     return config_json, BloomConfig.from_hf(_json_object(config_json, CONFIG))
 
 
-def _check_weights(artifacts: ArtifactStore, files: dict[str, File], config: BloomConfig, *, quantized: bool) -> None:
-    stored: list[StoredTensor] = []
-    where: dict[str, str] = {}  # tensor as stored -> file
+def stored_tensors(artifacts: ArtifactStore, files: dict[str, File]) -> Iterator[StoredTensor]:
+    """All tensors of the weights among `files`, by path; `size_bytes` is set. Raises ValueError, naming the file."""
     for path, file in files.items():
         if not _holds_weights(path):
             continue
         prefix = artifacts.read_range(file.digest, 0, 8)
         header = artifacts.read_range(file.digest, 0, header_end(prefix, file=path, size=file.size_bytes))
-        tensors = parse_header(header, file=path, size=file.size_bytes)
-        stored += tensors.values()
-        where |= dict.fromkeys(tensors, path)
+        yield from parse_header(header, file=path, size=file.size_bytes).values()
+
+
+def _check_weights(artifacts: ArtifactStore, files: dict[str, File], config: BloomConfig, *, quantized: bool) -> None:
+    stored = list(stored_tensors(artifacts, files))
+    where = {tensor.name: tensor.file for tensor in stored}
     if INDEX in files:
         _check_index(_json_object(_read_text(artifacts, files[INDEX], MAX_INDEX_BYTES), INDEX), where)
     checked = check_tensors(config, stored, quantized=quantized)

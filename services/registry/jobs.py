@@ -12,6 +12,7 @@ from bloom.config import PRESETS, BloomConfig
 from services.common.artifacts import ArtifactStore
 from services.common.errors import FailedPrecondition, InvalidArgument
 from services.registry.aliases import resolve
+from services.registry.continuation import check_continues
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
 from services.registry.estimates import THIS_MACHINE, Estimate, TrainingCluster, estimate
 from services.registry.job_events import enter, lock_job, read_events, read_job, record, say, wake
@@ -70,6 +71,9 @@ class Jobs:
             shape = await asyncio.to_thread(_check_pretrain_shape, self._artifacts, new.spec)
         async with self._database.read() as session:
             shape, dataset_bytes = await _read_inputs(session, new.spec, shape)
+            if isinstance(new.spec, FineTuneSpec):
+                base = await resolve(session, new.spec.base)
+                await asyncio.to_thread(check_continues, self._artifacts, base, new.spec)
         expected = await asyncio.to_thread(estimate, new.spec, shape, dataset_bytes, self._cluster)
         async with self._database.write() as session:
             if new.idempotency_key and (job := await _find_by_key(session, new)):

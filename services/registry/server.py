@@ -17,6 +17,7 @@ from services.registry.jobs import Jobs
 from services.registry.keys import Keys
 from services.registry.leases import Leases
 from services.registry.models import Models
+from services.registry.reproduction import Reproductions
 from services.registry.rpc.jobs import JobRpc
 from services.registry.rpc.registry import RegistryRpc, RegistryUseCases
 from services.registry.versions import Versions
@@ -48,7 +49,11 @@ def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
     leases = Leases(database, artifacts, ttl_s=config.job_lease_s, max_lost_leases=config.max_lost_leases)
     server = GrpcServer("registry", config.address, authenticate=keys.authenticate, default_roles=ANYONE, roles=ROLES)
     server.add(registry_pb2_grpc.add_RegistryServiceServicer_to_server, RegistryRpc(use_cases), REGISTRY)
-    server.add(job_pb2_grpc.add_JobServiceServicer_to_server, JobRpc(jobs, leases), JOBS)
+    server.add(
+        job_pb2_grpc.add_JobServiceServicer_to_server,
+        JobRpc(jobs, leases, Reproductions(database, artifacts, jobs)),
+        JOBS,
+    )
     return server
 
 

@@ -20,7 +20,7 @@ from services.registry.pages import Page, PageRequest, read_page
 from services.registry.tables import Dataset, Model, ModelVersion
 
 SOURCES = ("import", "job")
-_SHAPE = ("vocab_size", "hidden_size", "n_layer", "n_head")
+SHAPE = ("vocab_size", "hidden_size", "n_layer", "n_head")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +101,7 @@ def _check_shape(model: Model, config: BloomConfig) -> None:
     if not model.in_catalogue:
         return
     published = BloomConfig.from_hf(json.loads(model.config_json))
-    for key in _SHAPE:
+    for key in SHAPE:
         if getattr(config, key) != getattr(published, key):
             raise InvalidArgument(
                 f"{key}={getattr(config, key)} in config.json, but {model.name} was published with "

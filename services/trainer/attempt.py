@@ -108,6 +108,7 @@ class Attempt:
             self._fail(from_exception(error) or JobFailure("TRAINING_ERROR", str(error)))
 
     def _run_stages(self, spec: RunSpec) -> None:
+        spec.save(self._folder.asked)
         spec = fitted(spec, num_cores())
         self._keep_every = spec.config.keep_every_steps
         when_there_is_room(lambda: spec.save(self._folder.run), self._lease.keep)

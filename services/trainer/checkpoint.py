@@ -147,12 +147,12 @@ class Checkpoints:
                 tensors[stored_name(name, key)] = value[:num_rows].cpu().contiguous()
         return regions, tensors
 
-    def restore(self) -> int:
-        """Load the newest whole checkpoint; return its step, 0 when there is none."""
+    def restore(self, brought: Path | None = None) -> int:
+        """Load the newest whole checkpoint, else the one that the base has `brought`; its step, 0 without any."""
         for folder in self._candidates():
             if self._is_whole(folder):
                 return self._load(folder)
-        return 0
+        return self._load(brought) if brought and (brought / MANIFEST).exists() else 0
 
     def _candidates(self) -> Iterator[Path]:
         """Checkpoints of these tokens, newest first, as rank 0 sees them."""

@@ -159,6 +159,7 @@ class RunSpec:
     datasets: tuple[DatasetSpec, ...]
     tokenizer_digest: str
     model_config: str = ""  # pre-training: a preset's name or a config.json's text
+    base: str = ""  # fine-tuning: the base version's name
     base_files: tuple[tuple[str, str], ...] = ()  # fine-tuning: (path, digest) of the base version
     data_dir: str
     artifacts_url: str

@@ -17,6 +17,7 @@ from services.common.artifacts import ArtifactStore
 from services.trainer.config import LoraConfig, RunSpec
 from services.trainer.folder import JobFolder
 from services.trainer.retention import finished
+from services.trainer.provenance import TRAINING_FILE, training_json
 from services.trainer.saved_state import VALUE, SavedState
 
 ADAPTER_FOLDER = "adapter"  # beside the merged weights: as peft keeps it
@@ -37,6 +38,7 @@ def export(config: BloomConfig, spec: RunSpec, folder: JobFolder) -> None:
         _write(folder.export, config, spec, _trained(config, saved))
     store = ArtifactStore(spec.artifacts_url, Path(spec.data_dir) / "cache" / "artifacts")
     (folder.export / "tokenizer.json").write_bytes(store.read_bytes(spec.tokenizer_digest))
+    (folder.export / TRAINING_FILE).write_text(training_json(folder))
     paths = sorted(path for path in folder.export.rglob("*") if path.is_file())
     files = [(str(path.relative_to(folder.export)), store.write_file(path)) for path in paths]
     folder.result(spec.fencing_token).write_text(json.dumps(files))

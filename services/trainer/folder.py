@@ -20,6 +20,16 @@ class JobFolder:
         return self.path / "run.json"
 
     @property
+    def asked(self) -> Path:
+        """The same as its job asks for it, before it was fitted to a smaller machine."""
+        return self.path / "asked.json"
+
+    @property
+    def attempts(self) -> Path:
+        """JSON lines: where and how each attempt computed (provenance.note_attempt)."""
+        return self.path / "attempts.jsonl"
+
+    @property
     def tokens(self) -> Path:
         """Where the token files lie and how many steps they make: prepare.Prepared."""
         return self.path / "tokens.json"

@@ -1,5 +1,7 @@
 """JobService as the trainer sees it: protobuf in and out, plain Python between. Errors are the SDK's typed ones."""
 
+import dataclasses
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -127,6 +129,7 @@ def run_spec(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> RunS
         ),
         tokenizer_digest=tokenizer,
         model_config=model_config,
+        base=response.base.name,
         base_files=tuple((file.path, file.digest) for file in response.base.files),
         data_dir=str(platform.data_dir),
         artifacts_url=platform.artifacts_url,
@@ -140,7 +143,7 @@ def train_config(
     fields = {field.name: value for field, value in options.ListFields()}
     values: dict[str, Any] = {**defaults, **fields}
     values.setdefault("learning_rate", 1e-3)
-    values.setdefault("min_learning_rate", values["learning_rate"] / 10)
+    values.setdefault("min_learning_rate", _fp32(values["learning_rate"]) / 10)
     if "steps" not in values:
         values.setdefault("epochs", DEFAULT_EPOCHS)
     try:
@@ -150,7 +153,18 @@ def train_config(
     if lora is not None:
         set_fields = {field.name: value for field, value in lora.ListFields()}
         values["lora"] = LoraConfig(**set_fields)
-    return TrainConfig(**values)
+    return _as_carried(TrainConfig(**values))
+
+
+def _as_carried(config: TrainConfig) -> TrainConfig:
+    """Every number in fp32, as the contract carries it: a default, and the same number set, make the same run."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    rounded: dict[str, Any] = {name: _fp32(value) for name, value in values.items() if isinstance(value, float)}
+    return dataclasses.replace(config, **rounded)
+
+
+def _fp32(value: float) -> float:
+    return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
 def _progress_to_proto(progress: Progress) -> job_pb2.TrainingProgress:

@@ -12,6 +12,7 @@ from bloom.config import BloomConfig
 from bloom.parallel import Shard
 
 MANIFEST = "manifest.json"
+STATE_FOLDER = "state"  # of a version: a checkpoint beside its weights, for a job that goes on from it
 VALUE = "value"  # beside the optimizer's own names for its state
 Region = tuple[tuple[int, int], tuple[int, int]]  # of a whole tensor: rows and columns, first and end
 

@@ -27,10 +27,12 @@ from services.trainer.pipeline import Stages
 from services.trainer.prepare import Prepared
 from services.trainer.processes import die_with_parent, end_with_lease
 from services.trainer.progress import Progress, ProgressWriter
+from services.trainer.provenance import note_attempt
 from services.trainer.ranks import Ranks
 from services.trainer.room import patience_s, when_there_is_room
 from services.trainer.skips import Skips
 from services.trainer.steering import Steering, Verdict
+from services.trainer.saved_state import STATE_FOLDER
 from services.trainer.windows import open_windows
 
 LAST_WAIT_S = 5.0  # between tries at writing the last checkpoint
@@ -179,8 +181,9 @@ def run(spec: RunSpec, folder: JobFolder, progress: ProgressWriter | None) -> No
     checkpoints = Checkpoints(
         folder.checkpoints, trainer.engine, model, config.optimizer, ranks, prepared.fingerprint, config.retention
     )
-    first = checkpoints.restore()
+    first = checkpoints.restore(None if config.lora else folder.base / STATE_FOLDER)
     if progress:
+        note_attempt(folder, spec, first)
         _announce(progress, spec, prepared, _num_trained(model, spec), first)
     steering = Steering(spec, folder, trainer.windows, progress, first)
     for step in range(first, prepared.total_steps):
@@ -241,6 +244,8 @@ def _announce(progress: ProgressWriter, spec: RunSpec, prepared: Prepared, num_t
         progress.message(f"attempt {spec.attempt} {start}, layout {spec.config.layout}")
         return
     progress.message(f"training {num_trained:,} parameters for {prepared.total_steps} steps")
+    if first:
+        progress.message(f"going on from the base's own state, at step {first}")
     if prepared.num_truncated:
         length = spec.config.sequence_length
         progress.message(f"{prepared.num_truncated} examples are longer than sequence_length={length} and were cut")

@@ -66,6 +66,7 @@ def job_folder(spec: RunSpec) -> JobFolder:
     folder = JobFolder(Path(spec.data_dir) / "jobs" / spec.job_id)
     folder.path.mkdir(parents=True, exist_ok=True)
     spec.save(folder.run)
+    spec.save(folder.asked)
     write_lease(folder.lease, boot_clock() + 3600)
     return folder
 

@@ -1,17 +1,20 @@
 """`anthesis models`."""
 
-from typing import Annotated
+import json
+from typing import Annotated, Any
 
 import typer
 
 from anthesis import Client
-from anthesis.cli import models_import
+from anthesis.cli import comparison, models_import
 from anthesis.cli.output import Json, print_json, print_table, show_bytes, show_count, show_time
 from anthesis.errors import NotFoundError
+from anthesis.provenance import training_digest
 from anthesis.v1.registry_pb2 import Model, ModelVersion
 
 group = typer.Typer(help="Models, their versions, lineage and licences.", no_args_is_help=True)
 group.command("import")(models_import.import_model)
+group.command("compare")(comparison.compare_models)
 
 
 def register(app: typer.Typer) -> None:
@@ -34,18 +37,22 @@ def list_models(
 
 @group.command()
 def show(name: Annotated[str, typer.Argument(help="A model, a version or an alias.")], as_json: Json = False) -> None:
-    """A model, its versions, and what its newest (or the named) version was tuned from."""
+    """A model, its versions, and what its newest (or the named) version was tuned from and made by."""
     with Client() as client:
         model, version = _find(client, name)
         versions = client.models.list_versions(model.name)
         lineage = client.models.lineage(version) if version else []
+        made_by = _training(client, version) if version else None
     if as_json:
-        print_json({"model": model, "versions": versions, "lineage": lineage})
+        print_json({"model": model, "versions": versions, "lineage": lineage, "training": made_by})
         return
     print_table(("NAME", "PARAMETERS", "LICENCE", "LATEST", "LANGUAGES"), [_row(model)])
     print_table(("VERSION", "SIZE", "LICENCE", "PARENT", "DATASETS", "SOURCE", "CREATED"), map(_version_row, versions))
     if lineage:
         print(" <- ".join([version, *(ancestor.name for ancestor in lineage)]))
+    if made_by:
+        print(f"{version} was made by:")
+        print(json.dumps(made_by, indent=1))
 
 
 def _find(client: Client, name: str) -> tuple[Model, str]:
@@ -56,6 +63,12 @@ def _find(client: Client, name: str) -> tuple[Model, str]:
         version = client.models.get_version(name)
         return client.models.get(version.model), version.name
     return model, f"{model.name}@{model.latest_version}" if model.latest_version else ""
+
+
+def _training(client: Client, version: str) -> Any:
+    """The content of the version's training.json, if it has one."""
+    digest = training_digest(client.models.get_version(version))
+    return json.loads(client.artifacts.read(digest)) if digest else None
 
 
 def _row(model: Model) -> tuple[object, ...]:

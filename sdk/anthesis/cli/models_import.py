@@ -14,6 +14,7 @@ from anthesis.names import check_model_name, check_name
 from anthesis.v1.registry_pb2 import ModelFile, ModelVersion
 
 TOKENIZER_FILE = "tokenizer.json"
+STATE_FOLDER = "state"  # what `python -m services.trainer.megatron import` writes beside the weights
 
 
 def import_model(
@@ -26,6 +27,10 @@ def import_model(
     parent: Annotated[
         str, typer.Option(help="The version it was made from, for example by quantizing; its licence is kept.")
     ] = "",
+    with_state: Annotated[
+        bool,
+        typer.Option("--with-state", help="Upload the folder's state/, too: jobs on the version go on with its run."),
+    ] = False,
     alias: Annotated[str, typer.Option(help="Point this alias at the version.")] = "",
     deploy: Annotated[bool, typer.Option("--deploy", help="Have workers load it, and wait.")] = False,
     as_json: Json = False,
@@ -37,6 +42,11 @@ def import_model(
     with Client() as client:
         folder = folder or _download(name)
         open_checkpoint(folder)
+        state = [str(path.relative_to(folder)) for path in sorted((folder / STATE_FOLDER).glob("*"))]
+        if with_state and not state:
+            raise ValueError(
+                f"there is no {folder / STATE_FOLDER}; leave --with-state out, or name the folder that has it"
+            )
         wanted = ModelVersion(model=name, source="import")
         if parent:
             origin = client.models.get_version(parent)
@@ -44,7 +54,7 @@ def import_model(
         else:
             wanted.licence = licence or _known_licence(client, name)
         wanted.tokenizer_digest = _tokenizer(client, folder, tokenizer)
-        wanted.files.extend(_upload(client, folder / file) for file in _files(folder))
+        wanted.files.extend(_upload(client, folder, file) for file in _files(folder) + (state if with_state else []))
         version = _find_same(client, wanted) or client.models.create_version(wanted)
         if alias:
             client.models.set_alias(alias, version.name)
@@ -100,10 +110,10 @@ def _tokenizer(client: Client, folder: Path, choice: str) -> str:
     return client.artifacts.upload(file).digest
 
 
-def _upload(client: Client, file: Path) -> ModelFile:
-    with transfer(file.name, file.stat().st_size) as progress:
-        artifact = client.artifacts.upload(file, progress=progress)
-    return ModelFile(path=file.name, digest=artifact.digest)
+def _upload(client: Client, folder: Path, path: str) -> ModelFile:
+    with transfer(path, (folder / path).stat().st_size) as progress:
+        artifact = client.artifacts.upload(folder / path, progress=progress)
+    return ModelFile(path=path, digest=artifact.digest)
 
 
 def _find_same(client: Client, wanted: ModelVersion) -> ModelVersion | None:

@@ -41,6 +41,11 @@ class JobServiceStub(object):
                 request_serializer=anthesis_dot_v1_dot_job__pb2.CreateJobRequest.SerializeToString,
                 response_deserializer=anthesis_dot_v1_dot_job__pb2.CreateJobResponse.FromString,
                 _registered_method=True)
+        self.ReproduceVersion = channel.unary_unary(
+                '/anthesis.v1.JobService/ReproduceVersion',
+                request_serializer=anthesis_dot_v1_dot_job__pb2.ReproduceVersionRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_job__pb2.ReproduceVersionResponse.FromString,
+                _registered_method=True)
         self.GetJob = channel.unary_unary(
                 '/anthesis.v1.JobService/GetJob',
                 request_serializer=anthesis_dot_v1_dot_job__pb2.GetJobRequest.SerializeToString,
@@ -91,6 +96,15 @@ class JobServiceServicer(object):
     def CreateJob(self, request, context):
         """Checks what is cheap to check, then stores the job and its wake-up in one
         transaction. INVALID_ARGUMENT names the hyper-parameter and its range.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReproduceVersion(self, request, context):
+        """Submits the job that made a version once more, by the version's
+        training.json. FAILED_PRECONDITION: it has none, or a dataset, the base or
+        an option that it names is not here any more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -164,6 +178,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     request_deserializer=anthesis_dot_v1_dot_job__pb2.CreateJobRequest.FromString,
                     response_serializer=anthesis_dot_v1_dot_job__pb2.CreateJobResponse.SerializeToString,
             ),
+            'ReproduceVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReproduceVersion,
+                    request_deserializer=anthesis_dot_v1_dot_job__pb2.ReproduceVersionRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_job__pb2.ReproduceVersionResponse.SerializeToString,
+            ),
             'GetJob': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJob,
                     request_deserializer=anthesis_dot_v1_dot_job__pb2.GetJobRequest.FromString,
@@ -234,6 +253,33 @@ class JobService(object):
             '/anthesis.v1.JobService/CreateJob',
             anthesis_dot_v1_dot_job__pb2.CreateJobRequest.SerializeToString,
             anthesis_dot_v1_dot_job__pb2.CreateJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReproduceVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.JobService/ReproduceVersion',
+            anthesis_dot_v1_dot_job__pb2.ReproduceVersionRequest.SerializeToString,
+            anthesis_dot_v1_dot_job__pb2.ReproduceVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,11 @@ class JobServiceStub:
     """Checks what is cheap to check, then stores the job and its wake-up in one
     transaction. INVALID_ARGUMENT names the hyper-parameter and its range.
     """
+    ReproduceVersion: _grpc.UnaryUnaryMultiCallable[_job_pb2.ReproduceVersionRequest, _job_pb2.ReproduceVersionResponse]
+    """Submits the job that made a version once more, by the version's
+    training.json. FAILED_PRECONDITION: it has none, or a dataset, the base or
+    an option that it names is not here any more.
+    """
     GetJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.GetJobRequest, _job_pb2.GetJobResponse]
     ListJobs: _grpc.UnaryUnaryMultiCallable[_job_pb2.ListJobsRequest, _job_pb2.ListJobsResponse]
     """Newest first."""
@@ -73,6 +78,11 @@ class JobServiceAsyncStub(JobServiceStub):
     CreateJob: _aio.UnaryUnaryMultiCallable[_job_pb2.CreateJobRequest, _job_pb2.CreateJobResponse]  # type: ignore[assignment]
     """Checks what is cheap to check, then stores the job and its wake-up in one
     transaction. INVALID_ARGUMENT names the hyper-parameter and its range.
+    """
+    ReproduceVersion: _aio.UnaryUnaryMultiCallable[_job_pb2.ReproduceVersionRequest, _job_pb2.ReproduceVersionResponse]  # type: ignore[assignment]
+    """Submits the job that made a version once more, by the version's
+    training.json. FAILED_PRECONDITION: it has none, or a dataset, the base or
+    an option that it names is not here any more.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_job_pb2.GetJobRequest, _job_pb2.GetJobResponse]  # type: ignore[assignment]
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_pb2.ListJobsRequest, _job_pb2.ListJobsResponse]  # type: ignore[assignment]
@@ -111,6 +121,17 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_job_pb2.CreateJobResponse, _abc.Awaitable[_job_pb2.CreateJobResponse]]:
         """Checks what is cheap to check, then stores the job and its wake-up in one
         transaction. INVALID_ARGUMENT names the hyper-parameter and its range.
+        """
+
+    @_abc_1.abstractmethod
+    def ReproduceVersion(
+        self,
+        request: _job_pb2.ReproduceVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.ReproduceVersionResponse, _abc.Awaitable[_job_pb2.ReproduceVersionResponse]]:
+        """Submits the job that made a version once more, by the version's
+        training.json. FAILED_PRECONDITION: it has none, or a dataset, the base or
+        an option that it names is not here any more.
         """
 
     @_abc_1.abstractmethod

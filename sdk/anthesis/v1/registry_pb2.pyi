@@ -524,6 +524,62 @@ class GetLineageResponse(_message.Message):
 Global___GetLineageResponse: _TypeAlias = GetLineageResponse  # noqa: Y015
 
 @_typing.final
+class CompareVersionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    OTHER_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """Anything ResolveModel takes."""
+    other: _builtins.str
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        other: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["other", b"other", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareVersionsRequest: _TypeAlias = CompareVersionsRequest  # noqa: Y015
+
+@_typing.final
+class CompareVersionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENSOR_FIELD_NUMBER: _builtins.int
+    NUM_VALUES_FIELD_NUMBER: _builtins.int
+    NUM_DIFFERENT_FIELD_NUMBER: _builtins.int
+    MAX_ABS_FIELD_NUMBER: _builtins.int
+    RELATIVE_L2_FIELD_NUMBER: _builtins.int
+    tensor: _builtins.str
+    num_values: _builtins.int
+    num_different: _builtins.int
+    """Those of other bits, all of them where the formats differ; 0: bitwise equal."""
+    max_abs: _builtins.float
+    relative_l2: _builtins.float
+    """|version - other| / |version|, Euclidean norms."""
+    def __init__(
+        self,
+        *,
+        tensor: _builtins.str = ...,
+        num_values: _builtins.int = ...,
+        num_different: _builtins.int = ...,
+        max_abs: _builtins.float = ...,
+        relative_l2: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_abs", b"max_abs", "num_different", b"num_different", "num_values", b"num_values", "relative_l2", b"relative_l2", "tensor", b"tensor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareVersionsResponse: _TypeAlias = CompareVersionsResponse  # noqa: Y015
+
+@_typing.final
 class Alias(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

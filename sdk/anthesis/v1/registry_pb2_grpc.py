@@ -70,6 +70,11 @@ class RegistryServiceStub(object):
                 request_serializer=anthesis_dot_v1_dot_registry__pb2.GetLineageRequest.SerializeToString,
                 response_deserializer=anthesis_dot_v1_dot_registry__pb2.GetLineageResponse.FromString,
                 _registered_method=True)
+        self.CompareVersions = channel.unary_stream(
+                '/anthesis.v1.RegistryService/CompareVersions',
+                request_serializer=anthesis_dot_v1_dot_registry__pb2.CompareVersionsRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_registry__pb2.CompareVersionsResponse.FromString,
+                _registered_method=True)
         self.SetAlias = channel.unary_unary(
                 '/anthesis.v1.RegistryService/SetAlias',
                 request_serializer=anthesis_dot_v1_dot_registry__pb2.SetAliasRequest.SerializeToString,
@@ -203,6 +208,14 @@ class RegistryServiceServicer(object):
 
     def GetLineage(self, request, context):
         """Ancestors, nearest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompareVersions(self, request, context):
+        """How far a version's weights are from another's, tensor by tensor in the
+        model's order. FAILED_PRECONDITION: the two have other tensors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -355,6 +368,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.GetLineage,
                     request_deserializer=anthesis_dot_v1_dot_registry__pb2.GetLineageRequest.FromString,
                     response_serializer=anthesis_dot_v1_dot_registry__pb2.GetLineageResponse.SerializeToString,
+            ),
+            'CompareVersions': grpc.unary_stream_rpc_method_handler(
+                    servicer.CompareVersions,
+                    request_deserializer=anthesis_dot_v1_dot_registry__pb2.CompareVersionsRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_registry__pb2.CompareVersionsResponse.SerializeToString,
             ),
             'SetAlias': grpc.unary_unary_rpc_method_handler(
                     servicer.SetAlias,
@@ -632,6 +650,33 @@ class RegistryService(object):
             '/anthesis.v1.RegistryService/GetLineage',
             anthesis_dot_v1_dot_registry__pb2.GetLineageRequest.SerializeToString,
             anthesis_dot_v1_dot_registry__pb2.GetLineageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/anthesis.v1.RegistryService/CompareVersions',
+            anthesis_dot_v1_dot_registry__pb2.CompareVersionsRequest.SerializeToString,
+            anthesis_dot_v1_dot_registry__pb2.CompareVersionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,10 @@ class RegistryServiceStub:
     ListModelVersions: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListModelVersionsRequest, _registry_pb2.ListModelVersionsResponse]
     GetLineage: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetLineageRequest, _registry_pb2.GetLineageResponse]
     """Ancestors, nearest first."""
+    CompareVersions: _grpc.UnaryStreamMultiCallable[_registry_pb2.CompareVersionsRequest, _registry_pb2.CompareVersionsResponse]
+    """How far a version's weights are from another's, tensor by tensor in the
+    model's order. FAILED_PRECONDITION: the two have other tensors.
+    """
     SetAlias: _grpc.UnaryUnaryMultiCallable[_registry_pb2.SetAliasRequest, _registry_pb2.SetAliasResponse]
     ListAliases: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListAliasesRequest, _registry_pb2.ListAliasesResponse]
     ResolveModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ResolveModelRequest, _registry_pb2.ResolveModelResponse]
@@ -93,6 +97,10 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     ListModelVersions: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListModelVersionsRequest, _registry_pb2.ListModelVersionsResponse]  # type: ignore[assignment]
     GetLineage: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetLineageRequest, _registry_pb2.GetLineageResponse]  # type: ignore[assignment]
     """Ancestors, nearest first."""
+    CompareVersions: _aio.UnaryStreamMultiCallable[_registry_pb2.CompareVersionsRequest, _registry_pb2.CompareVersionsResponse]  # type: ignore[assignment]
+    """How far a version's weights are from another's, tensor by tensor in the
+    model's order. FAILED_PRECONDITION: the two have other tensors.
+    """
     SetAlias: _aio.UnaryUnaryMultiCallable[_registry_pb2.SetAliasRequest, _registry_pb2.SetAliasResponse]  # type: ignore[assignment]
     ListAliases: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListAliasesRequest, _registry_pb2.ListAliasesResponse]  # type: ignore[assignment]
     ResolveModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.ResolveModelRequest, _registry_pb2.ResolveModelResponse]  # type: ignore[assignment]
@@ -179,6 +187,16 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.GetLineageResponse, _abc.Awaitable[_registry_pb2.GetLineageResponse]]:
         """Ancestors, nearest first."""
+
+    @_abc_1.abstractmethod
+    def CompareVersions(
+        self,
+        request: _registry_pb2.CompareVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_registry_pb2.CompareVersionsResponse], _abc.AsyncIterator[_registry_pb2.CompareVersionsResponse]]:
+        """How far a version's weights are from another's, tensor by tensor in the
+        model's order. FAILED_PRECONDITION: the two have other tensors.
+        """
 
     @_abc_1.abstractmethod
     def SetAlias(

@@ -10,14 +10,16 @@ from services.common.auth import current_principal
 from services.registry.database import utc_now
 from services.registry.jobs import Jobs, NewJob
 from services.registry.leases import Leases
+from services.registry.reproduction import NewReproduction, Reproductions
 from services.registry.rpc import messages
 
 Context = Any
 
 
 class JobRpc(job_pb2_grpc.JobServiceServicer):
-    def __init__(self, jobs: Jobs, leases: Leases) -> None:
+    def __init__(self, jobs: Jobs, leases: Leases, reproductions: Reproductions) -> None:
         self._jobs = jobs
+        self._reproductions = reproductions
         self._leases = leases
 
     async def CreateJob(self, request: pb.CreateJobRequest, context: Context) -> pb.CreateJobResponse:
@@ -28,6 +30,18 @@ class JobRpc(job_pb2_grpc.JobServiceServicer):
             idempotency_key=request.idempotency_key,
         )
         return pb.CreateJobResponse(job=messages.job(await self._jobs.create(new)))
+
+    async def ReproduceVersion(
+        self, request: pb.ReproduceVersionRequest, context: Context
+    ) -> pb.ReproduceVersionResponse:
+        new = NewReproduction(
+            version=request.version,
+            created_by=current_principal().name,
+            output_model=request.output_model,
+            changes=messages.read_options(request.changes),
+            idempotency_key=request.idempotency_key,
+        )
+        return pb.ReproduceVersionResponse(job=messages.job(await self._reproductions.create(new)))
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         return pb.GetJobResponse(job=messages.job(await self._jobs.get(request.id)))

@@ -187,7 +187,7 @@ def job_spec(request: job_pb2.CreateJobRequest) -> JobSpec:
                 tokenizer_digest=pretrain.tokenizer_digest,
                 datasets=list(pretrain.datasets),
                 config=pretrain.config,
-                options=_read_options(pretrain.options),
+                options=read_options(pretrain.options),
             )
         case "fine_tune":
             tune = request.fine_tune
@@ -196,13 +196,13 @@ def job_spec(request: job_pb2.CreateJobRequest) -> JobSpec:
                 output_model=tune.output_model,
                 base=tune.base,
                 datasets=list(tune.datasets),
-                options=_read_options(tune.options),
+                options=read_options(tune.options),
                 lora=lora if tune.HasField("lora") else None,
             )
     raise InvalidArgument("the request has no spec; set pretrain or fine_tune")
 
 
-def _read_options(message: job_pb2.TrainOptions) -> TrainOptions:
+def read_options(message: job_pb2.TrainOptions) -> TrainOptions:
     return TrainOptions(**{field.name: value for field, value in message.ListFields()})
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from anthesis.v1 import registry_pb2 as pb
@@ -10,6 +10,7 @@ from anthesis.v1 import registry_pb2_grpc
 
 from services.common.artifacts import ArtifactStore
 from services.registry.aliases import Aliases
+from services.registry.comparison import compare
 from services.registry.datasets import Datasets
 from services.registry.deployments import Deployments
 from services.registry.keys import Keys
@@ -76,6 +77,15 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
     async def GetLineage(self, request: pb.GetLineageRequest, context: Context) -> pb.GetLineageResponse:
         ancestors = await self._on.versions.lineage(request.version)
         return pb.GetLineageResponse(ancestors=map(messages.version, ancestors))
+
+    async def CompareVersions(
+        self, request: pb.CompareVersionsRequest, context: Context
+    ) -> AsyncIterator[pb.CompareVersionsResponse]:
+        version = await self._on.aliases.resolve(request.version)
+        other = await self._on.aliases.resolve(request.other)
+        distances = compare(self._on.artifacts, version, other)
+        while distance := await asyncio.to_thread(next, distances, None):
+            yield pb.CompareVersionsResponse(**asdict(distance))
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.SetAliasResponse:
         return pb.SetAliasResponse(alias=messages.alias(await self._on.aliases.set(request.name, request.version)))

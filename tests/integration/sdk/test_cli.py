@@ -116,6 +116,36 @@ def test_a_quantized_checkpoint_is_a_child_of_the_version_it_was_made_from(
     assert "licence 'apache-2.0' would replace 'bigscience-rail-1.0' of its parent lab/base@1" in refused.stderr
 
 
+def test_a_state_goes_along_when_it_is_asked_for(anthesis: Run, anthesis_json: Json, checkpoint: Path) -> None:
+    args = ("models", "import", "lab/stateful", "--from", checkpoint, "--licence", "apache-2.0", "--with-state")
+    assert "there is no" in anthesis(*args, code=1).stderr
+    (checkpoint / "state").mkdir()
+    (checkpoint / "state" / "manifest.json").write_text("{}")
+
+    assert "state/manifest.json" in {file["path"] for file in anthesis_json(*args)["files"]}
+    assert len(anthesis_json(*args[:-1])["files"]) == 4
+
+
+def test_versions_are_compared_and_one_that_no_job_made_is_not_run_again(
+    anthesis: Run, anthesis_json: Json, checkpoint: Path
+) -> None:
+    name = anthesis_json("models", "import", "lab/one", "--from", checkpoint, "--licence", "mit")["name"]
+    shards = (checkpoint / "model-00001-of-00002.safetensors", checkpoint / "model-00002-of-00002.safetensors")
+    data = bytearray(shards[1].read_bytes())
+    data[-4:] = b"\0\0\x80\x3f"  # the last number is 1.0 instead of 0.0
+    shards[1].write_bytes(data)
+    other = anthesis_json("models", "import", "lab/two", "--from", checkpoint, "--licence", "mit")["name"]
+
+    assert "lab/one@1 is bitwise equal to lab/one@1" in anthesis("models", "compare", name, name).stdout
+    found = json.loads(anthesis("models", "compare", name, other, "--json", code=3).stdout)
+    assert found["equal"] is False
+    assert [(tensor["tensor"], tensor["num_different"], tensor["max_abs"]) for tensor in found["tensors"]] == [
+        ("ln_f.bias", 1, 1.0)
+    ]
+    assert "1 tensors differ, by at most 1 (ln_f.bias)" in anthesis("models", "compare", name, other, code=3).stdout
+    assert "lab/one@1 was imported: it has no training.json" in anthesis("reproduce", name, code=1).stderr
+
+
 def test_an_import_that_was_broken_off_sends_only_what_is_missing(
     anthesis: Run, client: Client, checkpoint: Path
 ) -> None:

@@ -11,7 +11,7 @@ from services.trainer.registry_client import train_config
 
 def test_unset_options_take_their_defaults():
     config = train_config(job_pb2.TrainOptions(steps=10), None, {"learning_rate": 2e-5})
-    assert (config.learning_rate, config.min_learning_rate) == (2e-5, pytest.approx(2e-6))
+    assert (config.learning_rate, config.min_learning_rate) == (pytest.approx(2e-5), pytest.approx(2e-6))
     assert (config.precision, config.optimizer, config.layout) == ("bf16", "adamw", Layout())
     assert config.schedule(200).warmup == 10 * config.global_batch
 
