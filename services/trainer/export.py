@@ -16,8 +16,8 @@ from bloom.tensors import expected_tensors
 from services.common.artifacts import ArtifactStore
 from services.trainer.config import LoraConfig, RunSpec
 from services.trainer.folder import JobFolder
-from services.trainer.retention import finished
 from services.trainer.provenance import TRAINING_FILE, training_json
+from services.trainer.retention import finished
 from services.trainer.saved_state import VALUE, SavedState
 
 ADAPTER_FOLDER = "adapter"  # beside the merged weights: as peft keeps it

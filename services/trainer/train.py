@@ -30,9 +30,9 @@ from services.trainer.progress import Progress, ProgressWriter
 from services.trainer.provenance import note_attempt
 from services.trainer.ranks import Ranks
 from services.trainer.room import patience_s, when_there_is_room
+from services.trainer.saved_state import STATE_FOLDER
 from services.trainer.skips import Skips
 from services.trainer.steering import Steering, Verdict
-from services.trainer.saved_state import STATE_FOLDER
 from services.trainer.windows import open_windows
 
 LAST_WAIT_S = 5.0  # between tries at writing the last checkpoint
