@@ -45,6 +45,8 @@ class TrainOptions:
     batch_ramp: str = ""  # "START,INCREMENT,SAMPLES"
     warmup_samples: int | None = None
     decay_samples: int | None = None
+    normalize_targets: bool = False
+    max_examples_per_dataset: int | None = None  # in a pass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,6 +124,7 @@ RANGES = {
     "checkpoint_every_steps": Range("[1, 100000000]"),
     "warmup_samples": Range("[0, 1000000000000]"),
     "decay_samples": Range("[1, 1000000000000]"),
+    "max_examples_per_dataset": Range("[1, 1000000000]"),
 }
 LORA_RANGES = {"rank": Range("[1, 1024]"), "alpha": Range("(0, inf)"), "dropout": Range("[0, 1)")}
 

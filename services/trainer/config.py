@@ -13,7 +13,8 @@ from services.trainer.schedule import Schedule
 
 Precision = Literal["bf16", "fp32"]
 Optimizer = Literal["adamw", "muon"]
-DatasetFormat = Literal["text", "multitask", "blend"]  # rows; rows; the YAML of corpus/blend.py
+# Rows; rows; rows; the YAML of corpus/blend.py; that of services/common/mixture.py
+DatasetFormat = Literal["text", "multitask", "fields", "blend", "mixture"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +53,8 @@ class TrainConfig:
     warmup_samples: int | None = None  # None: by warmup_steps
     decay_samples: int | None = None  # when the learning rate is at its minimum; None: at the end
     lora: LoraConfig | None = None  # None: all parameters are trained
+    normalize_targets: bool = False  # each example counts as one, however long its targets are
+    max_examples_per_dataset: int | None = None  # in a pass; None: all
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):

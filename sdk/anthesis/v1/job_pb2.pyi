@@ -436,6 +436,8 @@ class TrainOptions(_message.Message):
     BATCH_RAMP_FIELD_NUMBER: _builtins.int
     WARMUP_SAMPLES_FIELD_NUMBER: _builtins.int
     DECAY_SAMPLES_FIELD_NUMBER: _builtins.int
+    NORMALIZE_TARGETS_FIELD_NUMBER: _builtins.int
+    MAX_EXAMPLES_PER_DATASET_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """One of the two."""
     epochs: _builtins.float
@@ -487,6 +489,14 @@ class TrainOptions(_message.Message):
     """The learning rate's warm-up, and its whole length, in sequences instead of steps."""
     decay_samples: _builtins.int
     """default: those of the run"""
+    normalize_targets: _builtins.bool
+    """Each example counts as one, however long its targets are; the loss is then the mean over examples. Fine-tuning
+    on examples alone: datasets of format MULTITASK, FIELDS, MIXTURE.
+    """
+    max_examples_per_dataset: _builtins.int
+    """Of each dataset, at most so many examples (documents, of TEXT) in a pass over the data, drawn anew for each pass;
+    default: all. A MIXTURE may say otherwise for a task.
+    """
     def __init__(
         self,
         *,
@@ -514,10 +524,12 @@ class TrainOptions(_message.Message):
         batch_ramp: _builtins.str = ...,
         warmup_samples: _builtins.int | None = ...,
         decay_samples: _builtins.int | None = ...,
+        normalize_targets: _builtins.bool = ...,
+        max_examples_per_dataset: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_decay_samples", b"_decay_samples", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_learning_rate", b"_learning_rate", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_steps", b"_steps", "_warmup_samples", b"_warmup_samples", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "decay_samples", b"decay_samples", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "learning_rate", b"learning_rate", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "seed", b"seed", "sequence_length", b"sequence_length", "steps", b"steps", "warmup_samples", b"warmup_samples", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_decay_samples", b"_decay_samples", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_learning_rate", b"_learning_rate", "_max_examples_per_dataset", b"_max_examples_per_dataset", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_steps", b"_steps", "_warmup_samples", b"_warmup_samples", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "decay_samples", b"decay_samples", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "learning_rate", b"learning_rate", "max_examples_per_dataset", b"max_examples_per_dataset", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "seed", b"seed", "sequence_length", b"sequence_length", "steps", b"steps", "warmup_samples", b"warmup_samples", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_decay_samples", b"_decay_samples", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_learning_rate", b"_learning_rate", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_steps", b"_steps", "_warmup_samples", b"_warmup_samples", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "batch_ramp", b"batch_ramp", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "decay_samples", b"decay_samples", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "layout", b"layout", "learning_rate", b"learning_rate", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "optimizer", b"optimizer", "precision", b"precision", "recompute", b"recompute", "seed", b"seed", "sequence_length", b"sequence_length", "steps", b"steps", "warmup_samples", b"warmup_samples", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_decay_samples", b"_decay_samples", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_learning_rate", b"_learning_rate", "_max_examples_per_dataset", b"_max_examples_per_dataset", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_steps", b"_steps", "_warmup_samples", b"_warmup_samples", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "batch_ramp", b"batch_ramp", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "decay_samples", b"decay_samples", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "layout", b"layout", "learning_rate", b"learning_rate", "max_examples_per_dataset", b"max_examples_per_dataset", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "normalize_targets", b"normalize_targets", "optimizer", b"optimizer", "precision", b"precision", "recompute", b"recompute", "seed", b"seed", "sequence_length", b"sequence_length", "steps", b"steps", "warmup_samples", b"warmup_samples", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__beta1: _TypeAlias = _typing.Literal["beta1"]  # noqa: Y015
     _WhichOneofArgType__beta1: _TypeAlias = _typing.Literal["_beta1", b"_beta1"]  # noqa: Y015
@@ -539,6 +551,8 @@ class TrainOptions(_message.Message):
     _WhichOneofArgType__gradient_accumulation: _TypeAlias = _typing.Literal["_gradient_accumulation", b"_gradient_accumulation"]  # noqa: Y015
     _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
     _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__max_examples_per_dataset: _TypeAlias = _typing.Literal["max_examples_per_dataset"]  # noqa: Y015
+    _WhichOneofArgType__max_examples_per_dataset: _TypeAlias = _typing.Literal["_max_examples_per_dataset", b"_max_examples_per_dataset"]  # noqa: Y015
     _WhichOneofReturnType__micro_batch: _TypeAlias = _typing.Literal["micro_batch"]  # noqa: Y015
     _WhichOneofArgType__micro_batch: _TypeAlias = _typing.Literal["_micro_batch", b"_micro_batch"]  # noqa: Y015
     _WhichOneofReturnType__min_learning_rate: _TypeAlias = _typing.Literal["min_learning_rate"]  # noqa: Y015
@@ -577,6 +591,8 @@ class TrainOptions(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gradient_accumulation) -> _WhichOneofReturnType__gradient_accumulation | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_examples_per_dataset) -> _WhichOneofReturnType__max_examples_per_dataset | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__micro_batch) -> _WhichOneofReturnType__micro_batch | None: ...
     @_typing.overload
