@@ -22,6 +22,7 @@ from services.common.chat import ChatFormat
 from services.common.prompt_template import PromptTemplate
 
 MAX_TEMPLATES = 10_000  # of a mixture: each takes about a millisecond to check
+MAX_TASKS = 10_000  # which the registry looks up in one query
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +53,8 @@ def parse_mixture(text: str) -> Mixture:
     tasks, separator, chat = fields.get("tasks"), fields.get("separator", " "), fields.get("chat", {})
     if not isinstance(tasks, dict) or not tasks:
         raise ValueError("the mixture has no 'tasks': {dataset: {templates: […], max_examples: …}, …}")
+    if len(tasks) > MAX_TASKS:
+        raise ValueError(f"the mixture has {len(tasks)} tasks; name at most {MAX_TASKS}")
     if not isinstance(separator, str):
         raise ValueError("the mixture's separator is no text; write one in quotes, or leave it out for a space")
     _check_keys("chat", chat, {"system", "user", "assistant"})

@@ -33,20 +33,17 @@ def _counts(targets: Ids, segments: Ids) -> tuple[NDArray[np.int64], NDArray[np.
     return np.bincount(examples[targets != IGNORE], minlength=len(segments) * per_window), examples
 
 
-class NormalizedWindows:
-    """Packed windows in training order, as TrainingWindows, in which each example counts as one target."""
-
-    def __init__(self, windows: Windows) -> None:
-        self._windows = windows
+class NormalizedWindows(Windows):
+    """Packed windows in which each example counts as one target."""
 
     def num_targets(self, start: int, count: int) -> int:
         """Examples with a target in samples start .. start + count - 1."""
-        samples = (self._windows.micro_batch(sample, 1) for sample in range(start, start + count))
+        samples = (self.micro_batch(sample, 1) for sample in range(start, start + count))
         return sum(num_examples(*_packed(sample)) for sample in samples)
 
     def micro_batch(self, start: int, count: int) -> MicroBatch:
         """Samples start .. start + count - 1, with the weights of their targets."""
-        batch = self._windows.micro_batch(start, count)
+        batch = super().micro_batch(start, count)
         return replace(batch, target_weights=target_weights(*_packed(batch)))
 
 

@@ -44,8 +44,7 @@ def open_windows(folder: Path, seed: int, *, normalize_targets: bool = False) ->
     """The windows that prepare.py has left in `folder`; normalize_targets: each example counts as one target."""
     if (folder / BLEND_FILE).exists():
         return BlendSpec(**json.loads((folder / BLEND_FILE).read_text())).open(seed)
-    windows = Windows(folder, seed)
-    return NormalizedWindows(windows) if normalize_targets else windows
+    return NormalizedWindows(folder, seed) if normalize_targets else Windows(folder, seed)
 
 
 def write_blend(spec: BlendSpec, folder: Path) -> None:

@@ -353,7 +353,9 @@ class FineTuneSpec(_message.Message):
     """Anything ResolveModel takes; fixed to a version when the job is created."""
     @_builtins.property
     def datasets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Datasets by name, TEXT or MULTITASK."""
+        """Datasets by name. A BLEND goes alone; a MIXTURE, one at most, brings those
+        that it names, which FIELDS need.
+        """
 
     @_builtins.property
     def options(self) -> Global___TrainOptions: ...

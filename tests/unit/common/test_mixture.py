@@ -64,7 +64,10 @@ def test_what_makes_no_sense_is_named_with_what_to_write(text, reason):
         parse_mixture(text)
 
 
-def test_a_mixture_of_very_many_templates_is_refused(monkeypatch):
+def test_a_mixture_of_very_many_templates_or_tasks_is_refused(monkeypatch):
     monkeypatch.setattr(mixture, "MAX_TEMPLATES", 3)
     with pytest.raises(ValueError, match="more than 3 templates; make several of it"):
         parse_mixture("tasks:\n  a: {templates: &t [{jinja: 'a ||| b'}, {jinja: 'a ||| c'}]}\n  b: {templates: *t}")
+    monkeypatch.setattr(mixture, "MAX_TASKS", 1)
+    with pytest.raises(ValueError, match="the mixture has 2 tasks; name at most 1"):
+        parse_mixture("tasks: {a: {}, b: {}}")

@@ -12,6 +12,7 @@ from services.trainer.config import DatasetSpec, RunSpec
 from services.trainer.dataset import IGNORE, Windows
 from services.trainer.failure import JobFailure
 from services.trainer.prepare import prepare
+from services.trainer.windows import open_windows
 from tests.support.training import BASE, job_folder, jsonl, make_run, multitask_rows, text_rows
 
 ONE_PASS = dataclasses.replace(BASE, steps=None, epochs=1.0, sequence_length=256)
@@ -146,6 +147,19 @@ def test_bad_data_fails_the_job_saying_where(tmp_path, mixture, rows, message):
     with pytest.raises(JobFailure, match=message) as failed:
         examples(run_of(tmp_path, mixture, t=rows))
     assert failed.value.code == "BAD_DATA"
+
+
+def test_normalised_windows_count_examples_and_weigh_their_targets(tmp_path):
+    spec = make_run(tmp_path, rows=multitask_rows(30))
+    ready = prepare(spec, job_folder(spec))
+    whole = open_windows(Path(ready.windows_folder), 1, normalize_targets=True)
+    plain = open_windows(Path(ready.windows_folder), 1)
+    size = sum(Windows(Path(ready.windows_folder), 1).meta.variants)
+    assert (whole.num_targets(0, size), plain.micro_batch(0, size).target_weights) == (30, None)
+    batch = whole.micro_batch(0, size)
+    assert batch.target_weights.sum() == pytest.approx(30)
+    assert ((batch.target_weights > 0) == (batch.targets != IGNORE)).all()
+    assert plain.num_targets(0, size) > 60
 
 
 def test_text_has_no_examples_to_normalise(tmp_path):
