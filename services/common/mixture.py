@@ -74,13 +74,15 @@ def _task(what: str, fields: Any, most: int | None) -> Task:
     templates = fields.get("templates", [])
     if not isinstance(templates, list) or len(templates) > MAX_TEMPLATES:
         raise ValueError(f"{what}: templates is no list of at most {MAX_TEMPLATES}: [{{jinja: '… ||| …'}}, …]")
-    parsed = tuple(_template(f"{what}, template {number}", item) for number, item in enumerate(templates, 1))
+    parsed = tuple(_template(what, f"template {number}", item) for number, item in enumerate(templates, 1))
     return Task(templates=parsed, max_examples=_max_examples(what, fields) or most)
 
 
-def _template(what: str, fields: Any) -> PromptTemplate:
+def _template(task: str, name: str, fields: Any) -> PromptTemplate:
+    """name: what it is called unless it says."""
+    what = f"{task}, {name}"
     _check_keys(what, fields, {"name", "jinja", "answer_choices", "languages"})
-    defaults = {"name": what, "jinja": None, "answer_choices": ""}
+    defaults = {"name": name, "jinja": None, "answer_choices": ""}
     texts = {key: fields.get(key, default) for key, default in defaults.items()}
     if wrong := next((key for key, value in texts.items() if not isinstance(value, str)), None):
         raise ValueError(f"{what}: {wrong} is no text; write one in quotes")

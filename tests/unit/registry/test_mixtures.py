@@ -45,7 +45,7 @@ async def test_a_mixture_has_the_rows_and_languages_of_its_datasets(registry, xn
         (b"tasks: {tasks: {templates: [{jinja: 'a ||| b'}]}}", "'tasks' is a dataset of MULTITASK, whose rows need no"),
         (b"tasks: {xnli: {}}", "task 'xnli' is a dataset of FIELDS, and has no template; give templates"),
         (mixture({"jinja": "a ||| b", "languages": ["fr"]}), "with rows in 'en', for which no template is; add a"),
-        (mixture({"jinja": GOOD}), "template 1' reads 'answer_choices', which no row has; rows have hypothesis, label"),
+        (mixture({"jinja": GOOD}), "template 1' reads 'answer_choices', which no row has; rows have hypothesis"),
         (mixture({"jinja": "{{premise ||| b"}), "task 'xnli', template 1 is no Jinja: line 1"),
         (mixture({"jinja": "a ||| b"}, max_examples=0), "task 'xnli': max_examples is 0; give a whole number from 1"),
         (b"mixture: {}", "the mixture has no line 'tasks:'"),
