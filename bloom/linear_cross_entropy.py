@@ -22,12 +22,14 @@ def linear_cross_entropy(
     weight: Tensor,
     targets: Tensor,
     *,
+    row_weights: Tensor | None = None,
     vocabulary: slice | None = None,
     group: dist.ProcessGroup | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Tensor:
     """Sum over rows of -log softmax(hidden @ weight.T)[target], in fp32: hidden (M, H), weight (V, H), targets (M,).
 
+    row_weights: (M,) fp32, what each row's summand is multiplied by; None: 1.
     group: ranks that share the head, all with the same hidden and targets. `vocabulary`: the ids whose rows `weight`
     begins with, step 1; rows after them are padding and take no part. The gradient of hidden is then this rank's
     summand. Differentiable once. chunk_bytes: of logits held at a time, at least one row.
@@ -36,7 +38,7 @@ def linear_cross_entropy(
     if not torch.is_grad_enabled():
         hidden, weight = hidden.detach(), weight.detach()  # else gradients are computed that nobody asks for
     function: Any = _LinearCrossEntropy
-    loss: Tensor = function.apply(hidden, weight, targets, vocabulary, group, chunk_bytes)
+    loss: Tensor = function.apply(hidden, weight, targets, row_weights, vocabulary, group, chunk_bytes)
     return loss
 
 
@@ -47,6 +49,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         targets: Tensor,
+        row_weights: Tensor | None,
         vocabulary: slice,
         group: dist.ProcessGroup | None,
         chunk_bytes: int,
@@ -57,8 +60,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         num_rows = max(1, chunk_bytes // (4 * len(weight)))
         for start in range(0, len(hidden), num_rows):
             chunk = slice(start, start + num_rows)
-            loss, grad_logits = _chunk(hidden[chunk], weight, targets[chunk], vocabulary, group)
-            total += loss
+            losses, grad_logits = _chunk(hidden[chunk], weight, targets[chunk], vocabulary, group)
+            if row_weights is not None:
+                losses *= row_weights[chunk]
+                grad_logits *= row_weights[chunk, None]
+            total += losses.sum()
+            grad_logits = grad_logits.to(weight.dtype)
             if grad_hidden is not None:
                 torch.mm(grad_logits, weight, out=grad_hidden[chunk])
             if grad_weight is not None:
@@ -74,13 +81,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for gradient in (grad_hidden, grad_weight):
             if gradient is not None:
                 gradient.mul_(scale)
-        return grad_hidden, grad_weight, None, None, None, None
+        return grad_hidden, grad_weight, None, None, None, None, None
 
 
 def _chunk(
     hidden: Tensor, weight: Tensor, targets: Tensor, vocabulary: slice, group: dist.ProcessGroup | None
 ) -> tuple[Tensor, Tensor]:
-    """Summed loss of a few rows, and its gradient in the logits (R, V), in weight's format."""
+    """Losses of a few rows (R,), and their gradients in the logits (R, V), in fp32."""
     count = vocabulary.stop - vocabulary.start
     logits = F.linear(hidden, weight).float()  # (R, V)
     logits[:, count:] = float("-inf")
@@ -96,11 +103,11 @@ def _chunk(
     sums = torch.stack((logits.sum(dim=1), expected))
     _all_reduce(sums, dist.ReduceOp.SUM, group)
     denominator, expected = sums
-    loss = (denominator.log() - expected).sum()
+    losses = denominator.log() - expected
 
     logits /= denominator[:, None]
     logits.scatter_add_(1, local, -own[:, None].to(logits.dtype))
-    return loss, logits.to(weight.dtype)
+    return losses, logits
 
 
 def _all_reduce(tensor: Tensor, op: Any, group: dist.ProcessGroup | None) -> None:

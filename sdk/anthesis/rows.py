@@ -7,15 +7,20 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from anthesis.messages import check_messages
+
 MAX_ROW_BYTES = 16 << 20
 MAX_REPORTED = 1_000
-BLEND = "BLEND"  # not rows: YAML that names corpora, which the trainer reads
-MAX_BLEND_BYTES = 1 << 20
+MAX_YAML_BYTES = 1 << 20
+
+# Not rows but YAML: format -> the key it must have, where it is described. The registry or the trainer reads it.
+YAML_FORMATS = {"BLEND": ("corpora", "docs/corpora.md"), "MIXTURE": ("tasks", "docs/multitask.md")}
 
 # Format -> keys that a row needs, keys that it may have; other keys are ignored.
 FORMATS = {
     "TEXT": (("text",), ("context", "language")),
-    "MULTITASK": (("inputs", "targets"), ("language",)),
+    "MULTITASK": (("inputs", "targets"), ("language",)),  # or "messages"
+    "FIELDS": ((), ("language",)),
 }
 
 
@@ -30,10 +35,11 @@ def check_rows(chunks: Iterable[bytes], dataset_format: str) -> RowsSummary:
 
     Raises ValueError listing every bad row by its number, from 1, and reason: the first 1,000 and how many more.
     """
-    if dataset_format == BLEND:
-        return _check_blend(chunks)
+    if dataset_format in YAML_FORMATS:
+        return _check_yaml(chunks, dataset_format)
     if dataset_format not in FORMATS:
-        raise ValueError(f"dataset format {dataset_format!r} is not known; choose {', '.join(FORMATS)} or {BLEND}")
+        known = ", ".join((*FORMATS, *YAML_FORMATS))
+        raise ValueError(f"dataset format {dataset_format!r} is not known; choose one of {known}")
     needed, optional = FORMATS[dataset_format]
     summary = RowsSummary()
     bad: list[str] = []
@@ -54,19 +60,20 @@ def check_rows(chunks: Iterable[bytes], dataset_format: str) -> RowsSummary:
     return summary
 
 
-def _check_blend(chunks: Iterable[bytes]) -> RowsSummary:
-    """What can be said of a blend without a YAML parser; the trainer checks the rest before it starts."""
+def _check_yaml(chunks: Iterable[bytes], dataset_format: str) -> RowsSummary:
+    """What can be said of a blend or a mixture without a YAML parser."""
+    what, (key, page) = dataset_format.lower(), YAML_FORMATS[dataset_format]
     text = b""
     for chunk in chunks:
         text += chunk
-        if len(text) > MAX_BLEND_BYTES:
-            raise ValueError(f"the blend is longer than {MAX_BLEND_BYTES} bytes; name corpora in it, not text")
+        if len(text) > MAX_YAML_BYTES:
+            raise ValueError(f"the {what} is longer than {MAX_YAML_BYTES} bytes; name {key} in it, not text")
     try:
         lines = text.decode().splitlines()
     except UnicodeDecodeError:
-        raise ValueError("the blend is not UTF-8; write YAML, see docs/corpora.md") from None
-    if not any(line.startswith("corpora:") for line in lines):
-        raise ValueError("the blend has no line 'corpora:'; write YAML, see docs/corpora.md")
+        raise ValueError(f"the {what} is not UTF-8; write YAML, see {page}") from None
+    if not any(line.startswith(f"{key}:") for line in lines):
+        raise ValueError(f"the {what} has no line '{key}:'; write YAML, see {page}")
     return RowsSummary()
 
 
@@ -105,6 +112,12 @@ def check_row(line: bytes | None, needed: tuple[str, ...], optional: tuple[str, 
         return "a number with too many digits", ""
     if not isinstance(row, dict):
         return f"a JSON {_kind(row)}, not an object", ""
+    if "messages" in row and "inputs" in needed:
+        if reason := _check_conversation(row):
+            return reason, ""
+        needed = ()
+    if not needed and (reason := _check_free(row)):
+        return reason, ""
     for key in needed:
         if reason := _check_string(row, key, empty_allowed=False):
             return reason, ""
@@ -112,6 +125,23 @@ def check_row(line: bytes | None, needed: tuple[str, ...], optional: tuple[str, 
         if row.get(key) is not None and (reason := _check_string(row, key, empty_allowed=True)):
             return reason, ""
     return "", row.get("language") or ""
+
+
+def _check_conversation(row: dict[str, object]) -> str:
+    if beside := [key for key in ("inputs", "targets") if key in row]:
+        return f'"messages" beside "{beside[0]}"; give one or the other'
+    return check_messages(row["messages"])
+
+
+def _check_free(row: dict[str, object]) -> str:
+    """Of a row whose fields may have any shape."""
+    if not row:
+        return "no field"
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return "half a surrogate pair"
+    return ""
 
 
 def _check_string(row: dict[str, object], key: str, *, empty_allowed: bool) -> str:

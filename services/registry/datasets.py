@@ -11,6 +11,7 @@ from services.registry.database import Clock, Database, insert_if_absent, utc_no
 from services.registry.names import check_name
 from services.registry.pages import Page, PageRequest, read_page
 from services.registry.tables import Dataset
+from services.registry.training_data import check_mixture
 
 
 class Datasets:
@@ -20,7 +21,7 @@ class Datasets:
         self._clock = clock
 
     async def create(self, name: str, dataset_format: str, digest: str) -> Dataset:
-        """Check every row of artifact `digest` and register it; the same dataset again is no error.
+        """Check every row of artifact `digest`, or a mixture's templates, and register it; again is no error.
 
         Raises InvalidArgument listing all bad rows, NotFound for the artifact, AlreadyExists for other content.
         """
@@ -28,6 +29,8 @@ class Datasets:
         check_digest(digest)
         await self._refuse_other(name, dataset_format, digest)
         summary, size = await asyncio.to_thread(self._check, dataset_format, digest)
+        if dataset_format == "MIXTURE":
+            summary = await check_mixture(self._database, self._artifacts, digest)
         async with self._database.write() as session:
             await insert_if_absent(
                 session,

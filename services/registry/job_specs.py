@@ -51,6 +51,8 @@ class TrainOptions:
     spike_deviations: float | None = None
     keep_every_steps: int | None = None
     keep_last: int | None = None
+    normalize_targets: bool = False
+    max_examples_per_dataset: int | None = None  # in a pass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +133,7 @@ RANGES = {
     "spike_deviations": Range("[2, 1000]"),
     "keep_every_steps": Range("[0, 100000000]"),
     "keep_last": Range("[1, 1000]"),
+    "max_examples_per_dataset": Range("[1, 1000000000]"),
 }
 LORA_RANGES = {"rank": Range("[1, 1024]"), "alpha": Range("(0, inf)"), "dropout": Range("[0, 1)")}
 

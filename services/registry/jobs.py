@@ -28,9 +28,10 @@ from services.registry.job_specs import (
 )
 from services.registry.names import check_model_name, check_name, new_id
 from services.registry.pages import Page, PageRequest, read_page
-from services.registry.tables import CANCELLED, PENDING, Dataset, Job, JobEvent, Model
+from services.registry.tables import CANCELLED, PENDING, Job, JobEvent, Model
 from services.registry.tokenizers import check_fits, vocabulary_size
-from services.registry.versions import check_datasets_exist, decide_licence
+from services.registry.training_data import read_training_data
+from services.registry.versions import decide_licence
 
 MAX_KEY = 200
 MAX_SEQUENCE = 2**31 - 1
@@ -69,12 +70,15 @@ class Jobs:
         shape = None
         if isinstance(new.spec, PretrainSpec):
             shape = await asyncio.to_thread(_check_pretrain_shape, self._artifacts, new.spec)
-        async with self._database.read() as session:
-            shape, dataset_bytes = await _read_inputs(session, new.spec, shape)
-            if isinstance(new.spec, FineTuneSpec):
+        data = await read_training_data(self._database, self._artifacts, new.spec)
+        new = replace(new, spec=replace(new.spec, datasets=data.names))
+        if isinstance(new.spec, FineTuneSpec):
+            async with self._database.read() as session:
                 base = await resolve(session, new.spec.base)
-                await asyncio.to_thread(check_continues, self._artifacts, base, new.spec)
-        expected = await asyncio.to_thread(estimate, new.spec, shape, dataset_bytes, self._cluster)
+            await asyncio.to_thread(check_continues, self._artifacts, base, new.spec)
+            shape = BloomConfig.from_hf(json.loads(base.config_json))
+        assert shape is not None
+        expected = await asyncio.to_thread(estimate, new.spec, shape, data.num_bytes(new.spec.options), self._cluster)
         async with self._database.write() as session:
             if new.idempotency_key and (job := await _find_by_key(session, new)):
                 return job
@@ -168,15 +172,6 @@ def _check_plain(new: NewJob) -> None:
         raise InvalidArgument(f"idempotency_key has {len(new.idempotency_key)} characters; use at most {MAX_KEY}")
 
 
-async def _read_inputs(session: AsyncSession, spec: JobSpec, shape: BloomConfig | None) -> tuple[BloomConfig, int]:
-    """The model's shape, the base version's unless given, and the bytes of the datasets."""
-    datasets = await check_datasets_exist(session, spec.datasets)
-    if isinstance(spec, FineTuneSpec):
-        shape = BloomConfig.from_hf(json.loads((await resolve(session, spec.base)).config_json))
-    assert shape is not None
-    return shape, sum(dataset.size_bytes for dataset in datasets)
-
-
 def _check_pretrain_shape(artifacts: ArtifactStore, spec: PretrainSpec) -> BloomConfig:
     """The configuration, which is a BLOOM's and which tokenizer and layout fit. Blocking."""
     config = PRESETS.get(spec.config) or _config(artifacts, spec)
@@ -206,22 +201,10 @@ def _config(artifacts: ArtifactStore, spec: PretrainSpec) -> BloomConfig:
 async def _resolve(session: AsyncSession, spec: JobSpec) -> JobSpec:
     """The spec with its references found and fixed, and a licence under which its version can be registered."""
     if isinstance(spec, PretrainSpec):
-        _check_formats(await check_datasets_exist(session, spec.datasets), ("TEXT", "BLEND"))
         model = await session.get(Model, spec.output_model)
         wanted = spec.licence or ("" if model else DEFAULT_LICENCE)
         return replace(spec, licence=await decide_licence(session, spec.output_model, wanted, None))
-    _check_formats(await check_datasets_exist(session, spec.datasets), ("TEXT", "MULTITASK", "BLEND"))
     base = await resolve(session, spec.base)
     check_layout_fits(spec, BloomConfig.from_hf(json.loads(base.config_json)))
     await decide_licence(session, spec.output_model, "", base)
     return replace(spec, base=base.name)
-
-
-def _check_formats(datasets: list[Dataset], allowed: tuple[str, ...]) -> None:
-    if len(datasets) > 1 and (blend := next((dataset for dataset in datasets if dataset.format == "BLEND"), None)):
-        raise InvalidArgument(f"dataset {blend.name!r} is a BLEND, which goes alone; tokenize the others into it")
-    for dataset in datasets:
-        if dataset.format not in allowed:
-            raise InvalidArgument(
-                f"dataset {dataset.name!r} is {dataset.format}; pre-training reads {' or '.join(allowed)} only"
-            )

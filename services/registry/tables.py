@@ -123,7 +123,7 @@ class Dataset(Base):
     __tablename__ = "datasets"
 
     name: Mapped[str] = mapped_column(primary_key=True)
-    format: Mapped[str]  # TEXT, MULTITASK or BLEND
+    format: Mapped[str]  # TEXT, MULTITASK, FIELDS, BLEND or MIXTURE
     digest: Mapped[str]
     num_rows: Mapped[int] = mapped_column(BigInteger)
     size_bytes: Mapped[int] = mapped_column(BigInteger)

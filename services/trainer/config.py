@@ -15,7 +15,8 @@ from services.trainer.schedule import Schedule
 Precision = Literal["bf16", "fp32"]
 Optimizer = Literal["adamw", "muon"]
 RollbackOn = Literal["none", "nan", "spike"]
-DatasetFormat = Literal["text", "multitask", "blend"]  # rows; rows; the YAML of corpus/blend.py
+# Rows; rows; rows; the YAML of corpus/blend.py; that of services/common/mixture.py
+DatasetFormat = Literal["text", "multitask", "fields", "blend", "mixture"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +59,8 @@ class TrainConfig:
     keep_last: int = 2  # checkpoints
     keep_every_steps: int = 0  # checkpoints that stay for good; 0: none
     lora: LoraConfig | None = None  # None: all parameters are trained
+    normalize_targets: bool = False  # each example counts as one, however long its targets are
+    max_examples_per_dataset: int | None = None  # in a pass; None: all
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):

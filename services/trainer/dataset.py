@@ -35,6 +35,7 @@ class MicroBatch:
     inputs: NDArray[np.int64]  # (B, S)
     targets: NDArray[np.int64]  # (B, S), IGNORE where there is no loss
     segments: NDArray[np.int64] | None  # (B, S), example within the window; None: one document stream
+    target_weights: NDArray[np.float32] | None = None  # (B, S), of each target's loss; None: 1
 
 
 class Order:

@@ -19,10 +19,10 @@ class Head:
         self._vocabulary = vocabulary
         self._parallel = parallel
 
-    def loss(self, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, hidden: Tensor, weight: Tensor, targets: Tensor, target_weights: Tensor | None = None) -> Tensor:
         """Sum over the targets (B, S) that are not IGNORE, in fp32, of hidden (T, H), or a rank's tokens of it.
 
-        weight: the embedding (V, H), or a rank's rows of it.
+        weight: the embedding (V, H), or a rank's rows of it. target_weights: (B, S), of each target; None: 1.
         """
         group = None
         if self._parallel:
@@ -32,6 +32,7 @@ class Head:
             hidden[learnt],
             weight,
             targets.view(-1)[learnt],
+            row_weights=None if target_weights is None else target_weights.view(-1)[learnt],
             vocabulary=self._vocabulary,
             group=group,
         )
@@ -70,11 +71,22 @@ class LanguageModelLoss(nn.Module):
         self._attention = Attention(shard.slopes(model.config))
         self._head = Head(shard.vocabulary(model.config), parallel)
 
-    def forward(self, inputs: Tensor, targets: Tensor, segments: Tensor | None, scale: float, seed: int = 0) -> Tensor:
-        """inputs, targets (B, S) int64, segments (B, S) or None -> scalar, fp32. seed: of attention's dropout."""
+    def forward(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        segments: Tensor | None,
+        scale: float,
+        seed: int = 0,
+        target_weights: Tensor | None = None,
+    ) -> Tensor:
+        """inputs, targets (B, S) int64, segments (B, S) or None -> scalar, fp32. seed: of attention's dropout.
+
+        target_weights: (B, S) fp32, what each target's loss is multiplied by; None: 1.
+        """
         dropout = self.model.config.attention_dropout if self.training else 0.0
         attend = self._attention.over(
             (inputs.shape[0], inputs.shape[1]), segments, dropout=dropout, seed=seed, device=inputs.device
         )
         hidden = self.model(inputs.view(-1), attend)
-        return self._head.loss(hidden, self.model.word_embeddings.weight, targets) * scale
+        return self._head.loss(hidden, self.model.word_embeddings.weight, targets, target_weights) * scale

@@ -3,7 +3,7 @@
 S = sequence length. A document of n + 1 tokens makes n (input, target) pairs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,28 +79,50 @@ def cut_stream(documents: Iterator[list[int]], sequence_length: int, first_lengt
         yield Window(stream[:-1], stream[1:], [0] * (len(stream) - 1))
 
 
-def fit(inputs: list[int], targets: list[int], sequence_length: int) -> tuple[list[int], list[int]]:
-    """Shorten an example to a window: the oldest input goes first, then the end of the targets."""
-    excess = len(inputs) + len(targets) - (sequence_length + 1)
-    if excess <= 0:
-        return inputs, targets
-    from_inputs = min(excess, max(0, len(inputs) - 1))
-    return inputs[from_inputs:], targets[: sequence_length + 1 - len(inputs) + from_inputs]
+@dataclass(frozen=True, slots=True)
+class Example:
+    inputs: list[int]
+    targets: list[int]  # what follows each input; IGNORE where that is not learnt
+
+    @classmethod
+    def of(cls, parts: Iterable[tuple[list[int], bool]], end: int) -> "Example":
+        """An example of ids in parts, with whether they are learnt; behind each part that is, `end` is learnt, too.
+
+        `end` is a target and no input: a conversation goes on as a client sends it, who has no token for `end`.
+        """
+        inputs: list[int] = []
+        expected: list[int] = []  # in place of each input
+        ends: list[int] = []
+        for ids, is_learnt in parts:
+            inputs += ids
+            expected += ids if is_learnt else [IGNORE] * len(ids)
+            if is_learnt and inputs:
+                ends.append(len(inputs) - 1)
+        targets = [*expected[1:], IGNORE] if inputs else []
+        for last in ends:
+            targets[last] = end
+        return cls(inputs, targets)
+
+    def fit(self, sequence_length: int) -> "Example":
+        """Shortened to a window: what comes before the first target goes first, the oldest of it, then the end."""
+        excess = len(self.inputs) - sequence_length
+        if excess <= 0:
+            return self
+        before = next((i for i, target in enumerate(self.targets) if target != IGNORE), 0)
+        kept = slice(min(excess, before), min(excess, before) + sequence_length)
+        return Example(self.inputs[kept], self.targets[kept])
 
 
-def pack(examples: Iterator[tuple[list[int], list[int]]], sequence_length: int) -> Iterator[Window]:
-    """Pack whole examples (input ids, target ids) into windows, first fit; the loss is on targets only."""
+def pack(examples: Iterator[Example], sequence_length: int) -> Iterator[Window]:
+    """Pack whole examples into windows, first fit."""
     open_windows: list[Window] = []
     for example in examples:
-        inputs, targets = fit(*example, sequence_length)
-        ids = inputs + targets
-        # The last input token predicts the first target; earlier ones predict without loss.
-        expected = [IGNORE] * (len(inputs) - 1) + targets if inputs else targets[1:]
-        window = next((w for w in open_windows if len(w.inputs) + len(ids) - 1 <= sequence_length), None)
+        fitted = example.fit(sequence_length)
+        window = next((w for w in open_windows if len(w.inputs) + len(fitted.inputs) <= sequence_length), None)
         if window is None:
             if len(open_windows) == OPEN_WINDOWS:
                 yield open_windows.pop(max(range(OPEN_WINDOWS), key=lambda i: len(open_windows[i].inputs)))
             window = Window()
             open_windows.append(window)
-        window.add(ids[:-1], expected, window.segments[-1] + 1 if window.segments else 0)
+        window.add(fitted.inputs, fitted.targets, window.segments[-1] + 1 if window.segments else 0)
     yield from open_windows

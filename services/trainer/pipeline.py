@@ -56,7 +56,10 @@ class StageLayers(nn.Module):
 
 
 class Stages(PipelineModule):  # type: ignore[misc]
-    """This rank's stage of `model`, which is cut to it. Its labels are (targets (B, S), scale (1,))."""
+    """This rank's stage of `model`, which is cut to it. Its labels are (targets (B, S), scale (1,)).
+
+    With weights of targets (B, S) behind them, where there are any.
+    """
 
     def __init__(self, model: BloomModel, shard: Shard, config: TrainConfig, ranks: Ranks) -> None:
         topology: ProcessTopology = ranks.grid.topology()
@@ -102,6 +105,6 @@ def _hidden_and_weight(embedding: TiedEmbedding, travelling: Travelling) -> tupl
     return travelling[0], embedding.weight.view_as(embedding.weight)
 
 
-def _loss(head: Head, outputs: tuple[Tensor, Tensor], labels: tuple[Tensor, Tensor]) -> Tensor:
-    targets, scale = labels
-    return head.loss(*outputs, targets) * scale[0]
+def _loss(head: Head, outputs: tuple[Tensor, Tensor], labels: tuple[Tensor, ...]) -> Tensor:
+    targets, scale, *target_weights = labels
+    return head.loss(*outputs, targets, *target_weights) * scale[0]

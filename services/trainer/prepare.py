@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from services.common.artifacts import ArtifactStore
+from services.common.chat import Part
 from services.common.errors import DataLoss, InvalidArgument, NotFound
 from services.trainer.config import DatasetSpec, RunSpec, TrainConfig
 from services.trainer.dataset import WindowsMeta, write_meta
@@ -29,7 +30,8 @@ from services.trainer.encoder import Encoder
 from services.trainer.failure import JobFailure, recorded
 from services.trainer.files import write_whole
 from services.trainer.folder import JobFolder
-from services.trainer.packing import Window, WindowWriter, cut_stream, pack
+from services.trainer.multitask import ExampleMaker, check_normalizable, example_makers
+from services.trainer.packing import Example, Window, WindowWriter, cut_stream, pack
 from services.trainer.processes import end_with_lease
 from services.trainer.room import when_there_is_room
 from services.trainer.windows import BlendSpec, check_tokenizer, write_blend
@@ -95,21 +97,35 @@ class Rows:
                 raise self.bad(row, f"has no string {key.lstrip('?')!r}")
         return [str(text) for text in found]
 
+    def example(self, row: int, maker: ExampleMaker, draw: int) -> list[Part] | None:
+        """The row as an example's text; None for a blank line, or where the template leaves the row out."""
+        value = self[row]
+        try:
+            return None if value is None else maker.parts(value, draw)
+        except ValueError as error:
+            raise self.bad(row, str(error)) from error
+
 
 class TokenWriter:
     """Writes one pass after another ("variants") of a job's datasets as windows."""
 
     def __init__(
-        self, config: TrainConfig, sources: list[tuple[DatasetSpec, Rows]], encoder: Encoder, folder: Path
+        self,
+        config: TrainConfig,
+        sources: list[tuple[DatasetSpec, Rows]],
+        makers: Mapping[str, ExampleMaker],
+        encoder: Encoder,
+        folder: Path,
     ) -> None:
         self._config = config
         self._sources = sources
+        self._makers = makers  # by dataset
         self._encoder = encoder
         self._num_truncated = 0
         if encoder.eos is None:
             raise JobFailure("BAD_TOKENIZER", "the tokenizer has no token '</s>'; documents end with it")
         self._eos = encoder.eos
-        packed = any(dataset.format == "multitask" for dataset, _ in sources)
+        packed = any(dataset.format != "text" for dataset, _ in sources)
         self._writer = WindowWriter(folder, config.sequence_length, packed=packed)
         self._packed = packed
         self._variants: list[int] = []
@@ -118,10 +134,13 @@ class TokenWriter:
         before = self._writer.num_windows
         rng = np.random.default_rng([self._config.seed, len(self._variants)])
         for dataset, rows in self._sources:
-            order = rng.permutation(len(rows))
+            maker = self._makers[dataset.name]
+            order = rng.permutation(len(rows))[: maker.task.max_examples]
             first_length = int(rng.integers(1, self._config.sequence_length + 1))
             windows = (
-                self._text(rows, order, first_length) if dataset.format == "text" else self._multitask(rows, order)
+                self._text(rows, order, first_length)
+                if dataset.format == "text"
+                else self._multitask(rows, order, maker, rng.spawn(1)[0].integers(1 << 62, size=len(rows)))
             )
             for window in windows:
                 self._writer.write(window)
@@ -130,6 +149,15 @@ class TokenWriter:
     @property
     def num_windows(self) -> int:
         return self._writer.num_windows
+
+    @property
+    def passes_differ(self) -> bool:
+        """Whether another pass over the data gives other windows."""
+        return bool(self._config.bpe_dropout) or any(
+            len(task.templates) > 1 or (task.max_examples or len(rows)) < len(rows)
+            for dataset, rows in self._sources
+            for task in [self._makers[dataset.name].task]
+        )
 
     def close(self) -> WindowsMeta:
         self._writer.close()
@@ -150,16 +178,26 @@ class TokenWriter:
         )  # fmt: skip
         return cut_stream(documents, self._config.sequence_length, first_length)
 
-    def _multitask(self, rows: Rows, order: np.ndarray[Any, Any]) -> Iterator[Window]:
-        examples = (
-            (inputs, [*targets, self._eos]) for inputs, targets in self._encoded(rows, order, "inputs", "targets")
-        )
-        return pack(self._counting_long(examples), self._config.sequence_length)
+    def _multitask(
+        self, rows: Rows, order: np.ndarray[Any, Any], maker: ExampleMaker, draws: np.ndarray[Any, Any]
+    ) -> Iterator[Window]:
+        """draws: a random number for each row."""
+        return pack(self._counting_long(self._examples(rows, order, maker, draws)), self._config.sequence_length)
 
-    def _counting_long(self, examples: Iterator[tuple[list[int], list[int]]]) -> Iterator[tuple[list[int], list[int]]]:
-        for inputs, targets in examples:
-            self._num_truncated += len(inputs) + len(targets) > self._config.sequence_length + 1
-            yield inputs, targets
+    def _counting_long(self, examples: Iterator[Example]) -> Iterator[Example]:
+        for example in examples:
+            self._num_truncated += len(example.inputs) > self._config.sequence_length
+            yield example
+
+    def _examples(
+        self, rows: Rows, order: np.ndarray[Any, Any], maker: ExampleMaker, draws: np.ndarray[Any, Any]
+    ) -> Iterator[Example]:
+        for start in range(0, len(order), ROWS_PER_BATCH):
+            made = (rows.example(int(row), maker, int(draws[row])) for row in order[start : start + ROWS_PER_BATCH])
+            batch = [parts for parts in made if parts]
+            ids = iter(self._encoder.encode([text for parts in batch for text, _ in parts]))
+            for parts in batch:
+                yield Example.of([(next(ids), is_learnt) for _, is_learnt in parts], self._eos)
 
     def _encoded(self, rows: Rows, order: np.ndarray[Any, Any], *keys: str) -> Iterator[tuple[list[int], list[int]]]:
         for start in range(0, len(order), ROWS_PER_BATCH):
@@ -179,20 +217,30 @@ def windows_key(spec: RunSpec) -> str:
         "seed": config.seed,
         "bpe_dropout": config.bpe_dropout,
     }
-    if config.bpe_dropout:  # each epoch is encoded anew
+    if config.max_examples_per_dataset:
+        parts["max_examples_per_dataset"] = config.max_examples_per_dataset
+    has_mixture = any(dataset.format == "mixture" for dataset in spec.datasets)
+    if has_mixture:  # which calls datasets by name
+        parts["names"] = [dataset.name for dataset in spec.datasets]
+    if config.bpe_dropout or config.max_examples_per_dataset or has_mixture:  # epochs may differ
         parts["passes"] = [config.epochs, config.steps and config.steps * config.global_batch]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def write_windows(spec: RunSpec, store: ArtifactStore, encoder: Encoder, folder: Path) -> None:
     """Write the job's windows into `folder`, which appears complete or not at all."""
-    sources = [(dataset, Rows(store.local_path(dataset.digest), dataset)) for dataset in spec.datasets]
+    makers = example_makers(spec, store)
+    sources = [
+        (dataset, Rows(store.local_path(dataset.digest), dataset))
+        for dataset in spec.datasets
+        if dataset.name in makers
+    ]
     building = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
     building.mkdir(parents=True)
     try:
-        writer = TokenWriter(spec.config, sources, encoder, building)
+        writer = TokenWriter(spec.config, sources, makers, encoder, building)
         writer.write_variant()
-        if spec.config.bpe_dropout:
+        if writer.passes_differ:
             for _ in range(min(_num_passes(spec.config, writer.num_windows), MAX_VARIANTS) - 1):
                 writer.write_variant()
         write_meta(building, writer.close())
@@ -204,7 +252,7 @@ def write_windows(spec: RunSpec, store: ArtifactStore, encoder: Encoder, folder:
 def _num_passes(config: TrainConfig, windows_per_pass: int) -> int:
     if config.epochs is not None:
         return math.ceil(config.epochs)
-    # A pass's size varies a little with the dropout: one more never hurts.
+    # A pass's size varies a little: one more never hurts.
     return math.ceil(config.steps * config.global_batch / max(1, windows_per_pass)) + 1 if config.steps else 1
 
 
@@ -223,6 +271,7 @@ def prepare(spec: RunSpec, folder: JobFolder) -> Prepared:
     """Fetch the job's artifacts, write its tokens unless they are there. Raises JobFailure."""
     store = ArtifactStore(spec.artifacts_url, Path(spec.data_dir) / "cache" / "artifacts")
     try:
+        check_normalizable(spec)
         encoder = Encoder(store.local_path(spec.tokenizer_digest), spec.config.bpe_dropout)
         if any(dataset.format == "blend" for dataset in spec.datasets):
             prepared = prepare_blend(spec, store, encoder, folder)

@@ -24,7 +24,9 @@ FINISH_TIMEOUT_S = 120.0  # the registry reads the exported headers first
 FORMATS: dict[int, DatasetFormat] = {
     registry_pb2.DATASET_FORMAT_TEXT: "text",
     registry_pb2.DATASET_FORMAT_MULTITASK: "multitask",
+    registry_pb2.DATASET_FORMAT_FIELDS: "fields",
     registry_pb2.DATASET_FORMAT_BLEND: "blend",
+    registry_pb2.DATASET_FORMAT_MIXTURE: "mixture",
 }
 FINE_TUNE_LEARNING_RATE = 2e-5
 DEFAULT_EPOCHS = 1.0

@@ -46,7 +46,9 @@ class Trainer:
         config = spec.config
         self._config = config
         self._ranks = ranks
-        self.windows = open_windows(Path(prepared.windows_folder), config.seed)
+        self.windows = open_windows(
+            Path(prepared.windows_folder), config.seed, normalize_targets=config.normalize_targets
+        )
         self._skips = skips
         self._total_steps = prepared.total_steps
         self._schedule = config.schedule(self._total_steps)  # each parameter group scales it by its own peak
@@ -83,11 +85,11 @@ class Trainer:
             # Said each time: DeepSpeed counts micro-batches from the start, as if all steps had as many.
             engine.set_gradient_accumulation_boundary(index + 1 == num_micro_batches)
             seed_hidden(micro_batch.seed, self._ranks)
-            loss_of_batch = engine(
-                *(None if tensor is None else tensor.to(engine.device) for tensor in micro_batch.tensors),
-                micro_batch.scale,
-                attention_seed(micro_batch.seed, self._ranks),
+            inputs, targets, segments, target_weights = (
+                None if tensor is None else tensor.to(engine.device) for tensor in micro_batch.tensors
             )
+            seed = attention_seed(micro_batch.seed, self._ranks)
+            loss_of_batch = engine(inputs, targets, segments, micro_batch.scale, seed, target_weights)
             engine.backward(loss_of_batch)
             engine.step()
             loss += loss_of_batch.detach()
@@ -99,10 +101,10 @@ class Trainer:
         batches = (
             (
                 (inputs, torch.tensor([micro_batch.seed]), *([] if segments is None else [segments])),
-                (targets, torch.tensor([micro_batch.scale])),
+                (targets, torch.tensor([micro_batch.scale]), *([] if weights is None else [weights])),
             )
             for micro_batch in self._micro_batches(step)
-            for inputs, targets, segments in [micro_batch.tensors]
+            for inputs, targets, segments, weights in [micro_batch.tensors]
         )
         return float(self.engine.train_batch(batches))
 
@@ -117,7 +119,7 @@ class Trainer:
         for index in range(num_micro_batches):
             position = index * config.layout.dp + self._ranks.dp_rank
             batch = self.windows.micro_batch(first + position * config.micro_batch, config.micro_batch)
-            arrays = (batch.inputs, batch.targets, batch.segments)
+            arrays = (batch.inputs, batch.targets, batch.segments, batch.target_weights)
             tensors = tuple(None if array is None else torch.from_numpy(array) for array in arrays)
             yield StepPart(tensors, scale, micro_batch_seed(config.seed, step, position))
 
@@ -146,7 +148,7 @@ class Trainer:
 class StepPart:
     """A micro-batch of a step."""
 
-    tensors: tuple[torch.Tensor | None, ...]  # inputs, targets, segments
+    tensors: tuple[torch.Tensor | None, ...]  # inputs, targets, segments, weights of targets
     scale: float  # of its loss
     seed: int  # of its dropout
 

@@ -9,6 +9,7 @@ from services.trainer.corpus.blend import Blend, BlendWindows, parse_blend
 from services.trainer.corpus.manifest import load_manifest, manifest_path
 from services.trainer.dataset import MicroBatch, Windows
 from services.trainer.failure import JobFailure
+from services.trainer.target_weights import NormalizedWindows
 
 BLEND_FILE = "blend.json"
 
@@ -17,7 +18,7 @@ class TrainingWindows(Protocol):
     """Samples in training order: a pure function of the data, the seed and the sample's number."""
 
     def num_targets(self, start: int, count: int) -> int:
-        """Targets with a loss in samples start .. start + count - 1."""
+        """Targets in samples start .. start + count - 1; examples, where each counts as one target."""
 
     def micro_batch(self, start: int, count: int) -> MicroBatch:
         """Samples start .. start + count - 1."""
@@ -42,11 +43,11 @@ class BlendSpec:
         return parse_blend(self.text, Path(self.corpora))
 
 
-def open_windows(folder: Path, seed: int) -> TrainingWindows:
-    """The windows that prepare.py has left in `folder`."""
+def open_windows(folder: Path, seed: int, *, normalize_targets: bool = False) -> TrainingWindows:
+    """The windows that prepare.py has left in `folder`; normalize_targets: each example counts as one target."""
     if (folder / BLEND_FILE).exists():
         return BlendSpec(**json.loads((folder / BLEND_FILE).read_text())).open(seed)
-    return Windows(folder, seed)
+    return NormalizedWindows(folder, seed) if normalize_targets else Windows(folder, seed)
 
 
 def write_blend(spec: BlendSpec, folder: Path) -> None:

@@ -11,13 +11,13 @@ from torch import Tensor
 from bloom.layout import Layout
 from services.common.artifacts import ArtifactStore
 from services.trainer.config import RunSpec, TrainConfig
-from services.trainer.dataset import Windows
+from services.trainer.dataset import IGNORE, Windows
 from services.trainer.folder import JobFolder
 from services.trainer.prepare import Prepared
 from services.trainer.progress import Progress
 from services.trainer.schedule import Schedule
 from tests.support.bloom_models import make_hf_folder, make_hf_model
-from tests.support.training import job_folder, make_run, multitask_rows, progress, run_stages
+from tests.support.training import job_folder, losses, make_run, multitask_rows, progress, run_stages
 
 HEADS, LAYERS, VOCAB, STEPS = 12, 3, 512, 20  # heads no power of two; layers that stages cannot share equally
 BATCH = 8  # sequences of every step, whatever the layout
@@ -156,14 +156,32 @@ def test_a_run_goes_on_from_a_checkpoint_of_another_layout(tmp_path):
         assert max(differences) < (1e-9 if layout == "2x2x1" else 1e-4), layout
 
 
-def test_packed_examples_go_through_stages_as_through_one(tmp_path):
-    short = {"steps": 4, "warmup_steps": 1}
-    through_one, through_two = (
+def test_packed_and_normalised_examples_have_the_losses_of_each_alone_on_replicas_and_through_stages(tmp_path):
+    short = {"steps": 4, "warmup_steps": 1, "normalize_targets": True}
+    folders = [
         run_stages(make_fine_tune(tmp_path / layout, config_of(layout, 2, **short), multitask_rows()))
-        for layout in ("1x1x1", "1x2x1")
-    )
-    pairs = zip(progress(through_one), progress(through_two), strict=True)
-    assert max(abs(one.loss - two.loss) for one, two in pairs) < 1e-5
+        for layout in ("1x1x2", "2x2x1")
+    ]
+    on_replicas, through_stages = map(losses, folders)
+    assert max(abs(one - two) for one, two in zip(on_replicas, through_stages, strict=True)) < 1e-5
+    alone = losses_of_examples_alone(folders[0])
+    assert abs(on_replicas[0] - torch.stack([example.mean() for example in alone]).mean()) < 1e-5
+    assert abs(on_replicas[0] - torch.cat(alone).mean()) > 1e-3  # what it would be without normalising
+
+
+def losses_of_examples_alone(folder: JobFolder) -> list[Tensor]:
+    """By transformers, of each target of each example in the first step's windows."""
+    model = make_hf_model(n_head=HEADS, n_layer=LAYERS, vocab=VOCAB)
+    batch = Windows(Path(Prepared.load(folder.tokens).windows_folder), CONFIG.seed).micro_batch(0, BATCH)
+    found = []
+    for window in range(BATCH):
+        inputs, targets, segments = (torch.from_numpy(a[window]) for a in (batch.inputs, batch.targets, batch.segments))
+        for example in segments.unique():
+            logits = model(input_ids=inputs[segments == example][None]).logits[0]
+            expected = targets[segments == example]
+            if (expected != IGNORE).any():  # else padding
+                found.append(torch.nn.functional.cross_entropy(logits, expected, reduction="none")[expected != IGNORE])
+    return found
 
 
 def test_with_dropout_and_recomputed_layers_a_resumed_run_has_the_losses_of_an_undisturbed_one(tmp_path):

@@ -104,12 +104,15 @@ class TrainingPlatform:
         return self._processes[name].wait(timeout_s)
 
     def dataset(self, name: str, rows: Sequence[dict[str, object]]) -> str:
-        form = "TEXT" if "text" in rows[0] else "MULTITASK"
+        form = "TEXT" if "text" in rows[0] else "MULTITASK" if "inputs" in rows[0] else "FIELDS"
+        return self.create_dataset(name, form, jsonl(rows))
+
+    def create_dataset(self, name: str, form: str, content: bytes) -> str:
         self.registry.CreateDataset(
             registry_pb2.CreateDatasetRequest(
                 name=name,
                 format=registry_pb2.DatasetFormat.Value(f"DATASET_FORMAT_{form}"),
-                digest=self.store.write_bytes(jsonl(rows)),
+                digest=self.store.write_bytes(content),
             )
         )
         return name

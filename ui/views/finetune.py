@@ -79,7 +79,8 @@ def choose_data(known: Sequence[Dataset]) -> list[str]:
 
 
 def describe(dataset: Dataset) -> str:
-    kind = next(label for label, value in FORMATS.items() if value == dataset.format)
+    labels = {value: label for label, value in FORMATS.items()}
+    kind = labels.get(dataset.format, DatasetFormat.Name(dataset.format).removeprefix("DATASET_FORMAT_"))
     return f"{dataset.name} · {kind.lower()}, {dataset.num_rows:,} rows"
 
 

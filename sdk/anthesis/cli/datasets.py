@@ -17,7 +17,9 @@ group = typer.Typer(help="Training data: JSONL files by name.", no_args_is_help=
 class Format(StrEnum):
     TEXT = "text"
     MULTITASK = "multitask"
+    FIELDS = "fields"
     BLEND = "blend"
+    MIXTURE = "mixture"
 
 
 def register(app: typer.Typer) -> None:
@@ -27,10 +29,13 @@ def register(app: typer.Typer) -> None:
 @group.command()
 def upload(
     name: Annotated[str, typer.Argument(help="What jobs call it.")],
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL; of a blend YAML.")],
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL; of a blend or a mixture YAML.")],
     format: Annotated[
         Format,
-        typer.Option(help='text: rows {"text": …}; multitask: {"inputs": …, "targets": …}; blend: corpora on disk.'),
+        typer.Option(
+            help='text: rows {"text": …}; multitask: {"inputs": …, "targets": …} or {"messages": […]}; fields: any '
+            "rows, for a mixture's templates; mixture: datasets, with templates; blend: corpora on disk."
+        ),
     ] = Format.TEXT,
     as_json: Json = False,
 ) -> None:

@@ -353,7 +353,9 @@ class FineTuneSpec(_message.Message):
     """Anything ResolveModel takes; fixed to a version when the job is created."""
     @_builtins.property
     def datasets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Datasets by name, TEXT or MULTITASK."""
+        """Datasets by name. A BLEND goes alone; a MIXTURE, one at most, brings those
+        that it names, which FIELDS need.
+        """
 
     @_builtins.property
     def options(self) -> Global___TrainOptions: ...
@@ -440,6 +442,8 @@ class TrainOptions(_message.Message):
     SPIKE_DEVIATIONS_FIELD_NUMBER: _builtins.int
     KEEP_EVERY_STEPS_FIELD_NUMBER: _builtins.int
     KEEP_LAST_FIELD_NUMBER: _builtins.int
+    NORMALIZE_TARGETS_FIELD_NUMBER: _builtins.int
+    MAX_EXAMPLES_PER_DATASET_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """One of the two."""
     epochs: _builtins.float
@@ -501,6 +505,14 @@ class TrainOptions(_message.Message):
     """Checkpoints of these steps stay, also when the job has ended; a multiple of checkpoint_every_steps; default 0: none"""
     keep_last: _builtins.int
     """The newest checkpoints that an unfinished job keeps; default 2; 1 to 1000"""
+    normalize_targets: _builtins.bool
+    """Each example counts as one, however long its targets are; the loss is then the mean over examples. Fine-tuning
+    on examples alone: datasets of format MULTITASK, FIELDS, MIXTURE.
+    """
+    max_examples_per_dataset: _builtins.int
+    """Of each dataset, at most so many examples (documents, of TEXT) in a pass over the data, drawn anew for each pass;
+    default: all. A MIXTURE may say otherwise for a task.
+    """
     def __init__(
         self,
         *,
@@ -532,10 +544,12 @@ class TrainOptions(_message.Message):
         spike_deviations: _builtins.float | None = ...,
         keep_every_steps: _builtins.int | None = ...,
         keep_last: _builtins.int | None = ...,
+        normalize_targets: _builtins.bool = ...,
+        max_examples_per_dataset: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_decay_samples", b"_decay_samples", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_keep_every_steps", b"_keep_every_steps", "_keep_last", b"_keep_last", "_learning_rate", b"_learning_rate", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_spike_deviations", b"_spike_deviations", "_steps", b"_steps", "_warmup_samples", b"_warmup_samples", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "decay_samples", b"decay_samples", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "keep_every_steps", b"keep_every_steps", "keep_last", b"keep_last", "learning_rate", b"learning_rate", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "seed", b"seed", "sequence_length", b"sequence_length", "spike_deviations", b"spike_deviations", "steps", b"steps", "warmup_samples", b"warmup_samples", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_decay_samples", b"_decay_samples", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_keep_every_steps", b"_keep_every_steps", "_keep_last", b"_keep_last", "_learning_rate", b"_learning_rate", "_max_examples_per_dataset", b"_max_examples_per_dataset", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_spike_deviations", b"_spike_deviations", "_steps", b"_steps", "_warmup_samples", b"_warmup_samples", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "decay_samples", b"decay_samples", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "keep_every_steps", b"keep_every_steps", "keep_last", b"keep_last", "learning_rate", b"learning_rate", "max_examples_per_dataset", b"max_examples_per_dataset", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "seed", b"seed", "sequence_length", b"sequence_length", "spike_deviations", b"spike_deviations", "steps", b"steps", "warmup_samples", b"warmup_samples", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_decay_samples", b"_decay_samples", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_keep_every_steps", b"_keep_every_steps", "_keep_last", b"_keep_last", "_learning_rate", b"_learning_rate", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_spike_deviations", b"_spike_deviations", "_steps", b"_steps", "_warmup_samples", b"_warmup_samples", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "batch_ramp", b"batch_ramp", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "decay_samples", b"decay_samples", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "keep_every_steps", b"keep_every_steps", "keep_last", b"keep_last", "layout", b"layout", "learning_rate", b"learning_rate", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "optimizer", b"optimizer", "precision", b"precision", "recompute", b"recompute", "rollback_on", b"rollback_on", "seed", b"seed", "sequence_length", b"sequence_length", "spike_deviations", b"spike_deviations", "steps", b"steps", "warmup_samples", b"warmup_samples", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_decay_samples", b"_decay_samples", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_keep_every_steps", b"_keep_every_steps", "_keep_last", b"_keep_last", "_learning_rate", b"_learning_rate", "_max_examples_per_dataset", b"_max_examples_per_dataset", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_spike_deviations", b"_spike_deviations", "_steps", b"_steps", "_warmup_samples", b"_warmup_samples", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "batch_ramp", b"batch_ramp", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "decay_samples", b"decay_samples", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "keep_every_steps", b"keep_every_steps", "keep_last", b"keep_last", "layout", b"layout", "learning_rate", b"learning_rate", "max_examples_per_dataset", b"max_examples_per_dataset", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "normalize_targets", b"normalize_targets", "optimizer", b"optimizer", "precision", b"precision", "recompute", b"recompute", "rollback_on", b"rollback_on", "seed", b"seed", "sequence_length", b"sequence_length", "spike_deviations", b"spike_deviations", "steps", b"steps", "warmup_samples", b"warmup_samples", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__beta1: _TypeAlias = _typing.Literal["beta1"]  # noqa: Y015
     _WhichOneofArgType__beta1: _TypeAlias = _typing.Literal["_beta1", b"_beta1"]  # noqa: Y015
@@ -561,6 +575,8 @@ class TrainOptions(_message.Message):
     _WhichOneofArgType__keep_last: _TypeAlias = _typing.Literal["_keep_last", b"_keep_last"]  # noqa: Y015
     _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
     _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__max_examples_per_dataset: _TypeAlias = _typing.Literal["max_examples_per_dataset"]  # noqa: Y015
+    _WhichOneofArgType__max_examples_per_dataset: _TypeAlias = _typing.Literal["_max_examples_per_dataset", b"_max_examples_per_dataset"]  # noqa: Y015
     _WhichOneofReturnType__micro_batch: _TypeAlias = _typing.Literal["micro_batch"]  # noqa: Y015
     _WhichOneofArgType__micro_batch: _TypeAlias = _typing.Literal["_micro_batch", b"_micro_batch"]  # noqa: Y015
     _WhichOneofReturnType__min_learning_rate: _TypeAlias = _typing.Literal["min_learning_rate"]  # noqa: Y015
@@ -605,6 +621,8 @@ class TrainOptions(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_last) -> _WhichOneofReturnType__keep_last | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_examples_per_dataset) -> _WhichOneofReturnType__max_examples_per_dataset | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__micro_batch) -> _WhichOneofReturnType__micro_batch | None: ...
     @_typing.overload

@@ -30,11 +30,20 @@ class _DatasetFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Dataset
     DATASET_FORMAT_TEXT: _DatasetFormat.ValueType  # 1
     """JSONL rows {"text": "...", "context": "..."?, "language": "fr"?}."""
     DATASET_FORMAT_MULTITASK: _DatasetFormat.ValueType  # 2
-    """JSONL rows {"inputs": "...", "targets": "...", "language": "fr"?}; loss on
-    targets only.
+    """JSONL rows {"inputs": "...", "targets": "...", "language": "fr"?}, or
+    {"messages": [{"role": "user", "content": "..."}, ...], "language": "fr"?};
+    loss on targets and on the assistant's messages only.
     """
     DATASET_FORMAT_BLEND: _DatasetFormat.ValueType  # 3
     """YAML that names corpora on the trainer's disk and their shares; goes alone in a job. num_rows is 0."""
+    DATASET_FORMAT_FIELDS: _DatasetFormat.ValueType  # 4
+    """JSONL rows of named fields, any but "language": "fr"? of the submitter's
+    choice; a MIXTURE has the templates that make examples of them.
+    """
+    DATASET_FORMAT_MIXTURE: _DatasetFormat.ValueType  # 5
+    """YAML that names datasets, MULTITASK or FIELDS, with prompt templates and
+    the most examples of each; a job that names it learns from all of them.
+    """
 
 class DatasetFormat(_DatasetFormat, metaclass=_DatasetFormatEnumTypeWrapper): ...
 
@@ -42,11 +51,20 @@ DATASET_FORMAT_UNSPECIFIED: DatasetFormat.ValueType  # 0
 DATASET_FORMAT_TEXT: DatasetFormat.ValueType  # 1
 """JSONL rows {"text": "...", "context": "..."?, "language": "fr"?}."""
 DATASET_FORMAT_MULTITASK: DatasetFormat.ValueType  # 2
-"""JSONL rows {"inputs": "...", "targets": "...", "language": "fr"?}; loss on
-targets only.
+"""JSONL rows {"inputs": "...", "targets": "...", "language": "fr"?}, or
+{"messages": [{"role": "user", "content": "..."}, ...], "language": "fr"?};
+loss on targets and on the assistant's messages only.
 """
 DATASET_FORMAT_BLEND: DatasetFormat.ValueType  # 3
 """YAML that names corpora on the trainer's disk and their shares; goes alone in a job. num_rows is 0."""
+DATASET_FORMAT_FIELDS: DatasetFormat.ValueType  # 4
+"""JSONL rows of named fields, any but "language": "fr"? of the submitter's
+choice; a MIXTURE has the templates that make examples of them.
+"""
+DATASET_FORMAT_MIXTURE: DatasetFormat.ValueType  # 5
+"""YAML that names datasets, MULTITASK or FIELDS, with prompt templates and
+the most examples of each; a job that names it learns from all of them.
+"""
 Global___DatasetFormat: _TypeAlias = DatasetFormat  # noqa: Y015
 
 class _Role:

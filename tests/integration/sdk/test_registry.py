@@ -99,7 +99,7 @@ def test_every_bad_row_of_a_dataset_is_reported(client: Client, tmp_path: Path) 
 def test_a_dataset_of_no_known_format_is_refused(client: Client, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": "good"}\n')
 
-    with pytest.raises(InvalidArgumentError, match="choose TEXT, MULTITASK or BLEND"):
+    with pytest.raises(InvalidArgumentError, match="choose one of TEXT, MULTITASK, FIELDS, BLEND, MIXTURE"):
         client.datasets.upload("formless", tmp_path / "rows.jsonl", DATASET_FORMAT_UNSPECIFIED)
 
 

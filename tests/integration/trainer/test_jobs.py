@@ -172,14 +172,32 @@ def test_cancelling_ends_the_processes(platform):
     assert processes_of(job_id) == []
 
 
-def test_a_tuned_version_continues_its_base_with_lora(platform, undisturbed):
+MIXTURE = b"""
+tasks:
+  capitals: {templates: [{jinja: "{{city}} ||| {{land}}"}, {jinja: "Land of {{city}}: ||| {{land}}"}]}
+  tasks: {max_examples: 20}
+"""
+
+
+def test_a_tuned_version_continues_its_base_with_lora_on_a_mixture_of_tasks(platform, undisturbed):
+    platform.dataset("capitals", [{"city": f"C{i}", "land": f"L{i}"} for i in range(20)])
+    platform.create_dataset("mixed", "MIXTURE", MIXTURE)
     spec = job_pb2.FineTuneSpec(
         output_model="seedling-z",
         base="seedling@1",
-        datasets=["tasks"],
-        options=job_pb2.TrainOptions(epochs=2, sequence_length=64, micro_batch=2, precision="bf16", learning_rate=1e-2),
+        datasets=["mixed"],
+        options=job_pb2.TrainOptions(
+            epochs=2,
+            sequence_length=64,
+            micro_batch=2,
+            precision="bf16",
+            learning_rate=1e-2,
+            normalize_targets=True,
+        ),
         lora=job_pb2.LoraOptions(rank=4, alpha=8),
     )
     job = platform.wait_until_ended(platform.submit(spec))
     assert job.state == job_pb2.JOB_STATE_SUCCEEDED, job.error
-    assert version_of(platform, job.model_version).parent == "seedling@1"
+    version = version_of(platform, job.model_version)
+    assert version.parent == "seedling@1"
+    assert version.datasets == ["mixed", "capitals", "tasks"]

@@ -22,8 +22,16 @@ def inputs(rows: int, vocab: int, hidden: int, dtype: torch.dtype = torch.float3
     return x, weight, torch.randint(vocab, (rows,), generator=generator)
 
 
-def plain(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(F.linear(x, weight).float(), targets, reduction="sum")
+def plain(x: Tensor, weight: Tensor, targets: Tensor, row_weights: Tensor | None = None) -> Tensor:
+    losses = F.cross_entropy(F.linear(x, weight).float(), targets, reduction="none")
+    return (losses if row_weights is None else losses * row_weights).sum()
+
+
+def random_row_weights(rows: int) -> Tensor:
+    """Of any size, one of them 0."""
+    weights = 4 * torch.rand(rows, generator=torch.Generator().manual_seed(rows))
+    weights[rows // 2 :][:1] = 0
+    return weights
 
 
 def loss_and_gradients(loss: Tensor, *tensors: Tensor) -> list[Tensor]:
@@ -31,11 +39,18 @@ def loss_and_gradients(loss: Tensor, *tensors: Tensor) -> list[Tensor]:
 
 
 @settings(deadline=None)
-@given(rows=st.integers(0, 40), vocab=st.integers(1, 300), hidden=st.integers(1, 48), chunk=st.integers(1, 50))
-def test_loss_and_gradients_equal_plain_cross_entropy_whatever_the_chunk(rows, vocab, hidden, chunk):
+@given(
+    rows=st.integers(0, 40),
+    vocab=st.integers(1, 300),
+    hidden=st.integers(1, 48),
+    chunk=st.integers(1, 50),
+    weighted=st.booleans(),
+)
+def test_loss_and_gradients_equal_plain_cross_entropy_whatever_the_chunk(rows, vocab, hidden, chunk, weighted):
     x, weight, targets = inputs(rows, vocab, hidden)
-    expected = loss_and_gradients(plain(x, weight, targets), x, weight)
-    chunked = linear_cross_entropy(x, weight, targets, chunk_bytes=chunk * 4 * vocab)
+    row_weights = random_row_weights(rows) if weighted else None
+    expected = loss_and_gradients(plain(x, weight, targets, row_weights), x, weight)
+    chunked = linear_cross_entropy(x, weight, targets, row_weights=row_weights, chunk_bytes=chunk * 4 * vocab)
     for got, want in zip(loss_and_gradients(chunked, x, weight), expected, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 

@@ -69,7 +69,13 @@ class Registry:
         return await self.versions.create(NewVersion(model=model, **values))
 
     async def add_dataset(self, name: str = "udhr", dataset_format: str = "TEXT") -> None:
-        content = {"TEXT": text_rows(), "MULTITASK": multitask_rows(), "BLEND": b"corpora: {a: {files: [a]}}"}
+        content = {
+            "TEXT": text_rows(),
+            "MULTITASK": multitask_rows(),
+            "FIELDS": b'{"a": "x", "b": "y", "language": "fr"}\n',
+            "BLEND": b"corpora: {a: {files: [a]}}",
+            "MIXTURE": b"tasks: {fields: {templates: [{jinja: '{{a}} ||| {{b}}'}]}, tasks: {max_examples: 1}}",
+        }
         await self.datasets.create(name, dataset_format, self.artifacts.write_bytes(content[dataset_format]))
 
     async def pretrain_spec(self, **changes) -> PretrainSpec:

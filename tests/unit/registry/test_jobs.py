@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import select
@@ -59,6 +60,14 @@ async def test_two_users_may_use_the_same_idempotency_key(registry):
         ({"datasets": ["udhr", "udhr"]}, "name one twice"),
         ({"datasets": ["tasks"]}, "dataset 'tasks' is MULTITASK; pre-training reads TEXT or BLEND only"),
         ({"datasets": ["udhr", "corpora"]}, "dataset 'corpora' is a BLEND, which goes alone"),
+        (
+            {"datasets": ["corpora"], "options": TrainOptions(steps=9, max_examples_per_dataset=5)},
+            "max_examples_per_dataset=5 is for rows, and dataset 'corpora' is a BLEND; give its corpora weights",
+        ),
+        (
+            {"options": TrainOptions(steps=9, normalize_targets=True)},
+            "normalize_targets=true is for examples, and dataset 'udhr' is TEXT; leave it out",
+        ),
         ({"options": TrainOptions(steps=10, layout="2x1x1")}, "tp=2 does not divide 3 heads; choose 1 or 3"),
         ({"options": TrainOptions(steps=9, batch_ramp="4,8")}, "is not START,INCREMENT,SAMPLES"),
         (
@@ -99,6 +108,42 @@ async def test_a_fine_tune_that_cannot_run_is_refused(registry, changes, message
     spec = await registry.fine_tune_spec(**changes)
     with pytest.raises(DomainError, match=message):
         await registry.submit(spec=spec)
+
+
+async def test_a_job_that_names_a_mixture_learns_from_all_of_its_datasets(registry):
+    spec = await registry.fine_tune_spec(datasets=["mixed"], options=TrainOptions(epochs=1, normalize_targets=True))
+    await registry.add_dataset("fields", "FIELDS")
+    await registry.add_dataset("mixed", "MIXTURE")
+    job = await registry.submit(spec=spec)
+    assert job.spec["datasets"] == ["mixed", "fields", "tasks"]
+    acquired = await registry.leases.acquire(job.id, "worker-1")
+    assert [(found.name, found.format) for found in acquired.datasets] == [
+        ("mixed", "MIXTURE"),
+        ("fields", "FIELDS"),
+        ("tasks", "MULTITASK"),
+    ]
+
+
+async def test_fields_without_a_mixture_and_two_mixtures_are_refused(registry):
+    spec = await registry.fine_tune_spec(datasets=["fields"])
+    await registry.add_dataset("fields", "FIELDS")
+    with pytest.raises(InvalidArgument, match="dataset 'fields' is FIELDS, which need templates; name a MIXTURE"):
+        await registry.submit(spec=spec)
+    await registry.add_dataset("mixed", "MIXTURE")
+    await registry.add_dataset("stirred", "MIXTURE")
+    with pytest.raises(InvalidArgument, match="datasets mixed, stirred are MIXTUREs; make one of them"):
+        await registry.submit(spec=replace(spec, datasets=["mixed", "stirred"]))
+
+
+async def test_the_most_examples_count_in_the_steps_that_a_job_is_expected_to_take(registry):
+    spec = await registry.fine_tune_spec()
+    rows = b"".join(b'{"inputs": "%s", "targets": "x"}\n' % (b"a" * 9000) for _ in range(100))
+    await registry.datasets.create("long", "MULTITASK", registry.artifacts.write_bytes(rows))
+    options = TrainOptions(epochs=1, micro_batch=1)
+    whole = await registry.submit(spec=replace(spec, datasets=["long"], options=options))
+    capped = replace(spec, datasets=["long"], options=replace(options, max_examples_per_dataset=10))
+    steps = whole.estimate["num_steps"], (await registry.submit(spec=capped)).estimate["num_steps"]
+    assert steps == (441, 44)
 
 
 async def test_vocabulary_0_stands_for_the_tokenizers_own(registry):

@@ -11,6 +11,17 @@ def rows_of(*lines: str | bytes) -> list[bytes]:
     return [line.encode() + b"\n" if isinstance(line, str) else line + b"\n" for line in lines]
 
 
+def talk(*roles: str, content: object = "Hi") -> str:
+    return json.dumps({"messages": [{"role": role, "content": content} for role in roles]})
+
+
+def test_conversations_stand_beside_inputs_and_targets_and_fields_have_any_shape():
+    rows = rows_of(talk("system", "user", "assistant"), '{"inputs": "a", "targets": "b", "language": "sw"}')
+    summary = check_rows(rows, "MULTITASK")
+    assert (summary.num_rows, summary.languages) == (2, {"sw"})
+    assert check_rows(rows_of('{"premise": ["a", 1], "language": "fr"}'), "FIELDS").languages == {"fr"}
+
+
 def test_good_rows_are_counted_and_their_languages_collected():
     rows = rows_of(
         '{"text": "a", "language": "fr"}', '{"text": "b", "context": "x"}', '{"text": "c", "language": null, "more": 1}'
@@ -37,6 +48,18 @@ def test_good_rows_are_counted_and_their_languages_collected():
         ("MULTITASK", '{"inputs": "a"}', 'no "targets"'),
         ("MULTITASK", '{"inputs": "a", "targets": ""}', '"targets" is empty'),
         ("MULTITASK", '{"text": "a"}', 'no "inputs"'),
+        ("MULTITASK", '{"inputs": "a", "messages": []}', '"messages" beside "inputs"; give one or the other'),
+        ("MULTITASK", '{"messages": []}', '"messages" is not a list of {"role": "user", "content": "…"}, …'),
+        ("MULTITASK", '{"messages": ["Hi"]}', 'message 1 is not {"role": "user", "content": "…"}'),
+        ("MULTITASK", talk("robot"), """message 1 has as "role" 'robot'; choose system, user, assistant"""),
+        ("MULTITASK", talk("user", "system"), "message 2 is of the system; only the first may be"),
+        ("MULTITASK", talk("assistant", content=" "), 'message 1 has no text as "content"'),
+        ("MULTITASK", talk("assistant", content=3), 'message 1 has no text as "content"'),
+        ("MULTITASK", talk("assistant", "user"), "the last message is of the user; end with one of the assistant.*"),
+        ("MULTITASK", talk("user", "assistant", content="\ud800"), "half a surrogate pair"),
+        ("FIELDS", "{}", "no field"),
+        ("FIELDS", '{"a": ["\\ud800"]}', "half a surrogate pair"),
+        ("FIELDS", '{"a": 1, "language": 1}', '"language" is a JSON number, not a string'),
     ],
 )
 def test_a_bad_row_is_named_with_its_number_and_reason(dataset_format, row, reason):
@@ -81,8 +104,9 @@ def test_lines_do_not_depend_on_where_the_file_is_cut(lines, data):
     assert list(split_lines(chunks)) == lines
 
 
-def test_a_blend_has_no_rows_and_names_corpora():
+def test_a_blend_names_corpora_and_a_mixture_tasks_and_neither_has_rows_of_its_own():
     assert check_rows([b"split: [0, 1]\ncorp", b"ora: {a: {files: [a]}}"], "BLEND").num_rows == 0
+    assert check_rows([b"tasks:\n  xnli: {}"], "MIXTURE").num_rows == 0
 
 
 @pytest.mark.parametrize(
@@ -96,3 +120,5 @@ def test_a_blend_has_no_rows_and_names_corpora():
 def test_what_is_no_blend_is_refused_with_what_it_lacks(content, reason):
     with pytest.raises(ValueError, match=reason):
         check_rows([content], "BLEND")
+    with pytest.raises(ValueError, match=reason.replace("corpora", "tasks")):
+        check_rows([content.replace(b"corpora", b"tasks")], "MIXTURE")
