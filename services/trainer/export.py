@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from bloom.adapter import Adapter, merged_pieces, write_adapter
@@ -17,6 +16,7 @@ from services.common.artifacts import ArtifactStore
 from services.trainer.checkpoint import newest
 from services.trainer.config import LoraConfig, RunSpec
 from services.trainer.folder import JobFolder
+from services.trainer.precision import DTYPES
 from services.trainer.saved_state import VALUE, SavedState
 
 ADAPTER_FOLDER = "adapter"  # beside the merged weights: as peft keeps it
@@ -43,7 +43,7 @@ def export(config: BloomConfig, spec: RunSpec, folder: JobFolder) -> None:
 
 
 def _write(target: Path, config: BloomConfig, spec: RunSpec, pieces: Iterator[Tensor]) -> None:
-    dtype = torch.bfloat16 if spec.config.precision == "bf16" else torch.float32
+    dtype = DTYPES[spec.config.precision]
     with_dtype = config.to_hf() | {"torch_dtype": str(dtype).removeprefix("torch.")}
     shapes = expected_tensors(config)
     entries = {f"transformer.{name}": (STORED_DTYPES[dtype], shape) for name, shape in shapes.items()}

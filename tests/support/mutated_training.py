@@ -1,12 +1,13 @@
-"""A rank's program with one planted mistake: `python -m tests.support.mutated_training MISTAKE JOB_FOLDER`."""
+"""A rank's program with one planted change: `python -m tests.support.mutated_training MISTAKE JOB_FOLDER`."""
 
 import sys
 
+from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.pipe.engine import PipelineEngine
 
 from bloom.alibi import slopes
 from bloom.parallel import Shard
-from services.trainer import train
+from services.trainer import config, train
 
 
 def slopes_of_another_rank() -> None:
@@ -24,6 +25,18 @@ def tied_gradient_counted_twice() -> None:
     for instruction, function in PipelineEngine._INSTRUCTION_MAP.items():
         if function is once:
             PipelineEngine._INSTRUCTION_MAP[instruction] = twice
+
+
+def fp16_anywhere() -> None:
+    """No mistake: fp16 on a processor without its products, slowly, from a loss scale that overflows at first."""
+    train.check_fp16 = lambda: None
+    type(get_accelerator()).is_fp16_supported = lambda self: True
+    config.LOSS_SCALE["initial_scale_power"] = 22
+
+
+def loss_scale_forgotten() -> None:
+    fp16_anywhere()
+    train.loss_scale.restore = lambda engine, saved: None
 
 
 if __name__ == "__main__":

@@ -436,6 +436,8 @@ class TrainOptions(_message.Message):
     BATCH_RAMP_FIELD_NUMBER: _builtins.int
     WARMUP_SAMPLES_FIELD_NUMBER: _builtins.int
     DECAY_SAMPLES_FIELD_NUMBER: _builtins.int
+    ZERO_STAGE_FIELD_NUMBER: _builtins.int
+    OFFLOAD_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """One of the two."""
     epochs: _builtins.float
@@ -452,7 +454,9 @@ class TrainOptions(_message.Message):
     gradient_accumulation: _builtins.int
     """default 1"""
     precision: _builtins.str
-    """"bf16" (default) or "fp32" """
+    """"bf16" (default; on a processor without its products fp32 is taken), "fp16", with a loss scale that adapts, where
+    the worker's GPU or processor has its products, or "fp32".
+    """
     optimizer: _builtins.str
     """"adamw" (default) or "muon": Muon on matrices, AdamW on the rest"""
     muon_learning_rate: _builtins.float
@@ -475,7 +479,7 @@ class TrainOptions(_message.Message):
     """default 100"""
     layout: _builtins.str
     """"TPxPPxDP": ranks that share each layer, pipeline stages, replicas; default "1x1x1". TP must divide the heads, PP be
-    no more than the layers; muon needs TP 1, adapters TP 1 and PP 1.
+    no more than the layers; muon needs TP 1.
     """
     recompute: _builtins.bool
     """Compute a layer's activations again in the backward pass: a third more work, a fraction of the memory."""
@@ -487,6 +491,14 @@ class TrainOptions(_message.Message):
     """The learning rate's warm-up, and its whole length, in sequences instead of steps."""
     decay_samples: _builtins.int
     """default: those of the run"""
+    zero_stage: _builtins.int
+    """What replicas divide among themselves, as in ZeRO: 1 (default) the optimizer's state, 2 the gradients as well, 3 the
+    weights as well. 2 and 3 need PP 1; muon goes with 1 and 2.
+    """
+    offload: _builtins.str
+    """What lies in the host's memory instead of the GPU's: "" (default) nothing, "optimizer" its state and its work,
+    "parameters" the weights as well, with zero_stage 3. Needs PP 1 and adamw.
+    """
     def __init__(
         self,
         *,
@@ -514,10 +526,12 @@ class TrainOptions(_message.Message):
         batch_ramp: _builtins.str = ...,
         warmup_samples: _builtins.int | None = ...,
         decay_samples: _builtins.int | None = ...,
+        zero_stage: _builtins.int = ...,
+        offload: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_decay_samples", b"_decay_samples", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_learning_rate", b"_learning_rate", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_steps", b"_steps", "_warmup_samples", b"_warmup_samples", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "decay_samples", b"decay_samples", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "learning_rate", b"learning_rate", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "seed", b"seed", "sequence_length", b"sequence_length", "steps", b"steps", "warmup_samples", b"warmup_samples", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_decay_samples", b"_decay_samples", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_learning_rate", b"_learning_rate", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_steps", b"_steps", "_warmup_samples", b"_warmup_samples", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "batch_ramp", b"batch_ramp", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "decay_samples", b"decay_samples", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "layout", b"layout", "learning_rate", b"learning_rate", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "optimizer", b"optimizer", "precision", b"precision", "recompute", b"recompute", "seed", b"seed", "sequence_length", b"sequence_length", "steps", b"steps", "warmup_samples", b"warmup_samples", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_decay_samples", b"_decay_samples", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_learning_rate", b"_learning_rate", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_steps", b"_steps", "_warmup_samples", b"_warmup_samples", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "batch_ramp", b"batch_ramp", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "decay_samples", b"decay_samples", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "layout", b"layout", "learning_rate", b"learning_rate", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "offload", b"offload", "optimizer", b"optimizer", "precision", b"precision", "recompute", b"recompute", "seed", b"seed", "sequence_length", b"sequence_length", "steps", b"steps", "warmup_samples", b"warmup_samples", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay", "zero_stage", b"zero_stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__beta1: _TypeAlias = _typing.Literal["beta1"]  # noqa: Y015
     _WhichOneofArgType__beta1: _TypeAlias = _typing.Literal["_beta1", b"_beta1"]  # noqa: Y015
