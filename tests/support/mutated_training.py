@@ -2,12 +2,16 @@
 
 import sys
 
+import torch.nn.functional as F
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.pipe.engine import PipelineEngine
+from torch import Tensor
 
 from bloom.alibi import slopes
 from bloom.parallel import Shard
+from bloom.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from services.trainer import config, train
+from services.trainer.lora import LoraLinear
 
 
 def slopes_of_another_rank() -> None:
@@ -25,6 +29,20 @@ def tied_gradient_counted_twice() -> None:
     for instruction, function in PipelineEngine._INSTRUCTION_MAP.items():
         if function is once:
             PipelineEngine._INSTRUCTION_MAP[instruction] = twice
+
+
+def adapters_sides_not_summed() -> None:
+    """Each rank's gradient of what all have is that of its own tokens."""
+    LoraLinear._added = _added_alone  # type: ignore[method-assign]
+
+
+def _added_alone(layer: LoraLinear, x: Tensor) -> Tensor:
+    match layer.base:
+        case ColumnParallelLinear(parallel=parallel):
+            return F.linear(parallel.enter(F.linear(x, layer.lora_a)), layer.lora_b)
+        case RowParallelLinear(parallel=parallel):
+            return F.linear(parallel.leave(F.linear(x, layer.lora_a)), layer.lora_b)
+    raise AssertionError("for tensor-parallel ranks alone")
 
 
 def fp16_anywhere() -> None:
