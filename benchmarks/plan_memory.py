@@ -61,6 +61,7 @@ def compare(config: TrainConfig, model: BloomConfig = MODEL) -> Comparison:
         precision=config.precision,
         checkpointing=config.recompute,
         sequence_parallel=True,
+        zero=config.zero,
     )
     _, planned = peak_memory(model, run, named_cluster("this-machine"))
     return Comparison(

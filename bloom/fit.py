@@ -1,7 +1,7 @@
 """Which layouts of a run work on a cluster, best first, and why the others do not. Torch-free."""
 
 from bisect import bisect_right
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from .cluster import GIB, Cluster
 from .config import BloomConfig
@@ -31,6 +31,8 @@ def refusal(config: BloomConfig, run: Run, cluster: Cluster) -> str:
         return f"tp={layout.tp} does not divide {config.n_head} heads; choose {choices}"
     if layout.pp > config.n_layer:
         return f"pp={layout.pp} stages cannot share {config.n_layer} layers; choose 1 to {config.n_layer}"
+    if reason := run.zero.refusal(layout):
+        return reason
     if layout.num_ranks > cluster.num_gpus:
         return f"layout {layout} takes {layout.num_ranks} GPUs of {cluster.num_gpus}; lower tp, pp or dp"
     if layout.tp > cluster.gpus_per_node:
@@ -56,7 +58,8 @@ def shortage(config: BloomConfig, run: Run, cluster: Cluster) -> str:
 
 
 def _largest(memory: Memory) -> str:
-    return max((field.name for field in fields(memory)), key=lambda kind: int(getattr(memory, kind)))
+    kinds = memory.kinds()
+    return max(kinds, key=lambda kind: kinds[kind])
 
 
 def _remedy(run: Run, memory: Memory) -> str:
@@ -67,6 +70,8 @@ def _remedy(run: Run, memory: Memory) -> str:
             return "lower micro_batch"
         case "optimizer" | "update":
             return "raise dp, tp or pp, on more GPUs"
+        case "weights" | "gradients" if run.layout.pp == 1 and run.layout.dp > 1 and run.zero.stage < 3:
+            return f"raise tp or pp, on more GPUs, or set zero_stage={run.zero.stage + 1}"
     return "raise tp or pp, on more GPUs"
 
 

@@ -24,5 +24,10 @@ def initial_tensor(config: BloomConfig, name: str, seed: int, *, std: float | No
     std = config.initializer_range if std is None else std
     writes_residual = name.endswith(("self_attention.dense.weight", "mlp.dense_4h_to_h.weight"))
     scale = std / (2 * config.n_layer) ** 0.5 if writes_residual else std
+    return torch.randn(shape, generator=own_generator(seed, name)).mul_(scale)
+
+
+def own_generator(seed: int, name: str) -> torch.Generator:
+    """On the CPU, of the tensor `name` alone."""
     own_seed = int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8]) >> 1
-    return torch.randn(shape, generator=torch.Generator().manual_seed(own_seed)).mul_(scale)
+    return torch.Generator().manual_seed(own_seed)

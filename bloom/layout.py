@@ -58,8 +58,9 @@ class Stage:
         return self.num_layers * layer + ends
 
     def adapter_parameters(self, config: BloomConfig, tp: int, rank: int) -> int:
-        """Of LoRA on a tensor rank's linear layers: rank (in + out) of each, 16 h in all."""
-        return self.num_layers * 16 * config.hidden_size * rank // tp
+        """Of LoRA on a tensor rank's linear layers: rank (in + out) of each; sides of 12 h in all are cut."""
+        h = config.hidden_size
+        return self.num_layers * (4 * h + 12 * h // tp) * rank
 
 
 def vocabulary_rows(config: BloomConfig, tp: int) -> int:

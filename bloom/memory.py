@@ -2,15 +2,17 @@
 
 Legend: s = sequence length, b = sequences of a micro-batch, h = hidden size, a = heads, t = tensor-parallel ranks,
 e = bytes of an activation. Sources: Rajbhandari et al. 2020, ZeRO, section 3.1, for the bytes per parameter;
-Korthikanti et al. 2022, Reducing Activation Recomputation, section 4, for the bytes per activation.
+Korthikanti et al. 2022, Reducing Activation Recomputation, section 4, for the bytes per activation. What DeepSpeed's
+stages keep beside ZeRO's own figures is read from DeepSpeed 0.19.8's stage_1_and_2.py and stage3.py.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from .cluster import Cluster
 from .config import BloomConfig
 from .layout import Layout, Stage, stages, vocabulary_rows
+from .zero import BUCKET, LIVE, Zero
 
 Precision = Literal["bf16", "fp16", "fp32"]
 Attention = Literal["dense", "megatron", "fused"]
@@ -20,7 +22,7 @@ Attention = Literal["dense", "megatron", "fused"]
 class BytesPerParameter:
     weights: int
     gradients: int
-    optimizer: int  # the fp32 master weight and Adam's two moments; ZeRO-1 shares them out over DP
+    optimizer: int  # the fp32 master weight and Adam's two moments
 
 
 BYTES_PER_PARAMETER: dict[Precision, BytesPerParameter] = {
@@ -29,6 +31,7 @@ BYTES_PER_PARAMETER: dict[Precision, BytesPerParameter] = {
     "fp16": BytesPerParameter(weights=2, gradients=2, optimizer=12),
     "fp32": BytesPerParameter(weights=4, gradients=4, optimizer=12),  # ZeRO-1 keeps a master copy in fp32, too
 }
+SUMMED_BYTES = {"bf16": 4, "fp16": 2, "fp32": 4}  # of a gradient that is added up over micro-batches
 LOSS_WORKSPACE_BYTES = 300_000_000  # at most, for logits that are computed in chunks
 LOGIT_BYTES = 4 + 4 + 4  # fp32 logits, their exponentials and their gradients
 # Per parameter that a rank updates: three temporaries of services/trainer/optimizer.py's AdamW, and but for bf16, whose
@@ -50,6 +53,7 @@ class Run:
     dropout: bool = False
     lora_rank: int = 0  # of adapters on all linear layers, trained alone; 0: all parameters are trained
     attention: Attention = "dense"  # what is kept: as by bloom.attention, by Megatron in 2022, or no scores at all
+    zero: Zero = field(default_factory=Zero)
 
     def __post_init__(self) -> None:
         for key in ("global_batch", "micro_batch", "seq_length"):
@@ -89,10 +93,15 @@ class Memory:
     loss: int
     update: int  # temporaries of the optimizer
     runtime: int  # libraries and device contexts
+    host: int = 0  # what is offloaded: in the host's memory, and no part of `total`
 
     @property
     def total(self) -> int:
-        return sum(getattr(self, field.name) for field in fields(self))
+        return sum(self.kinds().values())
+
+    def kinds(self) -> dict[str, int]:
+        """Of `total`."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "host"}
 
 
 def kept_bytes(config: BloomConfig, run: Run) -> float:
@@ -158,24 +167,70 @@ def loss_bytes(config: BloomConfig, run: Run, stage: Stage) -> int:
     return chunk + rows * config.hidden_size * run.element_bytes
 
 
+def divided(size: BytesPerParameter, parameters: int, dp: int, stage: int) -> BytesPerParameter:
+    """Bytes that a replica keeps of `parameters`, rounded up: ZeRO's table 1."""
+    share = -(-parameters // dp)
+    return BytesPerParameter(
+        weights=size.weights * (share if stage == 3 else parameters),
+        gradients=size.gradients * (share if stage >= 2 else parameters),
+        optimizer=-(-size.optimizer * parameters // dp),
+    )
+
+
+def _bytes_per_parameter(run: Run) -> BytesPerParameter:
+    size = BYTES_PER_PARAMETER[run.precision]
+    if run.zero.stage == 1:
+        return size
+    # A micro-batch's own gradients are reduced and dropped; in stage 3 fp32 weights are their own master copy.
+    is_master = run.zero.stage == 3 and run.precision == "fp32" and not run.zero.offload
+    return replace(size, gradients=SUMMED_BYTES[run.precision], optimizer=8 if is_master else 12)
+
+
+def _update_bytes(run: Run) -> int:
+    """Per parameter that a rank updates; stages 2 and 3 flatten its gradients, which they have in parts already."""
+    return UPDATE_BYTES[run.precision] if run.zero.stage == 1 else 3 * 4 + 4
+
+
+def _gathered(config: BloomConfig, run: Run, parameters: int) -> int:
+    """Elements of weights, in stage 3, that lie whole beside a replica's part."""
+    embedding = vocabulary_rows(config, run.layout.tp) * config.hidden_size
+    return min(parameters, embedding + LIVE + BUCKET) if run.zero.stage == 3 and run.layout.dp > 1 else 0
+
+
 def stage_memory(config: BloomConfig, run: Run, stage: Stage, cluster: Cluster) -> Memory:
-    """Of each rank of one stage: they are alike."""
+    """Of each rank of one stage: they are alike. Without GPUs there is one memory, and nothing to offload to."""
     parameters = stage.parameters(config, run.layout.tp)
     adapters = stage.adapter_parameters(config, run.layout.tp, run.lora_rank)
     trained = adapters or parameters
-    size = BYTES_PER_PARAMETER[run.precision]
+    size, dp, zero = _bytes_per_parameter(run), run.layout.dp, run.zero
+    own, frozen = divided(size, trained, dp, zero.stage), divided(size, parameters + adapters - trained, dp, zero.stage)
+    bucket = min(BUCKET, trained) * run.element_bytes if zero.stage > 1 else 0
     memory = Memory(
-        weights=size.weights * (parameters + adapters),
-        gradients=size.gradients * trained,
-        optimizer=-(-size.optimizer * trained // run.layout.dp),
+        weights=own.weights + frozen.weights + size.weights * _gathered(config, run, parameters + adapters),
+        gradients=own.gradients + bucket,
+        optimizer=own.optimizer,
         activations=activation_bytes(config, run, stage),
         loss=loss_bytes(config, run, stage),
-        update=-(-UPDATE_BYTES[run.precision] * trained // run.layout.dp),
+        update=-(-_update_bytes(run) * trained // dp),
         runtime=cluster.runtime_bytes,
     )
+    if zero.offload and cluster.has_gpus:
+        memory = _offloaded(memory, zero, own.weights + frozen.weights, 2 * 4 * -(-trained // dp), bucket)
     if memory.activations + memory.loss < memory.update:
         return replace(memory, activations=0, loss=0)
     return replace(memory, update=0)
+
+
+def _offloaded(memory: Memory, zero: Zero, partition: int, summed: int, bucket: int) -> Memory:
+    """What of it stays on the device. partition: of the weights; summed: gradients, as added up and as updated with."""
+    on_host = memory.optimizer + memory.update + summed
+    left = replace(memory, optimizer=0, update=0)
+    if zero.stage > 1:
+        left = replace(left, gradients=bucket)
+    if zero.offload == "parameters":
+        on_host += partition
+        left = replace(left, weights=left.weights - partition)
+    return replace(left, host=on_host)
 
 
 def peak_memory(config: BloomConfig, run: Run, cluster: Cluster) -> tuple[Stage, Memory]:

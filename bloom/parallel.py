@@ -90,19 +90,24 @@ class Shard:
         return is_first and (self.tp_rank == 0 or self.is_cut(config, name))
 
     def part(self, config: BloomConfig, name: str) -> tuple[slice, slice]:
-        """Rows and columns of the whole tensor `name` that this rank has; a vector's rows alone count."""
+        """Rows and columns of the whole tensor `name` that this rank has; a vector's rows alone count.
+
+        Of an adapter on a layer, `lora_a` takes the layer's columns and `lora_b` its rows.
+        """
         heads, ffn = self.heads(config), self.ffn(config)
         d = config.head_dim
         match name.rsplit(".", 2)[-2:]:
             case ["word_embeddings", _]:
                 return self.vocabulary(config), _WHOLE
+            case ["query_key_value" | "dense_h_to_4h", "lora_a"]:
+                return _WHOLE, _WHOLE
             case ["query_key_value", _]:  # rows are [N, 3, D]
                 return slice(3 * d * heads.start, 3 * d * heads.stop), _WHOLE
-            case ["dense", "weight"]:
+            case ["dense", "weight" | "lora_a"]:
                 return _WHOLE, slice(d * heads.start, d * heads.stop)
             case ["dense_h_to_4h", _]:
                 return ffn, _WHOLE
-            case ["dense_4h_to_h", "weight"]:
+            case ["dense_4h_to_h", "weight" | "lora_a"]:
                 return _WHOLE, ffn
         return _WHOLE, _WHOLE
 

@@ -55,7 +55,7 @@ class StepTime:
     tied_embedding: float  # the gradients of the first and the last stage's copies are added up
     gradient_reduce: float  # over DP
     optimizer: float
-    weight_gather: float  # ZeRO-1: every rank gets the weights that the others updated
+    weight_gather: float  # every rank gets the weights that the others updated; in ZeRO-3 for each pass
 
     @property
     def total(self) -> float:
@@ -68,7 +68,8 @@ def step_time(config: BloomConfig, run: Run, cluster: Cluster) -> StepTime:
     m, parts = run.num_micro_batches, stages(config, run.layout.pp)
     slowest = max((micro_batch_time(config, run, cluster, stage) for stage in parts), key=lambda time: time.total)
     parameters = max(stage.parameters(config, run.layout.tp) for stage in parts)
-    own = parameters / run.layout.dp  # ZeRO-1: the part that a rank updates
+    own = parameters / run.layout.dp  # ZeRO: the part that a rank updates
+    reduced = REDUCED_BYTES[run.precision] * parameters
     return StepTime(
         matmul=m * slowest.matmul,
         elementwise=m * slowest.elementwise,
@@ -77,10 +78,21 @@ def step_time(config: BloomConfig, run: Run, cluster: Cluster) -> StepTime:
         accumulate=m * slowest.accumulate,
         bubble=(run.layout.pp - 1) * slowest.total,
         tied_embedding=_tied_embedding(config, run, cluster),
-        gradient_reduce=2 * _around_data_ring(run, cluster, REDUCED_BYTES[run.precision] * parameters),
+        gradient_reduce=_gradient_rounds(run) * _around_data_ring(run, cluster, reduced),
         optimizer=(UPDATE_BYTES * own + NORM_BYTES * parameters) / cluster.memory_bandwidth,
-        weight_gather=_around_data_ring(run, cluster, run.element_bytes * parameters),
+        weight_gather=_weight_rounds(run) * _around_data_ring(run, cluster, run.element_bytes * parameters),
     )
+
+
+def _gradient_rounds(run: Run) -> int:
+    """Around the data ring in a step: an all-reduce, or in ZeRO-2 and 3 a reduce-scatter for each micro-batch."""
+    return 2 if run.zero.stage == 1 else run.num_micro_batches
+
+
+def _weight_rounds(run: Run) -> int:
+    """One, or in ZeRO-3 one for each pass forward and backward of each micro-batch."""
+    passes = 3 if run.checkpointing else 2
+    return run.num_micro_batches * passes if run.zero.stage == 3 else 1
 
 
 def micro_batch_time(config: BloomConfig, run: Run, cluster: Cluster, stage: Stage) -> MicroBatchTime:

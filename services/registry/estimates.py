@@ -1,17 +1,17 @@
 """What a job will cost, computed when it is created, by the planner that `anthesis plan` uses (docs/planning.md)."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 from bloom.batch_ramp import BatchRamp
 from bloom.cluster import CLUSTERS, Cluster, named_cluster
 from bloom.config import BloomConfig
 from bloom.fit import candidates, refusal
 from bloom.layout import Layout
-from bloom.memory import Run
+from bloom.memory import Precision, Run
 from bloom.plan import Plan, plan
 from services.common.errors import InvalidArgument
-from services.registry.job_specs import FineTuneSpec, JobSpec, TrainOptions
+from services.registry.job_specs import FineTuneSpec, JobSpec, TrainOptions, zero_of
 
 Estimate = dict[str, Any]  # the fields of JobEstimate
 
@@ -67,7 +67,7 @@ def estimate(spec: JobSpec, config: BloomConfig, dataset_bytes: int, where: Trai
 
 
 def _figures(figures: Plan) -> Estimate:
-    kinds = asdict(figures.memory) | {"total": figures.memory_bytes}
+    kinds = figures.memory.kinds() | {"total": figures.memory_bytes}
     names = (
         "shortage",
         "num_steps",
@@ -93,11 +93,12 @@ def _run(spec: JobSpec) -> Run:
         global_batch=micro_batch * (options.gradient_accumulation or GRADIENT_ACCUMULATION) * layout.dp,
         micro_batch=micro_batch,
         seq_length=options.sequence_length or SEQUENCE_LENGTH,
-        precision="fp32" if options.precision == "fp32" else "bf16",
+        precision=cast(Precision, options.precision or "bf16"),
         checkpointing=options.recompute,
         sequence_parallel=True,
         dropout=bool(options.dropout),
         lora_rank=(lora.rank or LORA_RANK) if lora else 0,
+        zero=zero_of(options),
     )
 
 

@@ -9,9 +9,10 @@ from typing import Any
 from bloom.config import BloomConfig
 from bloom.layout import Layout
 from bloom.parallel import Shard
+from bloom.zero import Zero
 from services.common.errors import InvalidArgument
 
-PRECISIONS = ("bf16", "fp32")
+PRECISIONS = ("bf16", "fp16", "fp32")
 OPTIMIZERS = ("adamw", "muon")
 ROLLBACKS = ("none", "nan", "spike")
 LAYOUT = re.compile(r"[1-9]\d{0,4}x[1-9]\d{0,4}x[1-9]\d{0,4}")
@@ -53,6 +54,8 @@ class TrainOptions:
     keep_last: int | None = None
     normalize_targets: bool = False
     max_examples_per_dataset: int | None = None  # in a pass
+    zero_stage: int = 0  # 0: 1
+    offload: str = ""  # "optimizer" or "parameters"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,6 +157,7 @@ def check_options(options: TrainOptions) -> None:
         raise InvalidArgument("warmup_steps and warmup_samples both say how long to warm up; set one")
     _check_not_above(options, "warmup_samples", "decay_samples")
     _check_checkpoints(options)
+    _check_zero(options)
 
 
 def _check_checkpoints(options: TrainOptions) -> None:
@@ -194,6 +198,20 @@ def _check_not_above(options: TrainOptions, name: str, bound: str) -> None:
         )
 
 
+def zero_of(options: TrainOptions) -> Zero:
+    """What replicas divide. Raises ValueError."""
+    return Zero(options.zero_stage or 1, options.offload)  # type: ignore[arg-type]  # Zero checks it
+
+
+def _check_zero(options: TrainOptions) -> None:
+    try:
+        reason = zero_of(options).refusal(_layout(options.layout), options.optimizer)
+    except ValueError as error:
+        raise InvalidArgument(str(error)) from error
+    if reason:
+        raise InvalidArgument(reason)
+
+
 def check_layout_fits(spec: JobSpec, config: BloomConfig) -> None:
     """Raise InvalidArgument where the layout cannot divide this model, or not what is asked of it."""
     options = spec.options
@@ -205,8 +223,6 @@ def check_layout_fits(spec: JobSpec, config: BloomConfig) -> None:
     if layout.tp > 1 and options.optimizer == "muon":
         other = Layout(pp=layout.pp, dp=layout.tp * layout.dp)
         raise InvalidArgument(f"layout={options.layout!r}: muon needs whole matrices; choose adamw or '{other}'")
-    if layout.tp * layout.pp > 1 and isinstance(spec, FineTuneSpec) and spec.lora:
-        raise InvalidArgument(f"layout={options.layout!r}: adapters need whole models; choose '1x1x{layout.num_ranks}'")
 
 
 def _layout(text: str) -> Layout:

@@ -55,10 +55,10 @@ def build_model(spec: RunSpec, config: BloomConfig, folder: JobFolder, ranks: Ra
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = dropout
-    if spec.config.lora:
-        add_adapters(model, spec.config.lora, spec.config.seed)
     if ranks.tensor_parallel:
         parallelize_for_training(model, shard, ranks.tensor_parallel)
+    if spec.config.lora:
+        add_adapters(model, spec.config.lora, spec.config.seed, shard)
     for name, parameter in model.named_parameters():
         # What DeepSpeed goes by when it counts each parameter once in the gradient's norm.
         parameter.model_parallel = parameter.tensor_model_parallel = shard.is_cut(config, name)  # type: ignore[attr-defined]

@@ -17,24 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from deepspeed.utils import (
-    safe_get_full_fp32_param,
-    safe_get_full_optimizer_state,
-    safe_set_full_fp32_param,
-    safe_set_full_optimizer_state,
-)
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.distributed_c10d import _get_default_store
 
 from bloom.model import BloomModel
+from services.trainer import loss_scale
 from services.trainer.config import Optimizer
 from services.trainer.files import sync_folder
 from services.trainer.optimizer import state_keys
 from services.trainer.ranks import Ranks
 from services.trainer.retention import Retention, finished
 from services.trainer.saved_state import MANIFEST, VALUE, Region, SavedState, region, stored_name
+from services.trainer.zero import initialize_state, set_whole, whole, whole_shape
 
 FAILED = "failed: "
 POLL_S = 0.02
@@ -63,9 +59,7 @@ class Checkpoints:
         self._config = model.config
         self._shard = ranks.shard(model.config)
         self._fingerprint = fingerprint
-        # DeepSpeed finds a parameter's state after the first step of the first group, when the others have none yet.
-        engine.optimizer.optimizer.initialize_state()
-        engine.optimizer._lazy_init_hp_params_optimizer_state()
+        initialize_state(engine)
         self._writer: threading.Thread | None = None
         self._failed = ""
         self._parameters = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
@@ -85,6 +79,7 @@ class Checkpoints:
         manifest = {
             "step": step,
             "optimizer_steps": self._engine.optimizer.param_groups[0]["step"],
+            "loss_scale": loss_scale.state(self._engine),
             "config": self._config.to_hf(),
             "fingerprint": self._fingerprint,
         }
@@ -136,12 +131,10 @@ class Checkpoints:
         owned = [name for name in self._parameters if self._shard.stands_for(self._config, name)]
         for index, name in enumerate(owned):
             parameter = self._parameters[name]
-            values = {VALUE: safe_get_full_fp32_param(parameter)}
-            for key in state_keys(name, parameter, self._optimizer):
-                values[key] = safe_get_full_optimizer_state(parameter, key)
+            values = {key: whole(parameter, key) for key in self._keys(name)}
             if index % self._ranks.grid.get_data_parallel_world_size() != self._ranks.dp_rank:
                 continue
-            regions[name] = region(self._config, self._shard, name, tuple(parameter.shape))
+            regions[name] = region(self._config, self._shard, name, whole_shape(parameter))
             num_rows = regions[name][0][1] - regions[name][0][0]  # without the vocabulary's padding
             for key, value in values.items():
                 tensors[stored_name(name, key)] = value[:num_rows].cpu().contiguous()
@@ -182,19 +175,20 @@ class Checkpoints:
     def _load(self, folder: Path) -> int:
         saved = SavedState(folder)
         for name, parameter in self._parameters.items():
-            part = region(self._config, self._shard, name, tuple(parameter.shape))
-            value = self._read(saved, name, VALUE, part, parameter)
-            parameter.data.copy_(value)
-            safe_set_full_fp32_param(parameter, value)
-            for key in state_keys(name, parameter, self._optimizer):
-                safe_set_full_optimizer_state(parameter, self._read(saved, name, key, part, parameter), key)
+            part = region(self._config, self._shard, name, whole_shape(parameter))
+            for key in self._keys(name):
+                set_whole(parameter, key, self._read(saved, name, key, part, parameter))
         for group in self._engine.optimizer.param_groups:
             group["step"] = saved.optimizer_steps
+        loss_scale.restore(self._engine, saved.loss_scale)
         return saved.step
 
-    def _read(self, saved: SavedState, name: str, key: str, part: Region, parameter: Tensor) -> Tensor:
+    def _keys(self, name: str) -> tuple[str, ...]:
+        return (VALUE, *state_keys(name, self._parameters[name], self._optimizer))
+
+    def _read(self, saved: SavedState, name: str, key: str, part: Region, parameter: nn.Parameter) -> Tensor:
         """As the parameter's shape, in fp32; the vocabulary's padding is zero."""
-        value = parameter.new_zeros(parameter.shape, dtype=saved.dtype)
+        value = parameter.new_zeros(whole_shape(parameter), dtype=saved.dtype)
         value[: part[0][1] - part[0][0]] = saved.read(name, key, part)
         return value
 

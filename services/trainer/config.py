@@ -8,15 +8,25 @@ from typing import Any, Literal
 
 from bloom.batch_ramp import BatchRamp
 from bloom.layout import Layout
+from bloom.zero import BUCKET, LIVE, Offload, Zero
 from services.trainer.failure import JobFailure
 from services.trainer.retention import Retention
 from services.trainer.schedule import Schedule
 
-Precision = Literal["bf16", "fp32"]
+Precision = Literal["bf16", "fp16", "fp32"]
 Optimizer = Literal["adamw", "muon"]
 RollbackOn = Literal["none", "nan", "spike"]
 # Rows; rows; rows; the YAML of corpus/blend.py; that of services/common/mixture.py
 DatasetFormat = Literal["text", "multitask", "fields", "blend", "mixture"]
+# DeepSpeed's, as BLOOM's fp16 runs had it. Source: bigscience-workshop/bigscience, smaller_models.
+LOSS_SCALE = {
+    "loss_scale": 0,  # dynamic
+    "initial_scale_power": 12,
+    "loss_scale_window": 500,  # steps without an overflow after which the scale is doubled
+    "hysteresis": 2,
+    "min_loss_scale": 1,
+}
+ALL_ELEMENTS = 1 << 40  # more than any model has
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +71,8 @@ class TrainConfig:
     lora: LoraConfig | None = None  # None: all parameters are trained
     normalize_targets: bool = False  # each example counts as one, however long its targets are
     max_examples_per_dataset: int | None = None  # in a pass; None: all
+    zero_stage: int = 1  # what replicas divide: bloom/zero.py
+    offload: Offload = ""
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
@@ -68,11 +80,20 @@ class TrainConfig:
         if self.optimizer == "muon" and self.layout.tp > 1:
             remedy = f"use adamw, or the layout 1x{self.layout.pp}x{self.layout.dp * self.layout.tp}"
             raise JobFailure("BAD_LAYOUT", f"layout {self.layout}: muon needs whole matrices; {remedy}", "layout")
-        if self.lora and self.layout.tp * self.layout.pp > 1:
-            remedy = f"use 1x1x{self.layout.num_ranks}"
-            raise JobFailure("BAD_LAYOUT", f"layout {self.layout}: adapters need whole models; {remedy}", "layout")
-
+        self._check_zero()
         self._check_ramp()
+
+    def _check_zero(self) -> None:
+        try:
+            reason = self.zero.refusal(self.layout, self.optimizer)
+        except ValueError as error:
+            raise JobFailure("BAD_CONFIG", str(error), "zero_stage") from error
+        if reason:
+            raise JobFailure("BAD_LAYOUT", reason, "zero_stage")
+
+    @property
+    def zero(self) -> Zero:
+        return Zero(self.zero_stage, self.offload)
 
     def _check_ramp(self) -> None:
         try:
@@ -128,20 +149,42 @@ class TrainConfig:
         return Schedule(peak=1.0, minimum=self.min_learning_rate / self.learning_rate, warmup=warmup, total=total)
 
     def deepspeed(self) -> dict[str, Any]:
-        """DeepSpeed's configuration: ZeRO-1, fp32 gradients and master weights."""
+        """DeepSpeed's configuration: fp32 master weights, and gradients but in fp16."""
         return {
             "train_micro_batch_size_per_gpu": self.micro_batch,
             "gradient_accumulation_steps": self.gradient_accumulation,
             "gradient_clipping": self.clip_grad_norm,
-            "zero_optimization": {"stage": 1},
+            "zero_optimization": zero_section(self.zero),
+            "zero_force_ds_cpu_optimizer": False,  # ours works anywhere; DeepSpeed's needs a compiler
             "zero_allow_untested_optimizer": True,  # ours works on flat partitions: optimizer.py
             # Stages send each other what a rank holds, with sequence parallelism its own tokens: DeepSpeed's way of
             # cutting that up among tensor-parallel ranks would cut it again.
             "pipeline": {"pipe_partitioned": False, "grad_partitioned": False},
             "bf16": {"enabled": self.precision == "bf16"},
-            "data_types": {"grad_accum_dtype": "fp32"},
+            "fp16": {"enabled": self.precision == "fp16", **LOSS_SCALE},
+            # In fp16 as BLOOM's runs: DeepSpeed would add up fp32 ones beside those that the pipeline's ends exchange.
+            "data_types": {"grad_accum_dtype": "fp16" if self.precision == "fp16" else "fp32"},
             "steps_per_print": 1 << 40,
         }
+
+
+def zero_section(zero: Zero) -> dict[str, Any]:
+    """DeepSpeed's "zero_optimization"."""
+    section: dict[str, Any] = {"stage": zero.stage}
+    if zero.stage > 1:
+        section |= {"reduce_bucket_size": BUCKET}
+    if zero.stage == 3:
+        section |= {
+            "stage3_prefetch_bucket_size": BUCKET,
+            "stage3_max_live_parameters": LIVE,
+            "stage3_max_reuse_distance": LIVE,
+            "sub_group_size": ALL_ELEMENTS,  # the optimizer counts a group's steps, so it must see it once a step
+        }
+    if zero.offload:
+        section["offload_optimizer"] = {"device": "cpu"}
+    if zero.offload == "parameters":
+        section["offload_param"] = {"device": "cpu"}
+    return section
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from bloom.adapter import Adapter, merged_pieces, write_adapter
@@ -16,6 +15,7 @@ from bloom.tensors import expected_tensors
 from services.common.artifacts import ArtifactStore
 from services.trainer.config import LoraConfig, RunSpec
 from services.trainer.folder import JobFolder
+from services.trainer.precision import DTYPES
 from services.trainer.provenance import TRAINING_FILE, training_json
 from services.trainer.retention import finished
 from services.trainer.saved_state import VALUE, SavedState
@@ -45,7 +45,7 @@ def export(config: BloomConfig, spec: RunSpec, folder: JobFolder) -> None:
 
 
 def _write(target: Path, config: BloomConfig, spec: RunSpec, pieces: Iterator[Tensor]) -> None:
-    dtype = torch.bfloat16 if spec.config.precision == "bf16" else torch.float32
+    dtype = DTYPES[spec.config.precision]
     with_dtype = config.to_hf() | {"torch_dtype": str(dtype).removeprefix("torch.")}
     shapes = expected_tensors(config)
     entries = {f"transformer.{name}": (STORED_DTYPES[dtype], shape) for name, shape in shapes.items()}

@@ -1,9 +1,10 @@
-"""AdamW, or Muon on the matrices with AdamW on the rest, under ZeRO-1.
+"""AdamW, or Muon on the matrices with AdamW on the rest, under ZeRO.
 
-DeepSpeed's ZeRO-1 hands an optimizer one flat fp32 tensor per parameter group: this rank's 1/N of the group's
+DeepSpeed's ZeRO hands an optimizer one flat fp32 tensor per parameter group: this rank's 1/N of the group's
 parameters, laid end to end and padded. AdamW works element by element and does not care. Muon needs whole matrices:
 momentum stays with the partition, the updates of all partitions are gathered, and each rank orthogonalises the matrices
-that its partition touches. See docs/adr/0003-optimizer.md for why DeepSpeed's own Muon is not used.
+that its partition touches. ZeRO-3 cuts each parameter instead, so Muon stays with 1 and 2. See
+docs/adr/0003-optimizer.md for why DeepSpeed's own Muon is not used.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -44,15 +45,18 @@ class MuonAdamW(torch.optim.Optimizer):
         """Make the state that the first step would make: zeros."""
         for group in self.param_groups:
             for parameter in group["params"]:
-                if not self.state[parameter]:
-                    keys = MUON_STATE if "matrices" in group else ADAM_STATE
-                    self.state[parameter] = {key: torch.zeros_like(parameter) for key in keys}
+                self.initialize_state_of(group, parameter)
+
+    def initialize_state_of(self, group: dict[str, Any], parameter: Tensor) -> None:
+        if not self.state[parameter]:
+            keys = MUON_STATE if "matrices" in group else ADAM_STATE
+            self.state[parameter] = {key: torch.zeros_like(parameter) for key in keys}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         self.initialize_state()
         for group in self.param_groups:
-            group["step"] += 1
+            group["step"] += bool(group["params"])  # ZeRO-3 steps one group at a time, the others are empty then
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue

@@ -82,6 +82,11 @@ class Stages(PipelineModule):  # type: ignore[misc]
         stage = self._topo.get_coord(self.global_rank).pipe
         self._set_bounds(self.parts[stage], self.parts[stage + 1])
 
+    def get_tied_weights_and_groups(self) -> list[tuple[nn.Parameter, Any]]:
+        """Those that are trained: beside adapters the embedding is not, and in bf16 DeepSpeed asks for its gradient."""
+        tied: list[tuple[nn.Parameter, Any]] = super().get_tied_weights_and_groups()
+        return [(weight, group) for weight, group in tied if weight.requires_grad]
+
 
 class _Embedding(TiedLayerSpec):  # type: ignore[misc]
     """The embedding at one end of the pipeline; DeepSpeed adds up the gradients of both."""

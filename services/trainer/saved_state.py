@@ -39,6 +39,7 @@ class SavedState:
         manifest = json.loads((folder / MANIFEST).read_text())
         self.step: int = manifest["step"]
         self.optimizer_steps: int = manifest["optimizer_steps"]
+        self.loss_scale: dict[str, float] | None = manifest.get("loss_scale")
         self.config = BloomConfig.from_hf(manifest["config"])
         self._folder = folder
         self._files: list[Any] = [safe_open(folder / name, framework="pt") for name in sorted(manifest["files"])]

@@ -50,15 +50,19 @@ class Steering:
         self._detector = SpikeDetector(spec.config.spike_deviations, recent)
         self._reason = ""
 
-    def verdict(self, report: Progress, device: torch.device) -> Verdict:
-        """What follows the step. Raises JobFailure (DIVERGED) on rank 0."""
-        said = torch.tensor([self._decide(self._progress, report) if self._progress else 0], device=device)
+    def verdict(self, report: Progress, device: torch.device, *, is_skipped: bool = False) -> Verdict:
+        """What follows the step. is_skipped: it changed nothing as fp16 overflowed, which is no divergence.
+
+        Raises JobFailure (DIVERGED) on rank 0.
+        """
+        decision = self._decide(self._progress, report, is_skipped) if self._progress else 0
+        said = torch.tensor([decision], device=device)
         dist.broadcast(said, src=0)
         return Verdict(int(said))
 
-    def _decide(self, progress: ProgressWriter, report: Progress) -> Verdict:
-        broken = not_finite(report.loss, report.grad_norm)
-        wrong = broken or self._detector.spike(report.loss)
+    def _decide(self, progress: ProgressWriter, report: Progress, is_skipped: bool) -> Verdict:
+        broken = "" if is_skipped else not_finite(report.loss, report.grad_norm)
+        wrong = broken or ("" if is_skipped else self._detector.spike(report.loss))
         if wrong:
             self._reason = f"step {report.step}: {wrong}"
             progress.message(f"{self._reason}; {self._samples(report.step)}")

@@ -12,8 +12,9 @@ import deepspeed
 import torch
 import torch.distributed as dist
 
-from bloom.layout import Layout
+from bloom.layout import Layout, stages
 from bloom.model import BloomModel
+from services.trainer import loss_scale
 from services.trainer.build import build_model, model_config
 from services.trainer.checkpoint import Checkpoints
 from services.trainer.config import Precision, RunSpec
@@ -24,6 +25,7 @@ from services.trainer.folder import JobFolder
 from services.trainer.loss import LanguageModelLoss
 from services.trainer.optimizer import build_optimizer
 from services.trainer.pipeline import Stages
+from services.trainer.precision import check_fp16
 from services.trainer.prepare import Prepared
 from services.trainer.processes import die_with_parent, end_with_lease
 from services.trainer.progress import Progress, ProgressWriter
@@ -34,6 +36,7 @@ from services.trainer.saved_state import STATE_FOLDER
 from services.trainer.skips import Skips
 from services.trainer.steering import Steering, Verdict
 from services.trainer.windows import open_windows
+from services.trainer.zero import partition
 
 LAST_WAIT_S = 5.0  # between tries at writing the last checkpoint
 SPEED_WINDOW = 20  # steps over which tokens/s is measured
@@ -55,11 +58,17 @@ class Trainer:
         self._ends: list[tuple[float, int]] = []  # of recent steps: when, and how many tokens had been seen
         shard = ranks.shard(model.config)
         self._is_pipelined = config.layout.pp > 1
-        self.engine, *_ = deepspeed.initialize(
-            model=Stages(model, shard, config, ranks)
+        optimizer = build_optimizer(model, config, ranks.grid.get_data_parallel_group())
+        module = (
+            Stages(model, shard, config, ranks)
             if self._is_pipelined
-            else LanguageModelLoss(model, shard, ranks.tensor_parallel),
-            optimizer=build_optimizer(model, config, ranks.grid.get_data_parallel_group()),
+            else LanguageModelLoss(model, shard, ranks.tensor_parallel)
+        )
+        if config.zero_stage == 3 and isinstance(module, LanguageModelLoss):
+            partition(module, config, ranks)
+        self.engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=optimizer,
             config=config.deepspeed(),
             mpu=None if self._is_pipelined else ranks.grid,  # a PipelineModule brings its own
         )
@@ -73,7 +82,8 @@ class Trainer:
             group["lr"] = group["peak"] * factor
         num_micro_batches = config.num_micro_batches(step)
         self.engine.set_train_batch_size(num_micro_batches * config.micro_batch * config.layout.dp)
-        loss = self._pipelined_loss(step) if self._is_pipelined else self._loss(step)
+        with loss_scale.divergence(step + 1):
+            loss = self._pipelined_loss(step) if self._is_pipelined else self._loss(step)
         return self._progress(step + 1, loss, config.learning_rate * factor)
 
     def _loss(self, step: int) -> float:
@@ -157,8 +167,12 @@ def settle_precision(asked: Precision, file: Path) -> Precision:
     """What the run computes in, on all ranks and in all its attempts, which share `file`. Collective.
 
     fp32 instead of bf16 where rank 0's processor has no products of bf16: one would take 200 times as long as in fp32.
+    Raises JobFailure for fp16 where this machine has none of it.
     """
-    settled = [asked]
+    if asked == "fp16":
+        check_fp16()
+        return asked
+    settled: list[Precision] = [asked]
     if dist.get_rank() == 0:
         if not file.exists() or not file.read_text():  # killed while it was written
             has_bf16 = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -190,14 +204,16 @@ def run(spec: RunSpec, folder: JobFolder, progress: ProgressWriter | None) -> No
     steering = Steering(spec, folder, trainer.windows, progress, first)
     for step in range(first, prepared.total_steps):
         report = trainer.step(step)
-        verdict = steering.verdict(report, trainer.engine.device)
+        verdict = steering.verdict(report, trainer.engine.device, is_skipped=loss_scale.skipped(trainer.engine))
         if verdict is Verdict.GO_BACK:
             checkpoints.finish()
             if progress:
                 progress.flush()
                 steering.go_back(report.step)
             return
-        if progress:
+        if progress and loss_scale.skipped(trainer.engine):
+            progress.message(f"step {report.step} changed nothing: {loss_scale.overflow(trainer.engine)}")
+        elif progress:
             progress.step(report)
         if report.step == prepared.total_steps:
             break
@@ -236,7 +252,7 @@ def save_last(checkpoints: Checkpoints, step: int, progress: ProgressWriter | No
 def _num_trained(model: BloomModel, spec: RunSpec) -> int:
     """Parameters of the whole model that training changes."""
     if spec.config.lora:
-        return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        return stages(model.config, 1)[0].adapter_parameters(model.config, 1, spec.config.lora.rank)
     return model.config.parameters
 
 

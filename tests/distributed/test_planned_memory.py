@@ -16,3 +16,11 @@ def test_the_planned_peak_is_the_measured_one_within_15_percent(layout: str):
     config = dataclasses.replace(CONFIG, layout=Layout.parse(layout), precision="fp32")
     found = compare(config)
     assert abs(found.deviation) < 0.15, found
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", [2, 3])
+def test_what_replicas_divide_is_planned_as_measured(stage: int):
+    config = dataclasses.replace(CONFIG, layout=Layout(dp=2), precision="fp32", zero_stage=stage)
+    found = compare(config)
+    assert abs(found.deviation) < 0.15, found

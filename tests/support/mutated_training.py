@@ -1,14 +1,19 @@
-"""A rank's program with one planted mistake: `python -m tests.support.mutated_training MISTAKE JOB_FOLDER`."""
+"""A rank's program with one planted change: `python -m tests.support.mutated_training MISTAKE JOB_FOLDER`."""
 
 import math
 import sys
 
+import torch.nn.functional as F
+from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.pipe.engine import PipelineEngine
+from torch import Tensor
 
 from bloom.alibi import slopes
 from bloom.parallel import Shard
-from services.trainer import train
+from bloom.tensor_parallel import ColumnParallelLinear, RowParallelLinear
+from services.trainer import config, train
 from services.trainer.dataset import MicroBatch, Windows
+from services.trainer.lora import LoraLinear
 
 BAD_SAMPLES = {41, 141}
 
@@ -41,6 +46,32 @@ def bad_samples() -> None:
 
     Windows.micro_batch = noting  # type: ignore[method-assign]
     train.StepPart = lambda tensors, scale, seed: part(tensors, scale * factor[0], seed)  # type: ignore[assignment, misc]
+
+
+def adapters_sides_not_summed() -> None:
+    """Each rank's gradient of what all have is that of its own tokens."""
+    LoraLinear._added = _added_alone  # type: ignore[method-assign]
+
+
+def _added_alone(layer: LoraLinear, x: Tensor) -> Tensor:
+    match layer.base:
+        case ColumnParallelLinear(parallel=parallel):
+            return F.linear(parallel.enter(F.linear(x, layer.lora_a)), layer.lora_b)
+        case RowParallelLinear(parallel=parallel):
+            return F.linear(parallel.leave(F.linear(x, layer.lora_a)), layer.lora_b)
+    raise AssertionError("for tensor-parallel ranks alone")
+
+
+def fp16_anywhere() -> None:
+    """No mistake: fp16 on a processor without its products, slowly, from a loss scale that overflows at first."""
+    train.check_fp16 = lambda: None
+    type(get_accelerator()).is_fp16_supported = lambda self: True
+    config.LOSS_SCALE["initial_scale_power"] = 22
+
+
+def loss_scale_forgotten() -> None:
+    fp16_anywhere()
+    train.loss_scale.restore = lambda engine, saved: None
 
 
 if __name__ == "__main__":

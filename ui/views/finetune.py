@@ -171,7 +171,7 @@ def more_options(steps: int, rate: float) -> TrainOptions:
             third.number_input("Clip gradient norm at", 0.0, 100.0, 1.0, 0.1, key="clip", help="0: off.")
         ),
         dropout=float(first.number_input("Dropout", 0.0, 0.95, 0.0, 0.05, key="dropout")),
-        precision=second.selectbox("Precision", ["bf16", "fp32"], key="precision"),
+        precision=second.selectbox("Precision", ["bf16", "fp16", "fp32"], key="precision"),
         optimizer=third.selectbox(
             "Optimizer", ["adamw", "muon"], key="optimizer", help="Muon on the matrices goes with AdamW on the rest."
         ),

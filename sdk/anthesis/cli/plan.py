@@ -15,6 +15,7 @@ from anthesis.bloom.layout import Layout
 from anthesis.bloom.memory import Attention, Precision, Run
 from anthesis.bloom.plan import Pauses, Plan
 from anthesis.bloom.plan import plan as make_plan
+from anthesis.bloom.zero import Offload, Zero
 from anthesis.cli.output import Json, print_json, print_table, show_bytes, show_count
 
 # Sequences per forward pass and per step of the published runs; another model's default is the last.
@@ -48,6 +49,8 @@ def plan(
     sequence_parallel: Annotated[bool, typer.Option(help="With TP: each rank its part of the tokens.")] = True,
     attention: Annotated[str, typer.Option(help="What it keeps: dense, megatron or fused.")] = "dense",
     lora_rank: Annotated[int, typer.Option(min=0, help="Train adapters alone; 0: everything.")] = 0,
+    zero_stage: Annotated[int, typer.Option(help="Replicas divide 1 optimizer, 2 gradients, 3 weights, too.")] = 1,
+    offload: Annotated[str, typer.Option(help="To the host's memory: optimizer or parameters.")] = "",
     tokens: Annotated[int, typer.Option(min=0, help="Training tokens.")] = 366_000_000_000,
     ramp: Annotated[str, typer.Option(help="Batch ramp: START,INCREMENT,SAMPLES.")] = "",
     checkpoint_hours: Annotated[float, typer.Option(help="Between two checkpoints.")] = 3.0,
@@ -69,6 +72,7 @@ def plan(
         sequence_parallel=sequence_parallel,
         attention=cast(Attention, attention),
         lora_rank=lora_rank,
+        zero=Zero(zero_stage, cast(Offload, offload)),
     )
     speed = None if peak_tflops is None else peak_tflops * 1e12
     machine = _with(
@@ -121,7 +125,7 @@ def _fastest(tried: list[Candidate]) -> Layout:
 
 def _show(figures: Plan, tried: list[Candidate], limit: int) -> None:
     print_table(("FIGURE", "VALUE"), [*_model_rows(figures), *_run_rows(figures)])
-    memory = [(field.name, show_bytes(getattr(figures.memory, field.name))) for field in fields(figures.memory)]
+    memory = [(kind, show_bytes(size)) for kind, size in figures.memory.kinds().items()]
     print()
     print_table((f"MEMORY OF A RANK, STAGE {figures.fullest_stage}", "BYTES"), memory)
     print()
@@ -159,6 +163,7 @@ def _run_rows(figures: Plan) -> list[tuple[str, str]]:
         ("layout", f"{run.layout} (TP x PP x DP), {run.layout.num_ranks} GPUs"),
         ("batch", f"{run.global_batch} sequences of {run.seq_length}, {run.micro_batch} per pass"),
         ("memory of a rank", f"{show_bytes(figures.memory_bytes)} of {usable} usable"),
+        *([("of the host, a rank", show_bytes(figures.memory.host))] if figures.memory.host else []),
         ("fits", figures.shortage or "yes"),
         ("step", f"{figures.step_seconds:.4g} s, {figures.tokens_per_second:,.0f} tokens/s"),
         ("model FLOP/s per GPU", f"{figures.mfu * peak:.4g} T, {figures.mfu:.1%} of the peak"),

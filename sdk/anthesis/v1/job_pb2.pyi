@@ -444,6 +444,8 @@ class TrainOptions(_message.Message):
     KEEP_LAST_FIELD_NUMBER: _builtins.int
     NORMALIZE_TARGETS_FIELD_NUMBER: _builtins.int
     MAX_EXAMPLES_PER_DATASET_FIELD_NUMBER: _builtins.int
+    ZERO_STAGE_FIELD_NUMBER: _builtins.int
+    OFFLOAD_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """One of the two."""
     epochs: _builtins.float
@@ -460,7 +462,9 @@ class TrainOptions(_message.Message):
     gradient_accumulation: _builtins.int
     """default 1"""
     precision: _builtins.str
-    """"bf16" (default) or "fp32" """
+    """"bf16" (default; on a processor without its products fp32 is taken), "fp16", with a loss scale that adapts, where
+    the worker's GPU or processor has its products, or "fp32".
+    """
     optimizer: _builtins.str
     """"adamw" (default) or "muon": Muon on matrices, AdamW on the rest"""
     muon_learning_rate: _builtins.float
@@ -483,7 +487,7 @@ class TrainOptions(_message.Message):
     """default 100"""
     layout: _builtins.str
     """"TPxPPxDP": ranks that share each layer, pipeline stages, replicas; default "1x1x1". TP must divide the heads, PP be
-    no more than the layers; muon needs TP 1, adapters TP 1 and PP 1.
+    no more than the layers; muon needs TP 1.
     """
     recompute: _builtins.bool
     """Compute a layer's activations again in the backward pass: a third more work, a fraction of the memory."""
@@ -512,6 +516,14 @@ class TrainOptions(_message.Message):
     max_examples_per_dataset: _builtins.int
     """Of each dataset, at most so many examples (documents, of TEXT) in a pass over the data, drawn anew for each pass;
     default: all. A MIXTURE may say otherwise for a task.
+    """
+    zero_stage: _builtins.int
+    """What replicas divide among themselves, as in ZeRO: 1 (default) the optimizer's state, 2 the gradients as well, 3 the
+    weights as well. 2 and 3 need PP 1; muon goes with 1 and 2.
+    """
+    offload: _builtins.str
+    """What lies in the host's memory instead of the GPU's: "" (default) nothing, "optimizer" its state and its work,
+    "parameters" the weights as well, with zero_stage 3. Needs PP 1 and adamw.
     """
     def __init__(
         self,
@@ -546,10 +558,12 @@ class TrainOptions(_message.Message):
         keep_last: _builtins.int | None = ...,
         normalize_targets: _builtins.bool = ...,
         max_examples_per_dataset: _builtins.int | None = ...,
+        zero_stage: _builtins.int = ...,
+        offload: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_decay_samples", b"_decay_samples", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_keep_every_steps", b"_keep_every_steps", "_keep_last", b"_keep_last", "_learning_rate", b"_learning_rate", "_max_examples_per_dataset", b"_max_examples_per_dataset", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_spike_deviations", b"_spike_deviations", "_steps", b"_steps", "_warmup_samples", b"_warmup_samples", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "decay_samples", b"decay_samples", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "keep_every_steps", b"keep_every_steps", "keep_last", b"keep_last", "learning_rate", b"learning_rate", "max_examples_per_dataset", b"max_examples_per_dataset", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "seed", b"seed", "sequence_length", b"sequence_length", "spike_deviations", b"spike_deviations", "steps", b"steps", "warmup_samples", b"warmup_samples", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_decay_samples", b"_decay_samples", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_keep_every_steps", b"_keep_every_steps", "_keep_last", b"_keep_last", "_learning_rate", b"_learning_rate", "_max_examples_per_dataset", b"_max_examples_per_dataset", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_spike_deviations", b"_spike_deviations", "_steps", b"_steps", "_warmup_samples", b"_warmup_samples", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "batch_ramp", b"batch_ramp", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "decay_samples", b"decay_samples", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "keep_every_steps", b"keep_every_steps", "keep_last", b"keep_last", "layout", b"layout", "learning_rate", b"learning_rate", "max_examples_per_dataset", b"max_examples_per_dataset", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "normalize_targets", b"normalize_targets", "optimizer", b"optimizer", "precision", b"precision", "recompute", b"recompute", "rollback_on", b"rollback_on", "seed", b"seed", "sequence_length", b"sequence_length", "spike_deviations", b"spike_deviations", "steps", b"steps", "warmup_samples", b"warmup_samples", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_decay_samples", b"_decay_samples", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_keep_every_steps", b"_keep_every_steps", "_keep_last", b"_keep_last", "_learning_rate", b"_learning_rate", "_max_examples_per_dataset", b"_max_examples_per_dataset", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_spike_deviations", b"_spike_deviations", "_steps", b"_steps", "_warmup_samples", b"_warmup_samples", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "batch_ramp", b"batch_ramp", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "decay_samples", b"decay_samples", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "keep_every_steps", b"keep_every_steps", "keep_last", b"keep_last", "layout", b"layout", "learning_rate", b"learning_rate", "max_examples_per_dataset", b"max_examples_per_dataset", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "normalize_targets", b"normalize_targets", "offload", b"offload", "optimizer", b"optimizer", "precision", b"precision", "recompute", b"recompute", "rollback_on", b"rollback_on", "seed", b"seed", "sequence_length", b"sequence_length", "spike_deviations", b"spike_deviations", "steps", b"steps", "warmup_samples", b"warmup_samples", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay", "zero_stage", b"zero_stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__beta1: _TypeAlias = _typing.Literal["beta1"]  # noqa: Y015
     _WhichOneofArgType__beta1: _TypeAlias = _typing.Literal["_beta1", b"_beta1"]  # noqa: Y015

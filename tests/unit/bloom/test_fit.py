@@ -50,7 +50,8 @@ def test_a_shortage_names_the_stage_the_need_and_the_remedy():
     run = replace(RUN_176B, layout=Layout(tp=8, pp=1, dp=48))
     text = shortage(BLOOM, replace(run, global_batch=48 * 2 * 20), JEAN_ZAY)
     assert text.startswith("stage 0 needs ")
-    assert text.endswith("GiB a rank of the 64.0 usable, most of it gradients; raise tp or pp, on more GPUs")
+    remedy = "raise tp or pp, on more GPUs, or set zero_stage=2"
+    assert text.endswith(f"GiB a rank of the 64.0 usable, most of it gradients; {remedy}")
 
 
 def test_a_laptop_is_a_cluster_too():

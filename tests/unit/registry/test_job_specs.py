@@ -78,7 +78,7 @@ def test_warm_up_is_not_longer_than_the_run():
         check(warmup_steps=101)
 
 
-@pytest.mark.parametrize(("name", "value"), [("precision", "fp16"), ("optimizer", "sgd"), ("rollback_on", "loss")])
+@pytest.mark.parametrize(("name", "value"), [("precision", "fp8"), ("optimizer", "sgd"), ("rollback_on", "loss")])
 def test_an_unknown_choice_is_refused_with_the_known_ones(name, value):
     with pytest.raises(InvalidArgument, match=f"{name}='{value}' is not known; choose .* or .*"):
         check(**{name: value})
@@ -116,7 +116,6 @@ def test_layouts_are_taken(layout):
         ({"layout": "3x1x1"}, None, "tp=3 does not divide 16 heads; choose 1, 2, 4, 8 or 16"),
         ({"layout": "1x25x1"}, None, "pp=25 stages cannot share 24 layers; choose 1 to 24"),
         ({"layout": "2x3x4", "optimizer": "muon"}, None, "muon needs whole matrices; choose adamw or '1x3x8'"),
-        ({"layout": "1x2x2"}, LoraOptions(), "adapters need whole models; choose '1x1x4'"),
     ],
 )
 def test_a_layout_that_cannot_divide_the_model_is_refused_with_one_that_can(options, lora, says):
@@ -125,6 +124,31 @@ def test_a_layout_that_cannot_divide_the_model_is_refused_with_one_that_can(opti
     )
     with pytest.raises(InvalidArgument, match=re.escape(says)):
         check_layout_fits(spec, PRESETS["560m"])
+
+
+def test_adapters_go_with_every_layout_that_divides_the_model():
+    options = TrainOptions(steps=3, layout="4x6x2")
+    spec = FineTuneSpec(output_model="m", base="b@1", datasets=["a"], options=options, lora=LoraOptions())
+    check_layout_fits(spec, PRESETS["560m"])
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"zero_stage": 4}, "zero_stage=4 is not known; choose 1, 2 or 3"),
+        ({"zero_stage": 2, "layout": "1x2x2"}, "stages need zero_stage=1 without offload; set these, or use 1x1x4"),
+        ({"zero_stage": 3, "optimizer": "muon"}, "use adamw, or zero_stage=2"),
+        ({"offload": "parameters"}, "set zero_stage=3, or offload=optimizer"),
+    ],
+)
+def test_what_replicas_cannot_divide_is_refused_with_the_remedy(options, says):
+    with pytest.raises(InvalidArgument, match=re.escape(says)):
+        check(**options)
+
+
+def test_stages_of_zero_are_taken():
+    check(zero_stage=3, offload="parameters", layout="2x1x4")
+    check(zero_stage=2, optimizer="muon")
 
 
 @pytest.mark.parametrize("layout", ["8", "1x1", "0x1x1", "1x1x-1", "axbxc", "1x1x1x1", "1x1x999999"])

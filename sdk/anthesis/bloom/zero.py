@@ -1,0 +1,1 @@
+../../../bloom/zero.py
