@@ -45,6 +45,7 @@ class TrainOptions:
     batch_ramp: str = ""  # "START,INCREMENT,SAMPLES"
     warmup_samples: int | None = None
     decay_samples: int | None = None
+    validate_every_steps: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +65,7 @@ class PretrainSpec:
     config: str  # a preset's name, or a config.json
     licence: str = ""
     options: TrainOptions = field(default_factory=TrainOptions)
+    validation_datasets: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +75,7 @@ class FineTuneSpec:
     datasets: list[str]
     options: TrainOptions = field(default_factory=TrainOptions)
     lora: LoraOptions | None = None
+    validation_datasets: list[str] = field(default_factory=list)
 
 
 JobSpec = PretrainSpec | FineTuneSpec
@@ -122,6 +125,7 @@ RANGES = {
     "checkpoint_every_steps": Range("[1, 100000000]"),
     "warmup_samples": Range("[0, 1000000000000]"),
     "decay_samples": Range("[1, 1000000000000]"),
+    "validate_every_steps": Range("[1, 100000000]"),
 }
 LORA_RANGES = {"rank": Range("[1, 1024]"), "alpha": Range("(0, inf)"), "dropout": Range("[0, 1)")}
 
@@ -141,6 +145,18 @@ def check_options(options: TrainOptions) -> None:
     if options.warmup_samples is not None and options.warmup_steps is not None:
         raise InvalidArgument("warmup_steps and warmup_samples both say how long to warm up; set one")
     _check_not_above(options, "warmup_samples", "decay_samples")
+
+
+def check_validation(spec: JobSpec) -> None:
+    """Raise InvalidArgument where validation is asked for without data, or with what is trained on."""
+    names = spec.validation_datasets
+    if spec.options.validate_every_steps is not None and not names:
+        what = f"validate_every_steps={spec.options.validate_every_steps} without validation_datasets"
+        raise InvalidArgument(f"{what}; name at least one, or leave it unset")
+    for name in names:
+        if name in spec.datasets:
+            what = f"validation_datasets: {name[:200]!r} is trained on"
+            raise InvalidArgument(f"{what}, so its loss validates nothing; upload rows that are held out")
 
 
 def check_lora(lora: LoraOptions) -> None:

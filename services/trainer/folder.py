@@ -61,6 +61,24 @@ class JobFolder:
         """JSON lines that rank 0 writes, attempt after attempt."""
         return self.path / "progress.jsonl"
 
+    @property
+    def validating(self) -> Path:
+        """Touched by rank 0 while it validates, when no step comes."""
+        return self.path / "validating"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files: `<data>/tensorboard/<job id>`, so that it shows all jobs side by side."""
+        return self.path.parent.parent / "tensorboard" / self.path.name
+
+    def tracked(self, name: str) -> Path:
+        """How far a tracker has been told."""
+        return self.path / f"tracked-{name}"
+
+    def tracking_over(self, fencing_token: int) -> Path:
+        """There once trackers are to send the rest and end."""
+        return self.path / f"tracking-over-{fencing_token}"
+
     def failure(self, fencing_token: int) -> Path:
         return self.path / f"failure-{fencing_token}.json"
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from bloom.flops import flops_per_token
 from bloom.layout import Layout
 from bloom.model import BloomModel
 from services.trainer.build import build_model, model_config
@@ -29,6 +30,7 @@ from services.trainer.prepare import Prepared
 from services.trainer.processes import die_with_parent, end_with_lease
 from services.trainer.progress import Progress, ProgressWriter
 from services.trainer.ranks import Ranks
+from services.trainer.validation import Validation
 from services.trainer.windows import open_windows
 
 LAST_TRIES = 60  # at writing the last checkpoint
@@ -47,6 +49,12 @@ class Trainer:
         self._total_steps = prepared.total_steps
         self._schedule = config.schedule(self._total_steps)  # each parameter group scales it by its own peak
         self._ends: list[tuple[float, int]] = []  # of recent steps: when, and how many tokens had been seen
+        self._model_flops, self._hardware_flops = (  # of a token
+            flops_per_token(
+                model.config, seq_length=config.sequence_length, recompute=again, frozen=config.lora is not None
+            )
+            for again in (False, config.recompute)
+        )
         shard = ranks.shard(model.config)
         self._is_pipelined = config.layout.pp > 1
         self.engine, *_ = deepspeed.initialize(
@@ -69,6 +77,15 @@ class Trainer:
         self.engine.set_train_batch_size(num_micro_batches * config.micro_batch * config.layout.dp)
         loss = self._pipelined_loss(step) if self._is_pipelined else self._loss(step)
         return self._progress(step + 1, loss, config.learning_rate * factor)
+
+    def validated(self, report: Progress, validation: Validation | None) -> Progress:
+        """The report of a step, with the validation that is due after it; collective. It does not count as slowness."""
+        if validation is None or not validation.is_due(report.step, report.total_steps):
+            return report
+        began = time.monotonic()
+        losses = validation.losses(self.engine)
+        self._ends = [(end + time.monotonic() - began, seen) for end, seen in self._ends]
+        return dataclasses.replace(report, validation=losses, time=time.time())
 
     def _loss(self, step: int) -> float:
         """Of a step in which every rank has all layers."""
@@ -139,6 +156,9 @@ class Trainer:
             tokens_seen=seen,
             seconds_left=(in_all - seen) / tokens_per_second,
             time=time.time(),
+            samples_seen=self._config.samples_before(done),
+            model_flops_per_second=tokens_per_second * self._model_flops,
+            hardware_flops_per_second=tokens_per_second * self._hardware_flops,
         )
 
 
@@ -180,10 +200,13 @@ def run(spec: RunSpec, folder: JobFolder, progress: ProgressWriter | None) -> No
     trainer = Trainer(spec, prepared, model, ranks)
     checkpoints = Checkpoints(folder.checkpoints, trainer.engine, model, config.optimizer, ranks, prepared.fingerprint)
     first = checkpoints.restore()
+    validation = None
+    if prepared.validation_folder:
+        validation = Validation(Path(prepared.validation_folder), config, ranks, folder.validating)
     if progress:
         _announce(progress, spec, prepared, _num_trained(model, spec), first)
     for step in range(first, prepared.total_steps):
-        report = trainer.step(step)
+        report = trainer.validated(trainer.step(step), validation)
         if progress:
             progress.step(report)
         if report.step % config.checkpoint_every_steps == 0 and report.step < prepared.total_steps:

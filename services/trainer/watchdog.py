@@ -44,6 +44,7 @@ class Watchdog:
     def start(self) -> None:
         """The ranks are started now."""
         self._last = self._clock()
+        self._sign = time.time()
         self._ends: list[float] = []  # of recent steps, as the rank says
         self._is_done = False
 
@@ -52,6 +53,12 @@ class Watchdog:
             self._last = self._clock()
             self._ends = [*self._ends, *(step.time for step in steps)][-STEPS_KEPT - 1 :]
             self._is_done = steps[-1].step == steps[-1].total_steps
+
+    def saw_sign(self, path: Path) -> None:
+        """A file that a rank touches while it does what is no step: it does not hang."""
+        if path.exists() and (touched := path.stat().st_mtime) > self._sign:
+            self._sign = touched
+            self._last = self._clock()
 
     def overdue(self) -> str:
         """Why the ranks are taken to hang; "" while they are not."""

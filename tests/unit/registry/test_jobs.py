@@ -6,10 +6,10 @@ from sqlalchemy import select
 from services.common.errors import DomainError, FailedPrecondition, InvalidArgument, NotFound
 from services.registry.job_specs import LoraOptions, TrainOptions
 from services.registry.jobs import NewJob
-from services.registry.leases import Failed
+from services.registry.leases import Failed, Succeeded
 from services.registry.pages import PageRequest
 from services.registry.tables import CANCELLED, PENDING, RUNNING, Job, Wakeup
-from tests.support.registry_data import tokenizer_bytes
+from tests.support.registry_data import store_checkpoint, tokenizer_bytes
 
 
 async def rows(registry, table):
@@ -75,11 +75,18 @@ async def test_two_users_may_use_the_same_idempotency_key(registry):
         ({"tokenizer_digest": ""}, "tokenizer_digest is empty"),
         ({"tokenizer_digest": "../../etc/passwd"}, "is not 'sha256:' and 64"),
         ({"licence": "x" * 200}, "is not allowed; give an SPDX identifier"),
+        ({"options": TrainOptions(steps=9, validate_every_steps=3)}, "validate_every_steps=3 without validation_data"),
+        ({"validation_datasets": ["gone"]}, "no dataset 'gone'; upload it"),
+        ({"validation_datasets": ["udhr"]}, "'udhr' is trained on, so its loss validates nothing; upload rows"),
+        ({"validation_datasets": ["copy"]}, "'copy' has the rows of 'udhr', which is trained on; upload rows held out"),
+        ({"validation_datasets": ["tasks", "tasks"]}, "name one twice"),
+        ({"validation_datasets": ["corpora"]}, "'corpora' is a BLEND, whose shards have no text to count bytes of"),
     ],
 )
 async def test_a_pretrain_job_that_cannot_run_is_refused_and_nothing_is_stored(registry, changes, message):
     await registry.add_dataset("tasks", "MULTITASK")
     await registry.add_dataset("corpora", "BLEND")
+    await registry.add_dataset("copy")
     spec = await registry.pretrain_spec(**changes)
     with pytest.raises(DomainError, match=message):
         await registry.submit(spec=spec)
@@ -99,6 +106,17 @@ async def test_a_fine_tune_that_cannot_run_is_refused(registry, changes, message
     spec = await registry.fine_tune_spec(**changes)
     with pytest.raises(DomainError, match=message):
         await registry.submit(spec=spec)
+
+
+async def test_a_worker_gets_the_validation_datasets_too_and_a_version_is_not_said_to_be_trained_on_them(registry):
+    await registry.add_dataset("tasks", "MULTITASK")
+    options = TrainOptions(steps=9, validate_every_steps=3)
+    job = await registry.submit(spec=await registry.pretrain_spec(validation_datasets=["tasks"], options=options))
+    acquired = await registry.leases.acquire(job.id, "t")
+    assert [dataset.name for dataset in acquired.datasets] == ["udhr", "tasks"]
+    files = store_checkpoint(registry.artifacts).files
+    done = await registry.leases.finish(job.id, 1, Succeeded(files))
+    assert (await registry.versions.get(done.model_version)).datasets == ["udhr"]
 
 
 async def test_vocabulary_0_stands_for_the_tokenizers_own(registry):
