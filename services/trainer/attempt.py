@@ -19,6 +19,7 @@ from services.trainer.lease import LOST, CancelRequested, HeldLease, LeaseLost
 from services.trainer.processes import kill_group, kill_leftovers, start
 from services.trainer.progress import ProgressReader
 from services.trainer.registry_client import Assignment, RegistryClient
+from services.trainer.tracking.processes import Trackers
 from services.trainer.watchdog import Patience, Watchdog, stacks
 
 LOG = logging.getLogger(__name__)
@@ -103,8 +104,15 @@ class Attempt:
         spec.save(self._folder.run)
         env = environment(spec.job_id, spec.fencing_token, spec.config.layout)
         self._run_stage(prepare_command(self._folder.path), env)
-        self._watchdog.start()
-        self._run_stage(deepspeed_command(self._folder.path, spec.config.layout), env, self._check_for_steps)
+        with Trackers(self._folder, spec.fencing_token, env, self._lease.say) as trackers:
+
+            def check() -> None:
+                trackers.check()
+                self._check_for_steps()
+
+            self._watchdog.start()
+            self._run_stage(deepspeed_command(self._folder.path, spec.config.layout), env, check)
+            trackers.finish(self._lease.keep)
         self._lease.report()  # messages too, which the call that ends the job does not carry
 
     def _run_stage(self, command: list[str], env: dict[str, str], check: Callable[[], None] = lambda: None) -> None:
@@ -119,6 +127,7 @@ class Attempt:
 
     def _check_for_steps(self) -> None:
         """Raises Killed where the ranks hang, with what they were doing among the job's events."""
+        self._watchdog.saw_sign(self._folder.validating)
         if reason := self._watchdog.overdue():
             self._lease.say(f"{reason}; the ranks are stopped:\n{stacks(self._held.job_id)}")
             raise Killed(reason)
