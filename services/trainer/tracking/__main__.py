@@ -96,6 +96,8 @@ def main(name: str, job_folder: str) -> None:
 
     try:
         follow(open_tracker(name, spec, folder), ProgressReader(folder.progress, folder.tracked(name)), is_over)
+    except ModuleNotFoundError as error:
+        sys.exit(f"{error}; pip install 'anthesis-platform[tracking]'")
     except Exception as error:
         sys.exit(without_secrets(f"{type(error).__name__}: {error}"))
 

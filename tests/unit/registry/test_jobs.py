@@ -116,7 +116,8 @@ async def test_a_worker_gets_the_validation_datasets_too_and_a_version_is_not_sa
     assert [dataset.name for dataset in acquired.datasets] == ["udhr", "tasks"]
     files = store_checkpoint(registry.artifacts).files
     done = await registry.leases.finish(job.id, 1, Succeeded(files))
-    assert (await registry.versions.get(done.model_version)).datasets == ["udhr"]
+    versions = await registry.versions.list_versions("sprout", PageRequest())
+    assert [(row.name, row.datasets) for row in versions.rows] == [(done.model_version, ["udhr"])]
 
 
 async def test_vocabulary_0_stands_for_the_tokenizers_own(registry):
