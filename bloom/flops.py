@@ -7,14 +7,18 @@ Source: Narayanan et al. 2021, section 5.1, in the form whose figures BLOOM's lo
 from .config import BloomConfig
 
 
-def flops_per_token(config: BloomConfig, *, seq_length: int, recompute: bool = False) -> float:
+def flops_per_token(config: BloomConfig, *, seq_length: int, recompute: bool = False, frozen: bool = False) -> float:
     """FLOPs of one training token: 24 f L h² (1 + s/(6h) + V/(16 L h)), f = 3: the model's FLOPs.
 
     With activation recompute f = 4: hardware FLOPs, what BLOOM's logs count as TFLOPs per GPU.
+    Weights that are frozen under adapters get no gradient: one pass less of all but attention. The adapters' own
+    products are not counted.
     """
     h, layers = config.hidden_size, config.n_layer
     passes = 4 if recompute else 3
-    return 24 * passes * layers * h * h * (1 + seq_length / (6 * h) + config.vocab_size / (16 * layers * h))
+    head = config.vocab_size / (16 * layers * h)
+    flops = 24 * passes * layers * h * h * (1 + seq_length / (6 * h) + head)
+    return flops - 24 * layers * h * h * (1 + head) if frozen else flops
 
 
 def layer_flops(config: BloomConfig, seq_length: int) -> float:

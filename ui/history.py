@@ -1,5 +1,6 @@
 """What a job has reported so far, and how it is drawn."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from ui.streams import Stream
 
 ENDED = frozenset({pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED})
-OTHER_CURVES = (("rate", "learning rate"), ("norm", "gradient norm"), ("speed", "tokens/s"))
+OTHER_CURVES = (("rate", "learning rate"), ("norm", "gradient norm"), ("speed", "tokens/s"), ("flops", "model FLOP/s"))
 QUIET_S, AT_MOST_S = 0.15, 3.0  # events count as caught up after this silence
 MAX_POINTS = 1500  # drawn; more are thinned
 
@@ -22,6 +23,7 @@ class History:
     def __init__(self) -> None:
         self.cursor = 0
         self.points: list[dict[str, float]] = []
+        self.validation: list[dict[str, Any]] = []
         self.messages: list[tuple[str, str]] = []  # (time, text)
         self.ended = False
 
@@ -46,6 +48,8 @@ class History:
     def _add_progress(self, progress: pb.TrainingProgress) -> None:
         while self.points and self.points[-1]["step"] >= progress.step:
             self.points.pop()  # an attempt that went on from a checkpoint repeats steps
+        while self.validation and self.validation[-1]["step"] >= progress.step:
+            self.validation.pop()
         self.points.append(
             {
                 "step": progress.step,
@@ -53,8 +57,17 @@ class History:
                 "rate": progress.learning_rate,
                 "norm": progress.grad_norm,
                 "speed": progress.tokens_per_second,
+                "flops": progress.model_flops_per_second,
             }
         )
+        self.validation += [
+            {
+                "step": progress.step,
+                "of": f"{loss.dataset}: {loss.language or 'unknown'}",
+                "bits": loss.bits_per_byte,
+            }
+            for loss in progress.validation
+        ]
 
 
 def loss_chart(points: Sequence[dict[str, float]]) -> Any:
@@ -71,6 +84,27 @@ def curve(points: Sequence[dict[str, float]], field: str, title: str, *, height:
     )
     newest = alt.Chart({"values": [points[-1]]}).mark_circle(size=70).encode(x="step:Q", y=f"{field}:Q")
     return (base.mark_line(strokeWidth=2, interpolate="monotone") + newest).properties(height=height)
+
+
+def validation_chart(points: Sequence[dict[str, Any]]) -> Any:
+    """Bits per byte over steps, a line for each dataset and language."""
+    return (
+        alt.Chart({"values": list(points)})
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("step:Q", title="step", axis=alt.Axis(grid=False, tickMinStep=1), scale=alt.Scale(nice=False)),
+            y=alt.Y("bits:Q", title="bits per byte", scale=alt.Scale(zero=False)),
+            color=alt.Color("of:N", title=None),
+            tooltip=["of:N", "step:Q", alt.Tooltip("bits:Q", format=".4f")],
+        )
+        .properties(height=280)
+    )
+
+
+def flops(per_second: float) -> str:
+    """ "149.8 TFLOP/s" """
+    power = min(6, max(0, int(math.log10(per_second) // 3))) if per_second >= 1 else 0
+    return f"{per_second / 1000**power:.1f} {['', 'k', 'M', 'G', 'T', 'P', 'E'][power]}FLOP/s"
 
 
 def title(job: pb.Job) -> str:

@@ -56,6 +56,7 @@ class TrainOptions:
     max_examples_per_dataset: int | None = None  # in a pass
     zero_stage: int = 0  # 0: 1
     offload: str = ""  # "optimizer" or "parameters"
+    validate_every_steps: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +76,7 @@ class PretrainSpec:
     config: str  # a preset's name, or a config.json
     licence: str = ""
     options: TrainOptions = field(default_factory=TrainOptions)
+    validation_datasets: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +86,7 @@ class FineTuneSpec:
     datasets: list[str]
     options: TrainOptions = field(default_factory=TrainOptions)
     lora: LoraOptions | None = None
+    validation_datasets: list[str] = field(default_factory=list)
 
 
 JobSpec = PretrainSpec | FineTuneSpec
@@ -137,6 +140,7 @@ RANGES = {
     "keep_every_steps": Range("[0, 100000000]"),
     "keep_last": Range("[1, 1000]"),
     "max_examples_per_dataset": Range("[1, 1000000000]"),
+    "validate_every_steps": Range("[1, 100000000]"),
 }
 LORA_RANGES = {"rank": Range("[1, 1024]"), "alpha": Range("(0, inf)"), "dropout": Range("[0, 1)")}
 
@@ -171,6 +175,18 @@ def _check_checkpoints(options: TrainOptions) -> None:
         below = max(every, kept // every * every)
         what = f"keep_every_steps={kept} is no multiple of checkpoint_every_steps={every}"
         raise InvalidArgument(f"{what}; choose a multiple, such as {below} or {below + every}")
+
+
+def check_validation(spec: JobSpec) -> None:
+    """Raise InvalidArgument where validation is asked for without data, or with what is trained on."""
+    names = spec.validation_datasets
+    if spec.options.validate_every_steps is not None and not names:
+        what = f"validate_every_steps={spec.options.validate_every_steps} without validation_datasets"
+        raise InvalidArgument(f"{what}; name at least one, or leave it unset")
+    for name in names:
+        if name in spec.datasets:
+            what = f"validation_datasets: {name[:200]!r} is trained on"
+            raise InvalidArgument(f"{what}, so its loss validates nothing; upload rows that are held out")
 
 
 def check_lora(lora: LoraOptions) -> None:

@@ -24,6 +24,7 @@ from services.registry.job_specs import (
     check_layout_fits,
     check_lora,
     check_options,
+    check_validation,
     spec_to_row,
 )
 from services.registry.names import check_model_name, check_name, new_id
@@ -166,6 +167,7 @@ def _check_plain(new: NewJob) -> None:
         check_lora(spec.lora)
     if not spec.datasets:
         raise InvalidArgument("datasets is empty; name at least one dataset")
+    check_validation(spec)
     if new.deploy_alias:
         check_name("alias", new.deploy_alias)
     if len(new.idempotency_key) > MAX_KEY:
@@ -200,6 +202,7 @@ def _config(artifacts: ArtifactStore, spec: PretrainSpec) -> BloomConfig:
 
 async def _resolve(session: AsyncSession, spec: JobSpec) -> JobSpec:
     """The spec with its references found and fixed, and a licence under which its version can be registered."""
+    await _check_held_out(session, spec)
     if isinstance(spec, PretrainSpec):
         model = await session.get(Model, spec.output_model)
         wanted = spec.licence or ("" if model else DEFAULT_LICENCE)
@@ -208,3 +211,15 @@ async def _resolve(session: AsyncSession, spec: JobSpec) -> JobSpec:
     check_layout_fits(spec, BloomConfig.from_hf(json.loads(base.config_json)))
     await decide_licence(session, spec.output_model, "", base)
     return replace(spec, base=base.name)
+
+
+async def _check_held_out(session: AsyncSession, spec: JobSpec) -> None:
+    trained_on = {dataset.digest: dataset.name for dataset in await check_datasets_exist(session, spec.datasets)}
+    for dataset in await check_datasets_exist(session, spec.validation_datasets):
+        what = f"validation dataset {dataset.name!r}"
+        if dataset.format == "BLEND":
+            raise InvalidArgument(f"{what} is a BLEND, whose shards have no text to count bytes of; upload rows")
+        if dataset.format not in ("TEXT", "MULTITASK"):
+            raise InvalidArgument(f"{what} is {dataset.format}; validate on TEXT or MULTITASK rows")
+        if same := trained_on.get(dataset.digest):
+            raise InvalidArgument(f"{what} has the rows of {same!r}, which is trained on; upload rows held out")

@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -19,6 +18,7 @@ from services.registry.aliases import resolve, set_alias
 from services.registry.checkpoints import Checkpoint, File, inspect_checkpoint
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
 from services.registry.job_events import enter, lock_job, read_job, record, say, wake
+from services.registry.job_progress import Progress, newest
 from services.registry.job_specs import FineTuneSpec, spec_from_row
 from services.registry.tables import (
     CANCELLED,
@@ -35,7 +35,6 @@ from services.registry.tables import (
 from services.registry.versions import NewVersion, add_version, check_datasets_exist
 
 MAX_LOST_LEASES = 20
-Progress = dict[str, Any]  # the fields of TrainingProgress, `time` in ISO 8601
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,8 @@ class Leases:
     async def _with_references(self, session: AsyncSession, job: Job) -> Acquired:
         spec = spec_from_row(job.spec)
         base = await resolve(session, spec.base) if isinstance(spec, FineTuneSpec) else None
-        return Acquired(job, self._ttl_s, await check_datasets_exist(session, spec.datasets), base)
+        datasets = await check_datasets_exist(session, [*spec.datasets, *spec.validation_datasets])
+        return Acquired(job, self._ttl_s, datasets, base)
 
     async def renew(
         self, job_id: str, token: int, progress: Sequence[Progress] = (), messages: Sequence[str] = ()
@@ -188,7 +188,7 @@ def _check_token(job: Job, token: int) -> None:
 def _report(session: AsyncSession, job: Job, now: datetime, progress: Sequence[Progress]) -> None:
     for item in progress:
         record(session, job, now, "progress", item)
-        job.progress = item
+        job.progress = newest(item, job.progress)
 
 
 def lapse(session: AsyncSession, job: Job, now: datetime, max_lost_leases: int) -> None:

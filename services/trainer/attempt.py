@@ -22,6 +22,7 @@ from services.trainer.processes import boot_clock, kill_group, kill_leftovers, s
 from services.trainer.progress import ProgressReader
 from services.trainer.registry_client import Assignment, RegistryClient
 from services.trainer.room import when_there_is_room
+from services.trainer.tracking.processes import Trackers
 from services.trainer.watchdog import Patience, Watchdog, stacks
 
 LOG = logging.getLogger(__name__)
@@ -114,14 +115,21 @@ class Attempt:
         when_there_is_room(lambda: spec.save(self._folder.run), self._lease.keep)
         env = environment(spec.job_id, spec.fencing_token, spec.config.layout)
         self._run_stage(prepare_command(self._folder.path), env)
-        while self._train(spec, env):
-            pass
+        with Trackers(self._folder, spec.fencing_token, env, self._lease.say) as trackers:
+            while self._train(spec, env, trackers):
+                pass
+            trackers.finish(self._lease.keep)
         self._lease.report()  # messages too, which the call that ends the job does not carry
 
-    def _train(self, spec: RunSpec, env: dict[str, str]) -> bool:
+    def _train(self, spec: RunSpec, env: dict[str, str], trackers: Trackers) -> bool:
         """Whether the ranks are to be started again, to go on from an earlier checkpoint. Raises Stopped."""
+
+        def check() -> None:
+            trackers.check()
+            self._check_for_steps()
+
         self._watchdog.start()
-        self._run_stage(deepspeed_command(self._folder.path, spec.config.layout), env, self._check_for_steps)
+        self._run_stage(deepspeed_command(self._folder.path, spec.config.layout), env, check)
         end = EarlyEnd.take(self._folder.early_end(self._held.fencing_token))
         if end and not end.again:
             raise Stopped(end.reason)
@@ -143,6 +151,7 @@ class Attempt:
         """Raises Killed where the ranks hang, with what they were doing among the job's events."""
         if self._reader.was_touched():
             self._watchdog.sign_of_life()
+        self._watchdog.saw_sign(self._folder.validating)
         if reason := self._watchdog.overdue():
             self._lease.say(f"{reason}; the ranks are stopped:\n{stacks(self._held.job_id)}")
             raise Killed(reason)

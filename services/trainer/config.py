@@ -59,6 +59,7 @@ class TrainConfig:
     bpe_dropout: float = 0.0  # when encoding training text
     seed: int = 42
     checkpoint_every_steps: int = 100
+    validate_every_steps: int = 100  # where there are validation datasets; the last step too
     recompute: bool = False  # activations of a layer, in the backward pass, instead of keeping them
     layout: Layout = field(default_factory=Layout)
     batch_ramp: str = ""  # "START,INCREMENT,SAMPLES" before the full batch; "": none
@@ -207,6 +208,7 @@ class RunSpec:
     model_config: str = ""  # pre-training: a preset's name or a config.json's text
     base: str = ""  # fine-tuning: the base version's name
     base_files: tuple[tuple[str, str], ...] = ()  # fine-tuning: (path, digest) of the base version
+    validation: tuple[DatasetSpec, ...] = ()  # never trained on
     data_dir: str
     artifacts_url: str
 
@@ -220,6 +222,7 @@ class RunSpec:
         config["layout"] = Layout(**config["layout"])
         config["lora"] = config["lora"] and LoraConfig(**config["lora"])
         fields["config"] = TrainConfig(**config)
-        fields["datasets"] = tuple(DatasetSpec(**dataset) for dataset in fields["datasets"])
+        for name in ("datasets", "validation"):
+            fields[name] = tuple(DatasetSpec(**dataset) for dataset in fields[name])
         fields["base_files"] = tuple((name, digest) for name, digest in fields["base_files"])
         return cls(**fields)

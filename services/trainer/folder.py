@@ -91,6 +91,24 @@ class JobFolder:
         """Why the ranks ended before the run's end: early_end.EarlyEnd."""
         return self.path / f"early-end-{fencing_token}.json"
 
+    @property
+    def validating(self) -> Path:
+        """Touched by rank 0 while it validates, when no step comes."""
+        return self.path / "validating"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files: `<data>/tensorboard/<job id>`, so that it shows all jobs side by side."""
+        return self.path.parent.parent / "tensorboard" / self.path.name
+
+    def tracked(self, name: str) -> Path:
+        """How far a tracker has been told."""
+        return self.path / f"tracked-{name}"
+
+    def tracking_over(self, fencing_token: int) -> Path:
+        """There once trackers are to send the rest and end."""
+        return self.path / f"tracking-over-{fencing_token}"
+
     def failure(self, fencing_token: int) -> Path:
         return self.path / f"failure-{fencing_token}.json"
 

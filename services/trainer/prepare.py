@@ -6,6 +6,7 @@ what makes BPE-dropout reproducible: the tokenizers library draws it from a gene
 Run as `python -m services.trainer.prepare JOB_FOLDER`.
 """
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -34,6 +35,7 @@ from services.trainer.multitask import ExampleMaker, check_normalizable, example
 from services.trainer.packing import Example, Window, WindowWriter, cut_stream, pack
 from services.trainer.processes import end_with_lease
 from services.trainer.room import when_there_is_room
+from services.trainer.validation_windows import prepare_validation
 from services.trainer.windows import BlendSpec, check_tokenizer, write_blend
 
 LAYOUT_VERSION = 1  # of the token files; part of their name
@@ -50,6 +52,7 @@ class Prepared:
     total_steps: int
     vocab_size: int  # of the tokenizer, as trained: rows of the embedding it can reach
     num_truncated: int
+    validation_folder: str = ""  # "": nothing to validate on
 
     @classmethod
     def load(cls, path: Path) -> "Prepared":
@@ -277,6 +280,10 @@ def prepare(spec: RunSpec, folder: JobFolder) -> Prepared:
             prepared = prepare_blend(spec, store, encoder, folder)
         else:
             prepared = prepare_rows(spec, store, encoder)
+        if spec.validation:
+            sources = [(dataset, Rows(store.local_path(dataset.digest), dataset)) for dataset in spec.validation]
+            held_out = prepare_validation(spec, sources, Encoder(store.local_path(spec.tokenizer_digest)))
+            prepared = dataclasses.replace(prepared, validation_folder=str(held_out))
         if spec.base_files:
             store.materialize(spec.base_files, folder.base)
     except (NotFound, DataLoss, InvalidArgument) as error:

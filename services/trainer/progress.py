@@ -14,6 +14,16 @@ FLUSH_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ValidationLoss:
+    """Of a validation dataset's texts in one language; "" where the rows name none."""
+
+    dataset: str
+    language: str
+    bits_per_byte: float
+    num_bytes: int  # UTF-8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
     step: int  # steps done
     total_steps: int
@@ -24,6 +34,15 @@ class Progress:
     tokens_seen: int
     seconds_left: float
     time: float  # Unix
+    samples_seen: int = 0  # sequences
+    model_flops_per_second: float = 0.0  # of all ranks; hardware's counts what is computed again
+    hardware_flops_per_second: float = 0.0
+    validation: tuple[ValidationLoss, ...] = ()  # measured after this step; most steps have none
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "Progress":
+        losses = tuple(ValidationLoss(**loss) for loss in fields.get("validation", ()))
+        return cls(**{**fields, "validation": losses})
 
 
 class ProgressWriter:
@@ -64,9 +83,10 @@ class ProgressReader:
     may have been killed in between, goes on from there: steps may be reported twice, never left out.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, reported: Path | None = None) -> None:
+        """reported: where what was reported is remembered, for a reader other than the worker."""
         self._path = path
-        self._reported = path.with_suffix(".reported")
+        self._reported = reported or path.with_suffix(".reported")
         self._offset = int(self._reported.read_text()) if self._reported.exists() else 0
         self._touched = 0  # nanoseconds
 
@@ -79,7 +99,7 @@ class ProgressReader:
             complete = file.read().rpartition(b"\n")[0]
         self._offset += len(complete) + 1 if complete else 0
         lines = [line for text in complete.splitlines() if (line := _parsed(text))]
-        steps = [Progress(**line["progress"]) for line in lines if "progress" in line]
+        steps = [Progress.from_json(line["progress"]) for line in lines if "progress" in line]
         return steps, [line["message"] for line in lines if "message" in line]
 
     def was_touched(self) -> bool:

@@ -3,7 +3,7 @@
 import dataclasses
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import grpc
@@ -113,6 +113,9 @@ def _call(method: Any, request: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
 def run_spec(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> RunSpec:
     """What the processes of this attempt get. Raises JobFailure for what is not built."""
     job = response.job
+    datasets = [
+        DatasetSpec(name=item.name, format=FORMATS[item.format], digest=item.digest) for item in response.datasets
+    ]
     if job.WhichOneof("spec") == "fine_tune":
         tune = job.fine_tune
         lora = tune.lora if tune.HasField("lora") else None
@@ -121,14 +124,14 @@ def run_spec(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> RunS
     else:
         config = train_config(job.pretrain.options, None, {})
         tokenizer, model_config = job.pretrain.tokenizer_digest, job.pretrain.config
+    validation = {*job.pretrain.validation_datasets, *job.fine_tune.validation_datasets}  # one of them is set
     return RunSpec(
         job_id=job.id,
         attempt=job.attempts,
         fencing_token=response.lease.fencing_token,
         config=config,
-        datasets=tuple(
-            DatasetSpec(name=item.name, format=FORMATS[item.format], digest=item.digest) for item in response.datasets
-        ),
+        datasets=tuple(dataset for dataset in datasets if dataset.name not in validation),
+        validation=tuple(dataset for dataset in datasets if dataset.name in validation),
         tokenizer_digest=tokenizer,
         model_config=model_config,
         base=response.base.name,
@@ -182,4 +185,9 @@ def _progress_to_proto(progress: Progress) -> job_pb2.TrainingProgress:
         tokens_seen=progress.tokens_seen,
         seconds_left=progress.seconds_left,
         time=time,
+        samples_seen=progress.samples_seen,
+        model_flops_per_second=progress.model_flops_per_second,
+        hardware_flops_per_second=progress.hardware_flops_per_second,
+        validation=[job_pb2.ValidationLoss(**asdict(loss)) for loss in progress.validation],
+        validation_step=progress.step if progress.validation else 0,
     )

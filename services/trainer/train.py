@@ -12,6 +12,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 
+from bloom.flops import flops_per_token
 from bloom.layout import Layout, stages
 from bloom.model import BloomModel
 from services.trainer import loss_scale
@@ -35,6 +36,7 @@ from services.trainer.room import patience_s, when_there_is_room
 from services.trainer.saved_state import STATE_FOLDER
 from services.trainer.skips import Skips
 from services.trainer.steering import Steering, Verdict
+from services.trainer.validation import Validation
 from services.trainer.windows import open_windows
 from services.trainer.zero import partition
 
@@ -56,6 +58,12 @@ class Trainer:
         self._total_steps = prepared.total_steps
         self._schedule = config.schedule(self._total_steps)  # each parameter group scales it by its own peak
         self._ends: list[tuple[float, int]] = []  # of recent steps: when, and how many tokens had been seen
+        self._model_flops, self._hardware_flops = (  # of a token
+            flops_per_token(
+                model.config, seq_length=config.sequence_length, recompute=again, frozen=config.lora is not None
+            )
+            for again in (False, config.recompute)
+        )
         shard = ranks.shard(model.config)
         self._is_pipelined = config.layout.pp > 1
         optimizer = build_optimizer(model, config, ranks.grid.get_data_parallel_group())
@@ -85,6 +93,15 @@ class Trainer:
         with loss_scale.divergence(step + 1):
             loss = self._pipelined_loss(step) if self._is_pipelined else self._loss(step)
         return self._progress(step + 1, loss, config.learning_rate * factor)
+
+    def validated(self, report: Progress, validation: Validation | None) -> Progress:
+        """The report of a step, with the validation that is due after it; collective. It does not count as slowness."""
+        if validation is None or not validation.is_due(report.step, report.total_steps):
+            return report
+        began = time.monotonic()
+        losses = validation.losses(self.engine)
+        self._ends = [(end + time.monotonic() - began, seen) for end, seen in self._ends]
+        return dataclasses.replace(report, validation=losses, time=time.time())
 
     def _loss(self, step: int) -> float:
         """Of a step in which every rank has all layers."""
@@ -151,6 +168,9 @@ class Trainer:
             tokens_seen=seen,
             seconds_left=(in_all - seen) / tokens_per_second,
             time=time.time(),
+            samples_seen=self._config.samples_before(done),
+            model_flops_per_second=tokens_per_second * self._model_flops,
+            hardware_flops_per_second=tokens_per_second * self._hardware_flops,
         )
 
 
@@ -198,6 +218,9 @@ def run(spec: RunSpec, folder: JobFolder, progress: ProgressWriter | None) -> No
         folder.checkpoints, trainer.engine, model, config.optimizer, ranks, prepared.fingerprint, config.retention
     )
     first = checkpoints.restore(None if config.lora else folder.base / STATE_FOLDER)
+    validation = None
+    if prepared.validation_folder:
+        validation = Validation(Path(prepared.validation_folder), config, ranks, folder.validating)
     if progress:
         note_attempt(folder, spec, first)
         _announce(progress, spec, prepared, _num_trained(model, spec), first)
@@ -211,6 +234,7 @@ def run(spec: RunSpec, folder: JobFolder, progress: ProgressWriter | None) -> No
                 progress.flush()
                 steering.go_back(report.step)
             return
+        report = trainer.validated(report, validation)
         if progress and loss_scale.skipped(trainer.engine):
             progress.message(f"step {report.step} changed nothing: {loss_scale.overflow(trainer.engine)}")
         elif progress:

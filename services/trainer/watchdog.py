@@ -44,6 +44,7 @@ class Watchdog:
     def start(self) -> None:
         """The ranks are started now."""
         self._last = self._clock()
+        self._sign = time.time()
         self._ends: list[float] = []  # of recent steps, as the rank says
         self._is_done = False
 
@@ -61,6 +62,12 @@ class Watchdog:
     def has_steps(self) -> bool:
         """Whether the ranks have done a step since they were started."""
         return bool(self._ends)
+
+    def saw_sign(self, path: Path) -> None:
+        """A file that a rank touches while it does what is no step: it does not hang."""
+        if path.exists() and (touched := path.stat().st_mtime) > self._sign:
+            self._sign = touched
+            self._last = self._clock()
 
     def overdue(self) -> str:
         """Why the ranks are taken to hang; "" while they are not."""

@@ -1,11 +1,14 @@
 """A rank's program with one planted change: `python -m tests.support.mutated_training MISTAKE JOB_FOLDER`."""
 
+import dataclasses
 import math
 import sys
 
 import torch.nn.functional as F
 from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.runtime.pipe.engine import PipelineEngine
+from deepspeed.runtime.pipe.module import PipelineModule
 from torch import Tensor
 
 from bloom.alibi import slopes
@@ -14,6 +17,7 @@ from bloom.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from services.trainer import config, train
 from services.trainer.dataset import MicroBatch, Windows
 from services.trainer.lora import LoraLinear
+from services.trainer.validation import Validation
 
 BAD_SAMPLES = {41, 141}
 
@@ -72,6 +76,21 @@ def fp16_anywhere() -> None:
 def loss_scale_forgotten() -> None:
     fp16_anywhere()
     train.loss_scale.restore = lambda engine, saved: None
+
+
+def validation_with_dropout() -> None:
+    DeepSpeedEngine.eval = lambda self: self  # type: ignore[method-assign]
+    PipelineModule.eval = lambda self: self  # type: ignore[method-assign]
+
+
+def replicas_validate_the_same() -> None:
+    own_nats = Validation._own_nats
+
+    def on_the_first(validation: Validation, engine: DeepSpeedEngine) -> object:
+        validation._ranks = dataclasses.replace(validation._ranks, dp_rank=0)
+        return own_nats(validation, engine)
+
+    Validation._own_nats = on_the_first  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":

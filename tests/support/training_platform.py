@@ -138,7 +138,7 @@ class TrainingPlatform:
         path = self.folder(job_id).progress
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # the last may still be written
         newest = next((json.loads(line)["progress"] for line in reversed(lines) if b'"progress"' in line), None)
-        return Progress(**newest).step if newest and newest["time"] > since else 0
+        return Progress.from_json(newest).step if newest and newest["time"] > since else 0
 
     def last_checkpoint(self, job_id: str) -> int:
         """The step of the newest checkpoint; 0 when there is none."""

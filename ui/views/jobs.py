@@ -81,6 +81,9 @@ def overview(job: pb.Job, past: history.History) -> None:
                     ("Learning rate", f"{progress.learning_rate:.2e}" if progress.step else "–"),
                     ("Gradient norm", f"{progress.grad_norm:.3f}" if progress.step else "–"),
                     ("Tokens seen", f"{progress.tokens_seen:,}"),
+                    ("Samples seen", f"{progress.samples_seen:,}"),
+                    ("Model FLOP/s", history.flops(progress.model_flops_per_second) if progress.step else "–"),
+                    ("Hardware FLOP/s", history.flops(progress.hardware_flops_per_second) if progress.step else "–"),
                     ("Time left", left),
                     ("Running for", history.duration(history.seconds_running(job, time.time()))),
                     ("Attempts", str(job.attempts)),
@@ -94,8 +97,11 @@ def overview(job: pb.Job, past: history.History) -> None:
     if past.points:
         with st.container(border=True):
             st.altair_chart(history.loss_chart(past.points), width="stretch")
+        if past.validation:
+            with st.container(border=True):
+                st.altair_chart(history.validation_chart(past.validation), width="stretch")
         with st.expander("Learning rate, gradient norm, speed"):
-            for column, (field, title) in zip(st.columns(3), history.OTHER_CURVES, strict=True):
+            for column, (field, title) in zip(st.columns(4), history.OTHER_CURVES, strict=True):
                 column.altair_chart(history.curve(past.points, field, title, height=150), width="stretch")
     with st.expander("Events", expanded=not past.points):
         st.html(markup.log(past.messages))

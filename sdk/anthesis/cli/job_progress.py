@@ -1,13 +1,14 @@
 """A job as it runs: a bar on a terminal, lines elsewhere."""
 
 import json
+from collections.abc import Sequence
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from anthesis import Client
-from anthesis.cli.output import enum_name, plain, stderr
-from anthesis.v1.job_pb2 import JOB_STATE_SUCCEEDED, Job, JobEvent, JobState, TrainingProgress
+from anthesis.cli.output import enum_name, plain, show_flops, stderr
+from anthesis.v1.job_pb2 import JOB_STATE_SUCCEEDED, Job, JobEvent, JobState, TrainingProgress, ValidationLoss
 
 
 def follow(client: Client, job_id: str, as_json: bool) -> None:
@@ -19,7 +20,7 @@ def follow(client: Client, job_id: str, as_json: bool) -> None:
         _show_bar(client, job_id)
     else:
         for event in client.jobs.watch(job_id):
-            print(_line(event), flush=True)
+            print(event_line(event), flush=True)
     job = client.jobs.get(job_id)
     if not as_json:
         print(_outcome(job))
@@ -39,6 +40,8 @@ def _show_bar(client: Client, job_id: str) -> None:
         for event in client.jobs.watch(job_id):
             if event.WhichOneof("event") == "progress":
                 now = event.progress
+                for line in _validation(now):
+                    progress.console.print(line, markup=False)
                 progress.update(task, completed=now.step, total=now.total_steps, figures=_figures(now))
             elif event.WhichOneof("event") == "state":
                 progress.update(task, description=enum_name(JobState, event.state))
@@ -46,10 +49,12 @@ def _show_bar(client: Client, job_id: str) -> None:
                 progress.console.print(event.message, markup=False)
 
 
-def _line(event: JobEvent) -> str:
+def event_line(event: JobEvent) -> str:
+    """What `watch` prints where there is no terminal."""
     match event.WhichOneof("event"):
         case "progress":
-            return f"step {event.progress.step}/{event.progress.total_steps}  {_figures(event.progress)}"
+            step = f"step {event.progress.step}/{event.progress.total_steps}  {_figures(event.progress)}"
+            return "\n".join([step, *_validation(event.progress)])
         case "state":
             return enum_name(JobState, event.state)
         case _:
@@ -58,8 +63,31 @@ def _line(event: JobEvent) -> str:
 
 def _figures(now: TrainingProgress) -> str:
     minutes, seconds = divmod(round(now.seconds_left), 60)
-    speed = f"{now.tokens_per_second:,.0f} tokens/s"
+    speed = f"{now.tokens_per_second:,.0f} tokens/s  {show_flops(now.model_flops_per_second)}"
+    if now.hardware_flops_per_second > now.model_flops_per_second:
+        speed += f" (hardware {show_flops(now.hardware_flops_per_second)})"
     return f"loss {now.loss:.4f}  lr {now.learning_rate:.2e}  {speed}  {minutes}:{seconds:02} left"
+
+
+def _validation(now: TrainingProgress) -> list[str]:
+    """A line for each validation dataset: "validation after step 100, held-out: 1.532 bits per byte (en 1.4, …)"."""
+    found: dict[str, list[ValidationLoss]] = {}
+    for loss in now.validation:
+        found.setdefault(loss.dataset, []).append(loss)
+    return [
+        f"validation after step {now.validation_step}, {dataset}: {_in_all(losses):.4f} bits per byte"
+        f" ({', '.join(map(_one_language, losses))})"
+        for dataset, losses in found.items()
+    ]
+
+
+def _one_language(loss: ValidationLoss) -> str:
+    return f"{loss.language or 'unknown'} {loss.bits_per_byte:.4f}"
+
+
+def _in_all(losses: Sequence[ValidationLoss]) -> float:
+    """Bits per byte of all languages' texts together."""
+    return sum(loss.bits_per_byte * loss.num_bytes for loss in losses) / sum(loss.num_bytes for loss in losses)
 
 
 def _outcome(job: Job) -> str:

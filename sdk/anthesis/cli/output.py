@@ -92,6 +92,15 @@ def show_count(count: float) -> str:
     return f"{count:.0f}" if not unit else f"{count:.1f}{unit}"
 
 
+def show_flops(per_second: float) -> str:
+    """ "149.8 TFLOP/s"."""
+    for unit in ("", "k", "M", "G", "T", "P", "E"):
+        if per_second < 1000 or unit == "E":
+            break
+        per_second /= 1000
+    return f"{per_second:.1f} {unit}FLOP/s"
+
+
 def show_time(time: Timestamp) -> str:
     """Local time to the second; "-" when unset."""
     return time.ToDatetime(UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S") if time.seconds else "-"

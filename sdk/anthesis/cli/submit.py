@@ -17,6 +17,9 @@ finetune = typer.Typer(help="Tune a version further.", no_args_is_help=True)
 
 Output = Annotated[str, typer.Option("--output", help="Model that receives the version; made when missing.")]
 Datasets = Annotated[list[str], typer.Option("--dataset", help="By name; may be repeated.")]
+ValidationDatasets = Annotated[
+    list[str] | None, typer.Option("--validation-dataset", help="Held out: its loss is reported. May be repeated.")
+]
 Steps = Annotated[int | None, typer.Option(min=0, max=MAX_COUNT, help="Optimizer steps; or give --epochs.")]
 Epochs = Annotated[float | None, typer.Option(help="Passes over the data; or give --steps.")]
 Options = Annotated[
@@ -46,6 +49,7 @@ def submit_pretrain(
     tokenizer: Annotated[str, typer.Option(help="A tokenizer.json or its digest.")],
     config: Annotated[str, typer.Option(help="A preset (560m) or a config.json; vocab_size 0: the tokenizer's.")],
     licence: Annotated[str, typer.Option()] = "",
+    validation_dataset: ValidationDatasets = None,
     steps: Steps = None,
     epochs: Epochs = None,
     option: Options = None,
@@ -62,6 +66,7 @@ def submit_pretrain(
             tokenizer_digest=digest,
             config=Path(config).read_text() if Path(config).is_file() else config,
             licence=licence,
+            validation_datasets=validation_dataset,
             options=parse_options(option or [], steps, epochs),
         )
         _submit(client, spec, deploy_alias, watch, as_json)
@@ -72,6 +77,7 @@ def submit_finetune(
     output: Output,
     base: Annotated[str, typer.Option(help="An alias, a version or a model.")],
     dataset: Datasets,
+    validation_dataset: ValidationDatasets = None,
     steps: Steps = None,
     epochs: Epochs = None,
     option: Options = None,
@@ -91,6 +97,7 @@ def submit_finetune(
         output_model=output,
         base=base,
         datasets=dataset,
+        validation_datasets=validation_dataset,
         options=parse_options(option or [], steps, epochs),
         lora=LoraOptions(rank=lora_rank, alpha=lora_alpha or 0, dropout=lora_dropout or 0) if lora_rank else None,
     )

@@ -306,6 +306,7 @@ class PretrainSpec(_message.Message):
     DATASETS_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    VALIDATION_DATASETS_FIELD_NUMBER: _builtins.int
     output_model: _builtins.str
     """Model that receives the version; created when missing."""
     licence: _builtins.str
@@ -321,6 +322,12 @@ class PretrainSpec(_message.Message):
 
     @_builtins.property
     def options(self) -> Global___TrainOptions: ...
+    @_builtins.property
+    def validation_datasets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Datasets by name, TEXT or MULTITASK, none of them trained on: their loss
+        is reported every validate_every_steps.
+        """
+
     def __init__(
         self,
         *,
@@ -330,10 +337,11 @@ class PretrainSpec(_message.Message):
         datasets: _abc.Iterable[_builtins.str] | None = ...,
         config: _builtins.str = ...,
         options: Global___TrainOptions | None = ...,
+        validation_datasets: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "datasets", b"datasets", "licence", b"licence", "options", b"options", "output_model", b"output_model", "tokenizer_digest", b"tokenizer_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "datasets", b"datasets", "licence", b"licence", "options", b"options", "output_model", b"output_model", "tokenizer_digest", b"tokenizer_digest", "validation_datasets", b"validation_datasets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -348,6 +356,7 @@ class FineTuneSpec(_message.Message):
     DATASETS_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     LORA_FIELD_NUMBER: _builtins.int
+    VALIDATION_DATASETS_FIELD_NUMBER: _builtins.int
     output_model: _builtins.str
     base: _builtins.str
     """Anything ResolveModel takes; fixed to a version when the job is created."""
@@ -363,6 +372,10 @@ class FineTuneSpec(_message.Message):
     def lora(self) -> Global___LoraOptions:
         """Absent: all parameters are trained."""
 
+    @_builtins.property
+    def validation_datasets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As PretrainSpec's."""
+
     def __init__(
         self,
         *,
@@ -371,10 +384,11 @@ class FineTuneSpec(_message.Message):
         datasets: _abc.Iterable[_builtins.str] | None = ...,
         options: Global___TrainOptions | None = ...,
         lora: Global___LoraOptions | None = ...,
+        validation_datasets: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lora", b"lora", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "datasets", b"datasets", "lora", b"lora", "options", b"options", "output_model", b"output_model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "datasets", b"datasets", "lora", b"lora", "options", b"options", "output_model", b"output_model", "validation_datasets", b"validation_datasets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -446,6 +460,7 @@ class TrainOptions(_message.Message):
     MAX_EXAMPLES_PER_DATASET_FIELD_NUMBER: _builtins.int
     ZERO_STAGE_FIELD_NUMBER: _builtins.int
     OFFLOAD_FIELD_NUMBER: _builtins.int
+    VALIDATE_EVERY_STEPS_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """One of the two."""
     epochs: _builtins.float
@@ -525,6 +540,8 @@ class TrainOptions(_message.Message):
     """What lies in the host's memory instead of the GPU's: "" (default) nothing, "optimizer" its state and its work,
     "parameters" the weights as well, with zero_stage 3. Needs PP 1 and adamw.
     """
+    validate_every_steps: _builtins.int
+    """Steps from one validation to the next, default 100; the last step's is always made. Needs validation_datasets."""
     def __init__(
         self,
         *,
@@ -560,10 +577,11 @@ class TrainOptions(_message.Message):
         max_examples_per_dataset: _builtins.int | None = ...,
         zero_stage: _builtins.int = ...,
         offload: _builtins.str = ...,
+        validate_every_steps: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_decay_samples", b"_decay_samples", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_keep_every_steps", b"_keep_every_steps", "_keep_last", b"_keep_last", "_learning_rate", b"_learning_rate", "_max_examples_per_dataset", b"_max_examples_per_dataset", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_spike_deviations", b"_spike_deviations", "_steps", b"_steps", "_warmup_samples", b"_warmup_samples", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "decay_samples", b"decay_samples", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "keep_every_steps", b"keep_every_steps", "keep_last", b"keep_last", "learning_rate", b"learning_rate", "max_examples_per_dataset", b"max_examples_per_dataset", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "seed", b"seed", "sequence_length", b"sequence_length", "spike_deviations", b"spike_deviations", "steps", b"steps", "warmup_samples", b"warmup_samples", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_decay_samples", b"_decay_samples", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_keep_every_steps", b"_keep_every_steps", "_keep_last", b"_keep_last", "_learning_rate", b"_learning_rate", "_max_examples_per_dataset", b"_max_examples_per_dataset", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_spike_deviations", b"_spike_deviations", "_steps", b"_steps", "_validate_every_steps", b"_validate_every_steps", "_warmup_samples", b"_warmup_samples", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "decay_samples", b"decay_samples", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "keep_every_steps", b"keep_every_steps", "keep_last", b"keep_last", "learning_rate", b"learning_rate", "max_examples_per_dataset", b"max_examples_per_dataset", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "seed", b"seed", "sequence_length", b"sequence_length", "spike_deviations", b"spike_deviations", "steps", b"steps", "validate_every_steps", b"validate_every_steps", "warmup_samples", b"warmup_samples", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_decay_samples", b"_decay_samples", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_keep_every_steps", b"_keep_every_steps", "_keep_last", b"_keep_last", "_learning_rate", b"_learning_rate", "_max_examples_per_dataset", b"_max_examples_per_dataset", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_spike_deviations", b"_spike_deviations", "_steps", b"_steps", "_warmup_samples", b"_warmup_samples", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "batch_ramp", b"batch_ramp", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "decay_samples", b"decay_samples", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "keep_every_steps", b"keep_every_steps", "keep_last", b"keep_last", "layout", b"layout", "learning_rate", b"learning_rate", "max_examples_per_dataset", b"max_examples_per_dataset", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "normalize_targets", b"normalize_targets", "offload", b"offload", "optimizer", b"optimizer", "precision", b"precision", "recompute", b"recompute", "rollback_on", b"rollback_on", "seed", b"seed", "sequence_length", b"sequence_length", "spike_deviations", b"spike_deviations", "steps", b"steps", "warmup_samples", b"warmup_samples", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay", "zero_stage", b"zero_stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_decay_samples", b"_decay_samples", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_keep_every_steps", b"_keep_every_steps", "_keep_last", b"_keep_last", "_learning_rate", b"_learning_rate", "_max_examples_per_dataset", b"_max_examples_per_dataset", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_spike_deviations", b"_spike_deviations", "_steps", b"_steps", "_validate_every_steps", b"_validate_every_steps", "_warmup_samples", b"_warmup_samples", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "batch_ramp", b"batch_ramp", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "decay_samples", b"decay_samples", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "keep_every_steps", b"keep_every_steps", "keep_last", b"keep_last", "layout", b"layout", "learning_rate", b"learning_rate", "max_examples_per_dataset", b"max_examples_per_dataset", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "normalize_targets", b"normalize_targets", "offload", b"offload", "optimizer", b"optimizer", "precision", b"precision", "recompute", b"recompute", "rollback_on", b"rollback_on", "seed", b"seed", "sequence_length", b"sequence_length", "spike_deviations", b"spike_deviations", "steps", b"steps", "validate_every_steps", b"validate_every_steps", "warmup_samples", b"warmup_samples", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay", "zero_stage", b"zero_stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__beta1: _TypeAlias = _typing.Literal["beta1"]  # noqa: Y015
     _WhichOneofArgType__beta1: _TypeAlias = _typing.Literal["_beta1", b"_beta1"]  # noqa: Y015
@@ -605,6 +623,8 @@ class TrainOptions(_message.Message):
     _WhichOneofArgType__spike_deviations: _TypeAlias = _typing.Literal["_spike_deviations", b"_spike_deviations"]  # noqa: Y015
     _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
     _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
+    _WhichOneofReturnType__validate_every_steps: _TypeAlias = _typing.Literal["validate_every_steps"]  # noqa: Y015
+    _WhichOneofArgType__validate_every_steps: _TypeAlias = _typing.Literal["_validate_every_steps", b"_validate_every_steps"]  # noqa: Y015
     _WhichOneofReturnType__warmup_samples: _TypeAlias = _typing.Literal["warmup_samples"]  # noqa: Y015
     _WhichOneofArgType__warmup_samples: _TypeAlias = _typing.Literal["_warmup_samples", b"_warmup_samples"]  # noqa: Y015
     _WhichOneofReturnType__warmup_steps: _TypeAlias = _typing.Literal["warmup_steps"]  # noqa: Y015
@@ -652,6 +672,8 @@ class TrainOptions(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__validate_every_steps) -> _WhichOneofReturnType__validate_every_steps | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__warmup_samples) -> _WhichOneofReturnType__warmup_samples | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__warmup_steps) -> _WhichOneofReturnType__warmup_steps | None: ...
@@ -673,6 +695,11 @@ class TrainingProgress(_message.Message):
     TOKENS_SEEN_FIELD_NUMBER: _builtins.int
     SECONDS_LEFT_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    MODEL_FLOPS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    HARDWARE_FLOPS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    VALIDATION_FIELD_NUMBER: _builtins.int
+    SAMPLES_SEEN_FIELD_NUMBER: _builtins.int
+    VALIDATION_STEP_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     total_steps: _builtins.int
     loss: _builtins.float
@@ -681,8 +708,22 @@ class TrainingProgress(_message.Message):
     tokens_per_second: _builtins.float
     tokens_seen: _builtins.int
     seconds_left: _builtins.float
+    model_flops_per_second: _builtins.float
+    """Of all ranks together. The model's: a forward pass and twice as much back.
+    Hardware's: with the forward pass that `recompute` repeats, as BLOOM's logs
+    count them.
+    """
+    hardware_flops_per_second: _builtins.float
+    samples_seen: _builtins.int
+    """Sequences."""
+    validation_step: _builtins.int
+    """The step that `validation` was measured after; 0: none was."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def validation(self) -> _containers.RepeatedCompositeFieldContainer[Global___ValidationLoss]:
+        """In a step's event: measured after that step. In a Job: the newest."""
+
     def __init__(
         self,
         *,
@@ -695,14 +736,51 @@ class TrainingProgress(_message.Message):
         tokens_seen: _builtins.int = ...,
         seconds_left: _builtins.float = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        model_flops_per_second: _builtins.float = ...,
+        hardware_flops_per_second: _builtins.float = ...,
+        validation: _abc.Iterable[Global___ValidationLoss] | None = ...,
+        samples_seen: _builtins.int = ...,
+        validation_step: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grad_norm", b"grad_norm", "learning_rate", b"learning_rate", "loss", b"loss", "seconds_left", b"seconds_left", "step", b"step", "time", b"time", "tokens_per_second", b"tokens_per_second", "tokens_seen", b"tokens_seen", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grad_norm", b"grad_norm", "hardware_flops_per_second", b"hardware_flops_per_second", "learning_rate", b"learning_rate", "loss", b"loss", "model_flops_per_second", b"model_flops_per_second", "samples_seen", b"samples_seen", "seconds_left", b"seconds_left", "step", b"step", "time", b"time", "tokens_per_second", b"tokens_per_second", "tokens_seen", b"tokens_seen", "total_steps", b"total_steps", "validation", b"validation", "validation_step", b"validation_step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TrainingProgress: _TypeAlias = TrainingProgress  # noqa: Y015
+
+@_typing.final
+class ValidationLoss(_message.Message):
+    """The loss on a validation dataset's rows in one language."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    BITS_PER_BYTE_FIELD_NUMBER: _builtins.int
+    NUM_BYTES_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    language: _builtins.str
+    """As the rows say; empty: they do not."""
+    bits_per_byte: _builtins.float
+    num_bytes: _builtins.int
+    """UTF-8, of the texts."""
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        language: _builtins.str = ...,
+        bits_per_byte: _builtins.float = ...,
+        num_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits_per_byte", b"bits_per_byte", "dataset", b"dataset", "language", b"language", "num_bytes", b"num_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ValidationLoss: _TypeAlias = ValidationLoss  # noqa: Y015
 
 @_typing.final
 class JobEvent(_message.Message):

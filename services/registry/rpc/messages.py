@@ -18,7 +18,10 @@ from services.registry.leases import Failed, Outcome, Stopped, Succeeded
 from services.registry.pages import PageRequest
 
 ROLES = {"user": registry_pb2.ROLE_USER, "admin": registry_pb2.ROLE_ADMIN, "service": registry_pb2.ROLE_SERVICE}
-_PROGRESS = [field.name for field in job_pb2.TrainingProgress.DESCRIPTOR.fields if field.name != "time"]
+_LOSS = [field.name for field in job_pb2.ValidationLoss.DESCRIPTOR.fields]
+_PROGRESS = [
+    field.name for field in job_pb2.TrainingProgress.DESCRIPTOR.fields if field.name not in ("time", "validation")
+]
 
 
 def page_request(request: Any) -> PageRequest:
@@ -158,6 +161,7 @@ def _pretrain(spec: PretrainSpec) -> job_pb2.PretrainSpec:
         datasets=spec.datasets,
         config=spec.config,
         options=_options(spec.options),
+        validation_datasets=spec.validation_datasets,
     )
 
 
@@ -169,6 +173,7 @@ def _fine_tune(spec: FineTuneSpec) -> job_pb2.FineTuneSpec:
         datasets=spec.datasets,
         options=_options(spec.options),
         lora=job_pb2.LoraOptions(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout) if lora else None,
+        validation_datasets=spec.validation_datasets,
     )
 
 
@@ -188,6 +193,7 @@ def job_spec(request: job_pb2.CreateJobRequest) -> JobSpec:
                 datasets=list(pretrain.datasets),
                 config=pretrain.config,
                 options=read_options(pretrain.options),
+                validation_datasets=list(pretrain.validation_datasets),
             )
         case "fine_tune":
             tune = request.fine_tune
@@ -198,6 +204,7 @@ def job_spec(request: job_pb2.CreateJobRequest) -> JobSpec:
                 datasets=list(tune.datasets),
                 options=read_options(tune.options),
                 lora=lora if tune.HasField("lora") else None,
+                validation_datasets=list(tune.validation_datasets),
             )
     raise InvalidArgument("the request has no spec; set pretrain or fine_tune")
 
@@ -207,9 +214,14 @@ def read_options(message: job_pb2.TrainOptions) -> TrainOptions:
 
 
 def progress(row: dict[str, Any]) -> job_pb2.TrainingProgress:
-    values: dict[str, Any] = {name: row[name] for name in _PROGRESS}
+    values: dict[str, Any] = {name: row[name] for name in _PROGRESS if name in row}  # older releases kept fewer
     values |= {name: float(value) for name, value in values.items() if isinstance(value, str)}
-    return job_pb2.TrainingProgress(**values, time=timestamp(datetime.fromisoformat(row["time"])))
+    losses = [_validation_loss(loss) for loss in row.get("validation", ())]
+    return job_pb2.TrainingProgress(**values, validation=losses, time=timestamp(datetime.fromisoformat(row["time"])))
+
+
+def _validation_loss(row: dict[str, Any]) -> job_pb2.ValidationLoss:
+    return job_pb2.ValidationLoss(**row | {"bits_per_byte": float(row["bits_per_byte"])})
 
 
 def read_progress(messages: Iterable[job_pb2.TrainingProgress], now: datetime) -> list[dict[str, Any]]:
@@ -219,11 +231,17 @@ def read_progress(messages: Iterable[job_pb2.TrainingProgress], now: datetime) -
     """
     rows = []
     for message in messages:
-        values = {name: getattr(message, name) for name in _PROGRESS}
-        row = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
         time = message.time.ToDatetime(now.tzinfo) if message.HasField("time") else now
-        rows.append(row | {"time": time.isoformat()})
+        losses = [_plain(loss, _LOSS) for loss in message.validation]
+        rows.append(_plain(message, _PROGRESS) | {"validation": losses, "time": time.isoformat()})
     return rows
+
+
+def _plain(message: Any, names: list[str]) -> dict[str, Any]:
+    values = {name: getattr(message, name) for name in names}
+    return {
+        name: value if isinstance(value, str) or math.isfinite(value) else str(value) for name, value in values.items()
+    }
 
 
 def job_event(row: tables.JobEvent) -> job_pb2.JobEvent:

@@ -271,7 +271,16 @@ async def test_a_job_goes_from_its_submission_to_a_deployed_version(registry):
     assert (acquired.lease.fencing_token, acquired.lease.ttl_seconds, acquired.deploy_alias) == (1, 15, "bud")
     assert (acquired.base.name, acquired.datasets[0].name) == ("seedling@1", "udhr")
     progress = job_pb2.TrainingProgress(step=5, total_steps=10, loss=float("nan"), grad_norm=float("inf"))
-    renew = job_pb2.RenewLeaseRequest(job_id=job.id, fencing_token=1, progress=[progress], messages=["half\0way"])
+    losses = [
+        job_pb2.ValidationLoss(dataset="held-out", language="fr", bits_per_byte=1.5, num_bytes=2**40),
+        job_pb2.ValidationLoss(dataset="held-out", bits_per_byte=float("inf"), num_bytes=1),
+    ]
+    validated = job_pb2.TrainingProgress(
+        step=4, samples_seen=8, model_flops_per_second=3e15, validation_step=4, validation=losses
+    )
+    renew = job_pb2.RenewLeaseRequest(
+        job_id=job.id, fencing_token=1, progress=[validated, progress], messages=["half\0way"]
+    )
     assert not (await trainer.RenewLease(renew)).cancel_requested
     stored = store_checkpoint(registry.artifacts)
     files = [pb.ModelFile(path=file.path, digest=file.digest) for file in stored.files]
@@ -283,11 +292,19 @@ async def test_a_job_goes_from_its_submission_to_a_deployed_version(registry):
     assert (done.state, done.model_version) == (job_pb2.JOB_STATE_SUCCEEDED, "sprout@1")
     assert done.progress.step == 5
     assert str(done.progress.loss) == "nan"
+    assert (done.progress.validation_step, list(done.progress.validation)) == (4, losses)  # the newest that was made
     await asyncio.wait_for(watching, 10)
-    assert [event.sequence for event in events] == list(range(1, 8))
+    assert [event.sequence for event in events] == list(range(1, 9))
     assert [event.WhichOneof("event") for event in events] == [
-        "state", "state", "message", "progress", "message", "progress", "state"
+        "state", "state", "message", "progress", "progress", "message", "progress", "state"
     ]  # fmt: skip
+    first, second = (event.progress for event in events[3:5])
+    assert (first.samples_seen, first.model_flops_per_second, list(first.validation)) == (
+        8,
+        pytest.approx(3e15),
+        losses,
+    )
+    assert (second.validation_step, list(second.validation)) == (0, [])
     lineage = await models(registry).GetLineage(pb.GetLineageRequest(version="bud"))
     assert [version.name for version in lineage.ancestors] == ["seedling@1"]
 

@@ -14,6 +14,8 @@ import torch
 from anthesis.v1 import job_pb2, registry_pb2
 from transformers import BloomForCausalLM
 
+from tests.support.tensorboard import shown
+from tests.support.tokenizers import TEXTS
 from tests.support.training import MODEL, multitask_rows, text_rows
 from tests.support.training_platform import (
     TrainingPlatform,
@@ -34,7 +36,9 @@ OPTIONS = job_pb2.TrainOptions(
     checkpoint_every_steps=10,
     dropout=0.1,
     layout="1x1x2",
+    validate_every_steps=50,
 )
+HELD_OUT = [{"text": text, "language": language} for text, language in zip(TEXTS, ("en", "fr", "es"), strict=False)]
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +47,7 @@ def platform() -> Iterator[TrainingPlatform]:
     with TrainingPlatform(folder) as platform:
         platform.dataset("texts", text_rows(200))
         platform.dataset("tasks", multitask_rows(60))
+        platform.dataset("held-out", HELD_OUT)
         yield platform
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -55,6 +60,7 @@ def pretrain(platform: TrainingPlatform, model: str = "seedling", **options: obj
         output_model=model,
         tokenizer_digest=platform.tokenizer_digest,
         datasets=["texts"],
+        validation_datasets=["held-out"],
         config=json.dumps(MODEL),
         options=merged,
     )
@@ -93,6 +99,20 @@ def test_every_step_is_reported_and_checkpoints_are_removed(platform, undisturbe
     assert list(losses) == list(range(1, STEPS + 1))
     assert losses[STEPS] < losses[1]
     assert not platform.folder(undisturbed).checkpoints.exists()
+
+
+def test_validation_is_reported_by_language_and_the_job_keeps_the_newest(platform, undisturbed):
+    steps = {event.progress.step: event.progress for event in platform.events(undisturbed) if event.progress.step}
+    assert [step for step, progress in steps.items() if progress.validation] == [50, 100, STEPS]
+    found = {loss.language: loss for loss in steps[STEPS].validation}
+    assert {name: loss.num_bytes for name, loss in found.items()} == {
+        row["language"]: len(row["text"].encode()) for row in HELD_OUT
+    }
+    assert all(0 < loss.bits_per_byte < 10 for loss in found.values())
+    job = platform.job(undisturbed)
+    assert (job.progress.validation_step, list(job.progress.validation)) == (STEPS, list(steps[STEPS].validation))
+    assert job.progress.samples_seen == STEPS * 8
+    assert job.progress.model_flops_per_second == job.progress.hardware_flops_per_second > 0
 
 
 def wait_for_another_checkpoint(platform: TrainingPlatform, job_id: str) -> None:
@@ -141,6 +161,8 @@ def test_a_job_goes_on_from_its_checkpoint_with_the_same_losses_when_it_is_stopp
     assert any("expired" in message for message in said)
     assert any(message.startswith("attempt 4 resumed from step ") for message in said)
     assert losses_by_step(events) == losses_by_step(platform.events(undisturbed))
+    shown_losses = shown(platform.folder(job_id).tensorboard)["loss"]
+    assert shown_losses == list(losses_by_step(events).items())  # three attempts, each step once
 
 
 def test_a_worker_with_a_time_limit_ends_itself(platform):

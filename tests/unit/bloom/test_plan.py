@@ -35,6 +35,12 @@ def test_tflops_per_gpu_are_those_that_the_176b_run_logged(seconds: float, tflop
     assert flops / seconds / 384 / 1e12 == pytest.approx(tflops, rel=1e-4)
 
 
+def test_frozen_weights_save_a_pass_of_all_but_attention():
+    whole, frozen = (flops_per_token(BLOOM, seq_length=2048, frozen=frozen) for frozen in (False, True))
+    attention = whole - flops_per_token(BLOOM, seq_length=0)
+    assert frozen == pytest.approx((whole - attention) * 2 / 3 + attention)
+
+
 def test_a_step_of_16_sequences_ran_at_8_tflops():
     flops = flops_per_token(BLOOM, seq_length=2048, recompute=True) * 16 * 2048
     assert flops / 15.23 / 384 / 1e12 == pytest.approx(8.04, abs=0.01)

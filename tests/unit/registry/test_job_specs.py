@@ -169,6 +169,7 @@ def test_lora_options_have_ranges_too(name, value):
         PretrainSpec(output_model="m", tokenizer_digest="d", datasets=["a"], config="560m"),
         FineTuneSpec(output_model="m", base="b@1", datasets=["a"], options=TrainOptions(steps=3, layout="1x1x2")),
         FineTuneSpec(output_model="m", base="b@1", datasets=["a"], lora=LoraOptions(rank=4)),
+        FineTuneSpec(output_model="m", base="b@1", datasets=["a"], validation_datasets=["v"]),
     ],
 )
 def test_a_spec_is_kept_and_read_back_as_it_was(spec):

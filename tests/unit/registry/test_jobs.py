@@ -7,10 +7,10 @@ from sqlalchemy import select
 from services.common.errors import DomainError, FailedPrecondition, InvalidArgument, NotFound
 from services.registry.job_specs import LoraOptions, TrainOptions
 from services.registry.jobs import NewJob
-from services.registry.leases import Failed
+from services.registry.leases import Failed, Succeeded
 from services.registry.pages import PageRequest
 from services.registry.tables import CANCELLED, PENDING, RUNNING, Job, Wakeup
-from tests.support.registry_data import tokenizer_bytes
+from tests.support.registry_data import store_checkpoint, tokenizer_bytes
 
 
 async def rows(registry, table):
@@ -84,11 +84,18 @@ async def test_two_users_may_use_the_same_idempotency_key(registry):
         ({"tokenizer_digest": ""}, "tokenizer_digest is empty"),
         ({"tokenizer_digest": "../../etc/passwd"}, "is not 'sha256:' and 64"),
         ({"licence": "x" * 200}, "is not allowed; give an SPDX identifier"),
+        ({"options": TrainOptions(steps=9, validate_every_steps=3)}, "validate_every_steps=3 without validation_data"),
+        ({"validation_datasets": ["gone"]}, "no dataset 'gone'; upload it"),
+        ({"validation_datasets": ["udhr"]}, "'udhr' is trained on, so its loss validates nothing; upload rows"),
+        ({"validation_datasets": ["copy"]}, "'copy' has the rows of 'udhr', which is trained on; upload rows held out"),
+        ({"validation_datasets": ["tasks", "tasks"]}, "name one twice"),
+        ({"validation_datasets": ["corpora"]}, "'corpora' is a BLEND, whose shards have no text to count bytes of"),
     ],
 )
 async def test_a_pretrain_job_that_cannot_run_is_refused_and_nothing_is_stored(registry, changes, message):
     await registry.add_dataset("tasks", "MULTITASK")
     await registry.add_dataset("corpora", "BLEND")
+    await registry.add_dataset("copy")
     spec = await registry.pretrain_spec(**changes)
     with pytest.raises(DomainError, match=message):
         await registry.submit(spec=spec)
@@ -144,6 +151,18 @@ async def test_the_most_examples_count_in_the_steps_that_a_job_is_expected_to_ta
     capped = replace(spec, datasets=["long"], options=replace(options, max_examples_per_dataset=10))
     steps = whole.estimate["num_steps"], (await registry.submit(spec=capped)).estimate["num_steps"]
     assert steps == (441, 44)
+
+
+async def test_a_worker_gets_the_validation_datasets_too_and_a_version_is_not_said_to_be_trained_on_them(registry):
+    await registry.add_dataset("tasks", "MULTITASK")
+    options = TrainOptions(steps=9, validate_every_steps=3)
+    job = await registry.submit(spec=await registry.pretrain_spec(validation_datasets=["tasks"], options=options))
+    acquired = await registry.leases.acquire(job.id, "t")
+    assert [dataset.name for dataset in acquired.datasets] == ["udhr", "tasks"]
+    files = store_checkpoint(registry.artifacts).files
+    done = await registry.leases.finish(job.id, 1, Succeeded(files))
+    versions = await registry.versions.list_versions("sprout", PageRequest())
+    assert [(row.name, row.datasets) for row in versions.rows] == [(done.model_version, ["udhr"])]
 
 
 async def test_vocabulary_0_stands_for_the_tokenizers_own(registry):

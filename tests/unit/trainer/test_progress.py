@@ -1,6 +1,8 @@
 """Steps may be reported twice, never left out, whoever is killed."""
 
-from services.trainer.progress import Progress, ProgressReader, ProgressWriter
+import dataclasses
+
+from services.trainer.progress import Progress, ProgressReader, ProgressWriter, ValidationLoss
 
 
 def step(number: int) -> Progress:
@@ -21,6 +23,15 @@ def test_what_was_not_reported_is_read_again_by_the_next_attempt(tmp_path):
     writer.message("hello")
     assert reader.read() == ([step(2)], ["hello"])  # and then the worker is killed
     assert ProgressReader(path).read() == ([step(2)], ["hello"])
+
+
+def test_validation_is_read_as_it_was_written(tmp_path):
+    loss = ValidationLoss(dataset="held-out", language="fr", bits_per_byte=1.5, num_bytes=7)
+    validated = dataclasses.replace(step(1), validation=(loss,), samples_seen=3)
+    writer = ProgressWriter(tmp_path / "progress.jsonl")
+    writer.step(validated)
+    writer.flush()
+    assert ProgressReader(tmp_path / "progress.jsonl").read() == ([validated], [])
 
 
 def test_a_line_cut_off_by_a_kill_is_skipped(tmp_path):

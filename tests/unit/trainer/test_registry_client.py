@@ -1,12 +1,13 @@
 """Options as they arrive: what was set is kept, zero too; the rest gets its default."""
 
 import pytest
-from anthesis.v1 import job_pb2
+from anthesis.v1 import job_pb2, registry_pb2
 
 from bloom.layout import Layout
+from services.common.settings import Platform
 from services.trainer.config import LoraConfig
 from services.trainer.failure import JobFailure
-from services.trainer.registry_client import train_config
+from services.trainer.registry_client import run_spec, train_config
 
 
 def test_unset_options_take_their_defaults():
@@ -37,3 +38,17 @@ def test_a_layout_that_is_none_is_refused(layout):
     with pytest.raises(JobFailure) as refused:
         train_config(job_pb2.TrainOptions(steps=1, layout=layout), None, {})
     assert refused.value.code == "BAD_LAYOUT"
+
+
+def test_validation_datasets_are_kept_from_those_that_are_trained_on():
+    form = registry_pb2.DATASET_FORMAT_TEXT
+    options = job_pb2.TrainOptions(steps=1, validate_every_steps=7)
+    spec = job_pb2.PretrainSpec(datasets=["texts"], validation_datasets=["held-out"], options=options)
+    response = job_pb2.AcquireLeaseResponse(
+        job=job_pb2.Job(pretrain=spec),
+        datasets=[registry_pb2.Dataset(name=name, format=form) for name in ("texts", "held-out")],
+    )
+    found = run_spec(response, Platform.from_env())
+    assert [dataset.name for dataset in found.datasets] == ["texts"]
+    assert [dataset.name for dataset in found.validation] == ["held-out"]
+    assert found.config.validate_every_steps == 7

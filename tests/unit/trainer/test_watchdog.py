@@ -1,5 +1,8 @@
 """When ranks are taken to hang."""
 
+import os
+from pathlib import Path
+
 from services.trainer.progress import Progress
 from services.trainer.watchdog import Patience, Watchdog
 
@@ -81,3 +84,18 @@ def test_another_start_forgets_the_steps_before():
     watchdog.start()
     clock.now += 600.0
     assert not watchdog.overdue()
+
+
+def test_a_rank_that_validates_hangs_only_once_it_shows_no_sign(tmp_path: Path):
+    clock, sign = Clock(), tmp_path / "validating"
+    watchdog = Watchdog(PATIENCE, clock)
+    watchdog.saw(steps(1, 3, seconds_per_step=1.0))
+    for seconds in (1, 2):
+        clock.now += 59.0
+        sign.touch()
+        os.utime(sign, (4e9 + seconds, 4e9 + seconds))
+        watchdog.saw_sign(sign)
+        assert not watchdog.overdue()
+    clock.now += 61.0
+    watchdog.saw_sign(sign)
+    assert watchdog.overdue().startswith("no step for 61 s")

@@ -88,6 +88,11 @@ class Stage:
                 tokens_per_second=900.0,
                 tokens_seen=step * 512,
                 seconds_left=75.0,
+                samples_seen=step * 2,
+                model_flops_per_second=3e9,
+                hardware_flops_per_second=4e9,
+                validation=[job_pb2.ValidationLoss(dataset="held-out", language="fr", bits_per_byte=loss)],
+                validation_step=step,
             )
             for step, loss in enumerate(losses, first_step)
         ]

@@ -41,6 +41,27 @@ def test_steps_repeated_by_a_resumed_attempt_replace_the_first_ones():
     assert [(point["step"], round(point["loss"], 1)) for point in past.points] == [(1, 4.0), (2, 3.1), (3, 2.1)]
 
 
+def validated(sequence: int, step: int, **bits: float) -> pb.JobEvent:
+    losses = [pb.ValidationLoss(dataset="d", language=name, bits_per_byte=value) for name, value in bits.items()]
+    return pb.JobEvent(sequence=sequence, progress=pb.TrainingProgress(step=step, total_steps=9, validation=losses))
+
+
+def test_validations_are_a_line_for_each_language_and_one_done_again_replaces_the_first():
+    past = history.History()
+    events = [validated(1, 1, en=2.0, fr=3.0), progress(2, 2), validated(3, 3, en=1.5, fr=2.5), validated(4, 3, en=1.0)]
+    past.catch_up(Watched(*events), "job")
+    found = [(point["step"], point["of"], point["bits"]) for point in past.validation]
+    assert found == [(1, "d: en", 2.0), (1, "d: fr", 3.0), (3, "d: en", 1.0)]
+    assert history.validation_chart(past.validation).to_dict()["encoding"]["color"]["field"] == "of"
+
+
+@pytest.mark.parametrize(
+    ("per_second", "text"), [(0, "0.0 FLOP/s"), (999, "999.0 FLOP/s"), (1.498e14, "149.8 TFLOP/s")]
+)
+def test_flops_are_short(per_second, text):
+    assert history.flops(per_second) == text
+
+
 def test_states_and_messages_make_the_log_and_an_ended_job_is_asked_no_more():
     past = history.History()
     ended = pb.JobEvent(sequence=2, state=pb.JOB_STATE_SUCCEEDED)

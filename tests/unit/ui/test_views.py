@@ -184,6 +184,9 @@ def test_a_running_job_shows_its_figures_and_its_curve_grows(stage, job):
     assert "Running" in page
     assert "<dt>Loss</dt><dd>3.5000</dd>" in page
     assert "<dt>Time left</dt><dd>1 min 15 s</dd>" in page
+    assert "<dt>Samples seen</dt><dd>4</dd>" in page
+    assert "<dt>Model FLOP/s</dt><dd>3.0 GFLOP/s</dd>" in page
+    assert "<dt>Hardware FLOP/s</dt><dd>4.0 GFLOP/s</dd>" in page
     history = app.session_state["histories"][job.id]
     assert [point["loss"] for point in history.points] == [4.0, 3.5]
     stage.renew(job.id, token, 3.25, first_step=3)
