@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -14,7 +15,25 @@ from services.common.settings import ROOT, Platform
 from services.trainer.config import RunSpec
 from services.trainer.failure import JobFailure, from_exception
 from services.trainer.folder import JobFolder
-from services.trainer.launch import deepspeed_command, environment, fitted, num_cores, prepare_command
+from services.trainer.hosts import (
+    HOSTFILE_VARIABLE,
+    Hosts,
+    find_command,
+    how_it_died,
+    runner_command,
+    runner_environment,
+    stacks_on,
+    write_environment,
+)
+from services.trainer.launch import (
+    deepspeed_command,
+    environment,
+    fitted,
+    marked,
+    num_cores,
+    prepare_command,
+    this_machine,
+)
 from services.trainer.lease import LOST, CancelRequested, HeldLease, LeaseLost
 from services.trainer.processes import kill_group, kill_leftovers, start
 from services.trainer.progress import ProgressReader
@@ -75,6 +94,7 @@ class Attempt:
         self._folder.path.mkdir(parents=True, exist_ok=True)
         reader = ProgressReader(self._folder.progress)
         self._watchdog = Watchdog(Patience.from_env())
+        self._hosts: Hosts | None = None  # None: all ranks run on this machine
         self._lease = HeldLease(registry, held, self._folder.lease, reader, self._watchdog.saw)
 
     def run(self) -> None:
@@ -99,13 +119,37 @@ class Attempt:
             self._fail(from_exception(error) or JobFailure("TRAINING_ERROR", str(error)))
 
     def _run_stages(self, spec: RunSpec) -> None:
-        spec = fitted(spec, num_cores())
+        hosts = self._find_hosts(spec)
+        spec = fitted(spec, *(hosts.room if hosts else this_machine(num_cores())))
         spec.save(self._folder.run)
         env = environment(spec.job_id, spec.fencing_token, spec.config.layout)
         self._run_stage(prepare_command(self._folder.path), env)
         self._watchdog.start()
-        self._run_stage(deepspeed_command(self._folder.path, spec.config.layout), env, self._check_for_steps)
+        if hosts:
+            self._run_on(hosts.taken(spec.config.layout.num_ranks))
+        else:
+            self._run_stage(deepspeed_command(self._folder.path, spec.config.layout), env, self._check_for_steps)
         self._lease.report()  # messages too, which the call that ends the job does not carry
+
+    def _find_hosts(self, spec: RunSpec) -> Hosts | None:
+        """The hosts that are ready; None where the worker has no hostfile: all ranks run here."""
+        hostfile = os.environ.get(HOSTFILE_VARIABLE)
+        if not hostfile:
+            return None
+        spec.save(self._folder.run)
+        self._run_stage(find_command(self._folder, hostfile), marked(spec.job_id, spec.fencing_token))
+        return Hosts.load(self._folder.hosts)
+
+    def _run_on(self, hosts: Hosts) -> None:
+        self._hosts = hosts
+        self._lease.say(str(hosts))
+        env = marked(self._held.job_id, self._held.fencing_token)
+        write_environment(self._folder, env)
+        try:
+            self._run_stage(runner_command(hosts, self._folder), runner_environment(env), self._check_for_steps)
+        finally:
+            self._lease.end_processes()
+            self._folder.environment.unlink()
 
     def _run_stage(self, command: list[str], env: dict[str, str], check: Callable[[], None] = lambda: None) -> None:
         process = start(command, env, self._folder.log, ROOT)
@@ -115,12 +159,15 @@ class Attempt:
             kill_group(process)
         if code != 0:
             failure = JobFailure.load(self._folder.failure(self._held.fencing_token))
-            raise failure or Killed(_how_it_died(code, self._folder.log))
+            told = how_it_died(self._hosts, self._folder, self._held.fencing_token) if self._hosts else ""
+            raise failure or Killed(told or _how_it_died(code, self._folder.log))
 
     def _check_for_steps(self) -> None:
         """Raises Killed where the ranks hang, with what they were doing among the job's events."""
         if reason := self._watchdog.overdue():
-            self._lease.say(f"{reason}; the ranks are stopped:\n{stacks(self._held.job_id)}")
+            job_id = self._held.job_id
+            where = stacks_on(self._hosts, self._folder, job_id) if self._hosts else stacks(job_id)
+            self._lease.say(f"{reason}; the ranks are stopped:\n{where}")
             raise Killed(reason)
 
     def _watch(self, process: "subprocess.Popen[bytes]", check: Callable[[], None]) -> int:

@@ -28,8 +28,8 @@ from services.trainer.dataset import WindowsMeta, write_meta
 from services.trainer.encoder import Encoder
 from services.trainer.failure import JobFailure, recorded
 from services.trainer.folder import JobFolder
+from services.trainer.lease_file import end_with_lease
 from services.trainer.packing import Window, WindowWriter, cut_stream, pack
-from services.trainer.processes import end_with_lease
 from services.trainer.windows import BlendSpec, check_tokenizer, write_blend
 
 LAYOUT_VERSION = 1  # of the token files; part of their name
@@ -277,7 +277,7 @@ def prepare_blend(spec: RunSpec, store: ArtifactStore, encoder: Encoder, folder:
 def main(job_folder: str) -> None:
     folder = JobFolder(Path(job_folder))
     spec = RunSpec.load(folder.run)
-    end_with_lease(folder.lease)
+    end_with_lease(folder.lease, spec.fencing_token)
     with recorded(folder.failure(spec.fencing_token)):
         folder.tokens.write_text(json.dumps(asdict(prepare(spec, folder))))
 

@@ -13,7 +13,7 @@ from services.common.settings import ROOT
 from services.trainer.config import DatasetSpec, RunSpec, TrainConfig
 from services.trainer.folder import JobFolder
 from services.trainer.launch import deepspeed_command, environment, prepare_command
-from services.trainer.processes import boot_clock, write_lease
+from services.trainer.lease_file import write_lease
 from services.trainer.progress import Progress, ProgressReader
 from tests.support.tokenizers import TEXTS, small_tokenizer_json
 
@@ -66,7 +66,7 @@ def job_folder(spec: RunSpec) -> JobFolder:
     folder = JobFolder(Path(spec.data_dir) / "jobs" / spec.job_id)
     folder.path.mkdir(parents=True, exist_ok=True)
     spec.save(folder.run)
-    write_lease(folder.lease, boot_clock() + 3600)
+    write_lease(folder.lease, spec.fencing_token, 3600)
     return folder
 
 
@@ -93,6 +93,12 @@ def run_stages(spec: RunSpec, *, threads: int = 1, mistake: str = "") -> JobFold
         if result.returncode:
             raise RuntimeError(f"exit {result.returncode}: {result.stdout[-4000:]}")
     return folder
+
+
+def losses_alone(folder: JobFolder) -> dict[int, float]:
+    """The losses, by step, of the run in `folder` when this machine does it alone, from the beginning."""
+    spec = RunSpec.load(folder.run)
+    return dict(enumerate(losses(run_stages(dataclasses.replace(spec, job_id=f"{spec.job_id}-alone", attempt=1))), 1))
 
 
 def progress(folder: JobFolder) -> list[Progress]:
