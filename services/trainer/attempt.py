@@ -7,6 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from anthesis.errors import AnthesisError, InvalidArgumentError
@@ -23,7 +24,7 @@ from services.trainer.hosts import (
     runner_command,
     runner_environment,
     stacks_on,
-    write_environment,
+    written_environment,
 )
 from services.trainer.launch import (
     deepspeed_command,
@@ -143,13 +144,14 @@ class Attempt:
     def _run_on(self, hosts: Hosts) -> None:
         self._hosts = hosts
         self._lease.say(str(hosts))
-        env = marked(self._held.job_id, self._held.fencing_token)
-        write_environment(self._folder, env)
+        token = self._held.fencing_token
+        env = marked(self._held.job_id, token)
+        command = runner_command(hosts, self._folder, token)
         try:
-            self._run_stage(runner_command(hosts, self._folder), runner_environment(env), self._check_for_steps)
+            with written_environment(self._folder, token, env):
+                self._run_stage(command, runner_environment(env), self._check_for_steps)
         finally:
             self._lease.end_processes()
-            self._folder.environment.unlink()
 
     def _run_stage(self, command: list[str], env: dict[str, str], check: Callable[[], None] = lambda: None) -> None:
         process = start(command, env, self._folder.log, ROOT)
@@ -165,10 +167,18 @@ class Attempt:
     def _check_for_steps(self) -> None:
         """Raises Killed where the ranks hang, with what they were doing among the job's events."""
         if reason := self._watchdog.overdue():
-            job_id = self._held.job_id
-            where = stacks_on(self._hosts, self._folder, job_id) if self._hosts else stacks(job_id)
-            self._lease.say(f"{reason}; the ranks are stopped:\n{where}")
+            self._lease.say(f"{reason}; the ranks are stopped:\n{self._stacks()}")
             raise Killed(reason)
+
+    def _stacks(self) -> str:
+        """Of all ranks. A host that is gone takes a while to ask, in which the lease is kept."""
+        job_id, hosts = self._held.job_id, self._hosts
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(stacks_on, hosts, self._folder, job_id) if hosts else pool.submit(stacks, job_id)
+            while not asked.done():
+                self._lease.keep()
+                wait([asked], POLL_S)
+        return asked.result()
 
     def _watch(self, process: "subprocess.Popen[bytes]", check: Callable[[], None]) -> int:
         """The exit code of a stage; until then the lease is kept."""

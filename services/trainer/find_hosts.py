@@ -29,9 +29,12 @@ def read_hostfile(path: Path) -> dict[str, int]:
     if not path.is_file():
         raise JobFailure("BAD_HOSTFILE", f"ANTHESIS_HOSTFILE={path} is no file; {REMEDY}")
     try:
-        return dict(fetch_hostfile(str(path)))
+        pool = dict(fetch_hostfile(str(path)))
     except ValueError as error:
         raise JobFailure("BAD_HOSTFILE", f"ANTHESIS_HOSTFILE={path}: {error}; {REMEDY}") from error
+    if empty := [name for name, slots in pool.items() if slots < 1]:
+        raise JobFailure("BAD_HOSTFILE", f"ANTHESIS_HOSTFILE={path}: {empty[0]} has slots=0; {REMEDY}")
+    return pool
 
 
 def find(pool: dict[str, int], spec: RunSpec, folder: JobFolder, patience_s: float) -> Hosts:

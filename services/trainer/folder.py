@@ -76,10 +76,9 @@ class JobFolder:
         """How many ranks died on which host, in all attempts."""
         return self.path / "host_deaths.json"
 
-    @property
-    def environment(self) -> Path:
+    def environment(self, fencing_token: int) -> Path:
         """The variables of ranks on other hosts, while an attempt runs; secrets among them."""
-        return self.path / "environment.json"
+        return self.path / f"environment-{fencing_token}.json"
 
     def death(self, fencing_token: int) -> Path:
         """Which rank on the hosts ended badly first: guard.record."""

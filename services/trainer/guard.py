@@ -1,4 +1,4 @@
-"""Stands between DeepSpeed's launcher on a host and one rank: `python -m services.trainer.guard JOB_FOLDER`.
+"""Stands between DeepSpeed's launcher on a host and one rank: `python -m services.trainer.guard JOB_FOLDER TOKEN`.
 
 Gives the rank the worker's environment, from a file, for a command line can be read by others. Ends it when the lease
 is over, also where the rank is stopped and cannot look itself. When it ends badly, the other hosts' guards hear of it
@@ -16,7 +16,7 @@ from pathlib import Path
 from services.trainer.folder import JobFolder
 from services.trainer.launch import for_ranks
 from services.trainer.lease_file import LOOK_EVERY_S, LeaseFile
-from services.trainer.processes import TOKEN_VARIABLE, die_with_parent
+from services.trainer.processes import die_with_parent
 from services.trainer.watchdog import RANK_MODULE
 
 
@@ -44,12 +44,11 @@ def record(death: Path, rank: int, code: int) -> None:
     own.unlink()
 
 
-def main(job_folder: str) -> int:
+def main(job_folder: str, fencing_token: str) -> int:
     os.setpgid(0, 0)  # the rank's group, which the rank kills when its lease is over
     die_with_parent(os.getppid())
-    folder = JobFolder(Path(job_folder))
-    env = rank_environment(json.loads(folder.environment.read_text()), dict(os.environ))
-    token = int(env[TOKEN_VARIABLE])
+    folder, token = JobFolder(Path(job_folder)), int(fencing_token)
+    env = rank_environment(json.loads(folder.environment(token).read_text()), dict(os.environ))
     rank = subprocess.Popen([sys.executable, "-u", "-m", RANK_MODULE, job_folder], env=env)
     code = watch(rank, LeaseFile(folder.lease, token), folder.death(token))
     if code:
@@ -58,4 +57,4 @@ def main(job_folder: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

@@ -3,12 +3,13 @@
 The job's folder remembers on which of them ranks died, so that they are taken last.
 """
 
+import contextlib
 import json
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def find_command(folder: JobFolder, hostfile: str) -> list[str]:
     return [sys.executable, "-m", "services.trainer.find_hosts", str(folder.path), hostfile]
 
 
-def runner_command(hosts: Hosts, folder: JobFolder) -> list[str]:
+def runner_command(hosts: Hosts, folder: JobFolder, token: int) -> list[str]:
     """DeepSpeed's runner, which starts its launcher on every host, all taken; around each rank is a guard.
 
     Every host is reached by ssh, this one too: the worker's machine need not be among them.
@@ -85,7 +86,7 @@ def runner_command(hosts: Hosts, folder: JobFolder) -> list[str]:
     runner = [sys.executable, "-m", "deepspeed.launcher.runner", f"--hostfile={folder.hostfile}", "--launcher=pdsh"]
     address = [f"--master_addr={hosts.ready[0].name}", f"--master_port={hosts.ready[0].free_port}"]
     options = ["--force_multi", "--no_ssh_check", "--no_local_rank", "--log_level=warning"]
-    return [*runner, *address, *options, "--module", "services.trainer.guard", str(folder.path)]
+    return [*runner, *address, *options, "--module", "services.trainer.guard", str(folder.path), str(token)]
 
 
 def runner_environment(env: Mapping[str, str]) -> dict[str, str]:
@@ -96,11 +97,18 @@ def runner_environment(env: Mapping[str, str]) -> dict[str, str]:
     return kept | {SSH_VARIABLE: f"{env.get(SSH_VARIABLE, '')} {SSH_OPTIONS}".strip()}
 
 
-def write_environment(folder: JobFolder, env: dict[str, str]) -> None:
-    """The variables that the guards give their ranks, readable by this user alone."""
-    folder.environment.unlink(missing_ok=True)
-    with open(os.open(folder.environment, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+@contextlib.contextmanager
+def written_environment(folder: JobFolder, token: int, env: dict[str, str]) -> Iterator[None]:
+    """The variables that the guards give their ranks, readable by this user alone; gone with the attempt."""
+    for left in folder.path.glob("environment-*.json"):  # by a worker that was killed
+        left.unlink()
+    path = folder.environment(token)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         json.dump(env, file)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def ask(names: Sequence[str], arguments: Sequence[str], timeout_s: int) -> "subprocess.CompletedProcess[str]":

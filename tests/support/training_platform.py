@@ -26,6 +26,7 @@ from services.common.settings import ROOT
 from services.trainer.folder import JobFolder
 from services.trainer.processes import JOB_VARIABLE
 from services.trainer.progress import Progress
+from tests.support.hosts import GATEWAY, Host, free_port
 from tests.support.registry_server import RegistryProcess, platform_env, test_platform
 from tests.support.tokenizers import small_tokenizer_json
 from tests.support.training import jsonl
@@ -38,20 +39,28 @@ WORKER = "celery -A services.trainer.worker worker -Q train -P prefork -c 1 --pr
 class TrainingPlatform:
     """`with TrainingPlatform(folder) as platform`; `folder` must have a short path (a Unix socket lies in it)."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self.settings = test_platform(data_dir)
+    def __init__(
+        self, data_dir: Path, *, has_worker: bool = True, worker_on: Host | None = None, **worker_env: str
+    ) -> None:
+        """worker_on: a host of tests.support.hosts; worker_env: variables of the worker alone."""
+        address = {"registry_address": f"{GATEWAY}:{free_port()}"} if worker_on else {}
+        self.settings = test_platform(data_dir, **address)
+        self._worker_env = worker_env
+        prefix = worker_on.enter() if worker_on else []
         (data_dir / "run").mkdir(parents=True, exist_ok=True)
         self._socket = data_dir / "run" / "valkey.sock"
         fast = {"ANTHESIS_LEASE_SECONDS": str(LEASE_S), "ANTHESIS_WAKE_AGAIN_SECONDS": "5", "OMP_NUM_THREADS": "1"}
         fast["ANTHESIS_HANG_SECONDS"] = "30"
-        self._env = platform_env(self.settings) | fast
+        self.environment = platform_env(self.settings) | fast
         self._registry = RegistryProcess(self.settings, **fast)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        python = [sys.executable, "-m"]
         self._commands = {
-            "valkey": ["-m", "infra.local.valkey"],
-            "relay": ["-m", "services.registry.relay"],
-            "worker": ["-m", *WORKER.split()],
+            "valkey": [*python, "infra.local.valkey"],
+            "relay": [*python, "services.registry.relay"],
         }
+        if has_worker:
+            self._commands["worker"] = [*prefix, *python, *WORKER.split()]
         self.store = ArtifactStore(self.settings.artifacts_url, data_dir / "cache" / "test")
         channel = open_channel(self.settings.registry_address, self.settings.read_key("admin", {}))
         self.jobs = job_pb2_grpc.JobServiceStub(channel)
@@ -78,8 +87,8 @@ class TrainingPlatform:
             self._registry.restart()
             return
         with self.log_path(name).open("ab") as log:
-            command = [sys.executable, *self._commands[name]]
-            self._processes[name] = subprocess.Popen(command, env=self._env, cwd=ROOT, stdout=log, stderr=log)
+            env = self.environment | (self._worker_env if name == "worker" else {})
+            self._processes[name] = subprocess.Popen(self._commands[name], env=env, cwd=ROOT, stdout=log, stderr=log)
         if name == "valkey":
             wait_for(self._valkey_answers, 20, "Valkey to answer")
 

@@ -20,7 +20,7 @@ from services.trainer.hosts import (
     remember_death,
     runner_command,
     runner_environment,
-    write_environment,
+    written_environment,
 )
 
 THREE = Hosts((Host("a", 4, 1001), Host("b", 4, 1002), Host("c", 4, 1003)), {})
@@ -37,7 +37,7 @@ def test_a_hostfile_is_deepspeeds(tmp_path):
     assert list(read_hostfile(path).items()) == [("first", 8), ("10.0.0.2", 4)]
 
 
-@pytest.mark.parametrize("text", ["", "first", "first slots=x", "first slots=1\nfirst slots=2", None])
+@pytest.mark.parametrize("text", ["", "first", "first slots=x", "first slots=0", "first slots=1\nfirst slots=2", None])
 def test_a_bad_hostfile_is_refused_with_what_a_good_one_is(tmp_path, text):
     path = tmp_path / "hostfile"
     if text is not None:
@@ -84,7 +84,7 @@ def test_as_many_slots_are_taken_as_there_are_ranks_of_the_first_hosts(slots, da
 
 
 def test_deepspeeds_runner_gets_the_taken_hosts_and_rank_0s_address(folder):
-    command = runner_command(THREE.taken(6), folder)
+    command = runner_command(THREE.taken(6), folder, 3)
     assert folder.hostfile.read_text() == "a slots=4\nb slots=2\n"
     assert {f"--hostfile={folder.hostfile}", "--master_addr=a", "--master_port=1001", "--force_multi"} < set(command)
 
@@ -110,12 +110,15 @@ def test_what_is_found_is_read_back(folder):
 
 
 def test_a_ranks_variables_are_in_a_file_for_its_user_alone_and_a_host_keeps_its_own(folder):
-    folder.environment.write_text("left by an attempt that was killed")
-    write_environment(folder, {"AWS_SECRET_ACCESS_KEY": "secret", "PATH": "/worker", "OMP_NUM_THREADS": "64"})
-    assert stat.S_IMODE(folder.environment.stat().st_mode) == 0o600
-    own = {"PATH": "/host", "RANK": "3", "LOCAL_SIZE": "1000000"}
-    env = rank_environment(json.loads(folder.environment.read_text()), own)
+    folder.environment(19).write_text("left by an attempt whose worker was killed")
+    carried = {"AWS_SECRET_ACCESS_KEY": "secret", "PATH": "/worker", "OMP_NUM_THREADS": "64"}
+    with written_environment(folder, 20, carried):
+        (path,) = folder.path.iterdir()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        own = {"PATH": "/host", "RANK": "3", "LOCAL_SIZE": "1000000"}
+        env = rank_environment(json.loads(folder.environment(20).read_text()), own)
     assert (env["AWS_SECRET_ACCESS_KEY"], env["PATH"], env["OMP_NUM_THREADS"]) == ("secret", "/host", "1")
+    assert list(folder.path.iterdir()) == []
 
 
 def test_what_deepspeed_would_write_on_command_lines_is_kept_from_it():
