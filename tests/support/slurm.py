@@ -28,9 +28,14 @@ def running_slurm(folder: Path) -> Iterator[dict[str, str]]:
     env = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
     _write_configuration(folder)
     munge = {"key-file": "munge/key", "socket": "munge/socket", "pid-file": "munge/pid", "seed-file": "munge/seed"}
-    munged = ["munged", "-F", f"--log-file={folder}/munge/log", *(f"--{k}={folder}/{v}" for k, v in munge.items())]
+    munged = [
+        "munged",
+        "--foreground",
+        "--force",
+        f"--log-file={folder}/munge/log",
+        *(f"--{k}={folder}/{v}" for k, v in munge.items()),
+    ]
     with contextlib.ExitStack() as stack:
-        stack.callback(_end_jobs, env)
         _start(stack, munged, env, folder / "munged.log")
         _wait_for(lambda: (folder / "munge/socket").exists(), "munged")
         _start(stack, ["slurmctld", "-D", "-c"], env, folder / "slurmctld.log")
@@ -38,8 +43,8 @@ def running_slurm(folder: Path) -> Iterator[dict[str, str]]:
             script = f"mount --bind {folder}/hosts /etc/hosts && exec slurmd -D -N {node}"
             _start(stack, ["unshare", "--mount", "bash", "-c", script], env, folder / f"{node}.log")
         _wait_for(lambda: "idle" in _output(["sinfo", "-h", "-N", "-o", "%T", "-n", NODES[1]], env), "Slurm's nodes")
+        stack.callback(_end_jobs, env)  # while slurmd is there to end their processes
         yield {"SLURM_CONF": env["SLURM_CONF"]}
-        _end_jobs(env)  # while slurmd is there to end their processes
 
 
 def _write_configuration(folder: Path) -> None:

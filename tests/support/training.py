@@ -12,7 +12,7 @@ from services.common.artifacts import ArtifactStore
 from services.common.settings import ROOT
 from services.trainer.config import DatasetSpec, RunSpec, TrainConfig
 from services.trainer.folder import JobFolder
-from services.trainer.launch import deepspeed_command, environment, prepare_command
+from services.trainer.launch import deepspeed_command, environment, num_cores, prepare_command
 from services.trainer.lease_file import write_lease
 from services.trainer.progress import Progress, ProgressReader
 from tests.support.tokenizers import TEXTS, small_tokenizer_json
@@ -96,9 +96,13 @@ def run_stages(spec: RunSpec, *, threads: int = 1, mistake: str = "") -> JobFold
 
 
 def losses_alone(folder: JobFolder) -> dict[int, float]:
-    """The losses, by step, of the run in `folder` when this machine does it alone, from the beginning."""
-    spec = RunSpec.load(folder.run)
-    return dict(enumerate(losses(run_stages(dataclasses.replace(spec, job_id=f"{spec.job_id}-alone", attempt=1))), 1))
+    """The losses, by step, of the run in `folder` when this machine does it alone, from the beginning.
+
+    With as many threads as a rank has that is alone on its host: sums depend on them.
+    """
+    spec = dataclasses.replace(RunSpec.load(folder.run), attempt=1)
+    alone = dataclasses.replace(spec, job_id=f"{spec.job_id}-alone")
+    return dict(enumerate(losses(run_stages(alone, threads=num_cores())), 1))
 
 
 def progress(folder: JobFolder) -> list[Progress]:
