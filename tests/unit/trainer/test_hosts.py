@@ -1,13 +1,20 @@
 """Which hosts an attempt runs on, and what is remembered of them."""
 
 import json
+import os
+import select
+import signal
 import stat
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.common.settings import ROOT
 from services.trainer.failure import JobFailure
 from services.trainer.find_hosts import ranked, read_hostfile
 from services.trainer.folder import JobFolder
@@ -22,6 +29,7 @@ from services.trainer.hosts import (
     runner_environment,
     written_environment,
 )
+from services.trainer.lease_file import write_lease
 
 THREE = Hosts((Host("a", 4, 1001), Host("b", 4, 1002), Host("c", 4, 1003)), {})
 
@@ -125,3 +133,27 @@ def test_what_deepspeed_would_write_on_command_lines_is_kept_from_it():
     env = runner_environment({"MLFLOW_TRACKING_PASSWORD": "secret", "PDSH_SSH_ARGS_APPEND": "-p 2222"})
     assert list(env) == ["PDSH_SSH_ARGS_APPEND"]
     assert env["PDSH_SSH_ARGS_APPEND"].startswith("-p 2222 -o BatchMode=yes")
+
+
+@pytest.mark.parametrize("why", ["the lease is over", "another rank died"])
+def test_a_guard_ends_its_rank_even_where_that_is_stopped(folder, why):
+    write_lease(folder.lease, 1, 600.0)
+    program = textwrap.dedent(f"""
+        import signal, subprocess
+        from pathlib import Path
+        from services.trainer.guard import watch
+        from services.trainer.lease_file import LeaseFile
+        rank = subprocess.Popen(["sleep", "600"])
+        rank.send_signal(signal.SIGSTOP)
+        print(rank.pid, flush=True)
+        watch(rank, LeaseFile(Path({str(folder.lease)!r}), 1), Path({str(folder.death(1))!r}))
+    """)
+    command = [sys.executable, "-c", program]
+    guard = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE, text=True)
+    with guard, os.fdopen(os.pidfd_open(int(guard.stdout.readline()))) as rank:
+        if why == "the lease is over":
+            write_lease(folder.lease, 1, 0.0)
+        else:
+            record(folder.death(1), 7, 1)
+        assert guard.wait(30) == -signal.SIGKILL
+        assert select.select([rank], [], [], 30)[0]  # readable once the process has ended
