@@ -25,7 +25,7 @@ from services.common.settings import ROOT
 from services.trainer.config import DatasetSpec, RunSpec, TrainConfig
 from services.trainer.folder import JobFolder
 from services.trainer.launch import deepspeed_command, environment, prepare_command
-from services.trainer.processes import boot_clock, write_lease
+from services.trainer.lease_file import write_lease
 
 MODEL = BloomConfig(hidden_size=512, n_layer=8, n_head=8, vocab_size=16_384)
 CONFIG = TrainConfig(steps=3, sequence_length=256, micro_batch=4, learning_rate=1e-4, warmup_steps=1)
@@ -134,7 +134,7 @@ def _job(data_dir: Path, config: TrainConfig, model: BloomConfig) -> JobFolder:
     folder.path.mkdir(parents=True)
     spec.save(folder.run)
     spec.save(folder.asked)
-    write_lease(folder.lease, boot_clock() + 3600)
+    write_lease(folder.lease, spec.fencing_token, 3600)
     return folder
 
 

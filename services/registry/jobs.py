@@ -32,7 +32,7 @@ from services.registry.pages import Page, PageRequest, read_page
 from services.registry.tables import CANCELLED, PENDING, Job, JobEvent, Model
 from services.registry.tokenizers import check_fits, vocabulary_size
 from services.registry.training_data import read_training_data
-from services.registry.versions import decide_licence
+from services.registry.versions import check_datasets_exist, decide_licence
 
 MAX_KEY = 200
 MAX_SEQUENCE = 2**31 - 1

@@ -7,6 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from anthesis.errors import AnthesisError, InvalidArgumentError
@@ -16,7 +17,25 @@ from services.trainer.config import RunSpec
 from services.trainer.early_end import EarlyEnd
 from services.trainer.failure import JobFailure, from_exception
 from services.trainer.folder import JobFolder
-from services.trainer.launch import deepspeed_command, environment, fitted, num_cores, prepare_command
+from services.trainer.hosts import (
+    HOSTFILE_VARIABLE,
+    Hosts,
+    find_command,
+    how_it_died,
+    runner_command,
+    runner_environment,
+    stacks_on,
+    written_environment,
+)
+from services.trainer.launch import (
+    deepspeed_command,
+    environment,
+    fitted,
+    marked,
+    num_cores,
+    prepare_command,
+    this_machine,
+)
 from services.trainer.lease import LOST, CancelRequested, HeldLease, LeaseLost
 from services.trainer.processes import boot_clock, kill_group, kill_leftovers, start
 from services.trainer.progress import ProgressReader
@@ -85,6 +104,7 @@ class Attempt:
         self._watchdog = Watchdog(Patience.from_env())
         self._told_to_stop = 0.0  # when, on the boot clock
         self._keep_every = 0  # steps whose checkpoints outlive the job
+        self._hosts: Hosts | None = None  # None: all ranks run on this machine
         self._lease = HeldLease(registry, held, self._folder.lease, self._reader, self._watchdog.saw)
 
     def run(self) -> None:
@@ -110,15 +130,20 @@ class Attempt:
 
     def _run_stages(self, spec: RunSpec) -> None:
         spec.save(self._folder.asked)
-        spec = fitted(spec, num_cores())
+        self._hosts = self._find_hosts(spec)
+        spec = fitted(spec, *(self._hosts.room if self._hosts else this_machine(num_cores())))
         self._keep_every = spec.config.keep_every_steps
         when_there_is_room(lambda: spec.save(self._folder.run), self._lease.keep)
         env = environment(spec.job_id, spec.fencing_token, spec.config.layout)
         self._run_stage(prepare_command(self._folder.path), env)
-        with Trackers(self._folder, spec.fencing_token, env, self._lease.say) as trackers:
-            while self._train(spec, env, trackers):
-                pass
-            trackers.finish(self._lease.keep)
+        try:
+            with Trackers(self._folder, spec.fencing_token, env, self._lease.say) as trackers:
+                while self._train(spec, env, trackers):
+                    pass
+                trackers.finish(self._lease.keep)
+        finally:
+            if self._hosts:
+                self._lease.end_processes()
         self._lease.report()  # messages too, which the call that ends the job does not carry
 
     def _train(self, spec: RunSpec, env: dict[str, str], trackers: Trackers) -> bool:
@@ -129,13 +154,34 @@ class Attempt:
             self._check_for_steps()
 
         self._watchdog.start()
-        self._run_stage(deepspeed_command(self._folder.path, spec.config.layout), env, check)
+        if self._hosts:
+            self._run_on(self._hosts.taken(spec.config.layout.num_ranks), check)
+        else:
+            self._run_stage(deepspeed_command(self._folder.path, spec.config.layout), env, check)
         end = EarlyEnd.take(self._folder.early_end(self._held.fencing_token))
         if end and not end.again:
             raise Stopped(end.reason)
         if end:
             self._lease.say(end.reason)
         return end is not None
+
+    def _find_hosts(self, spec: RunSpec) -> Hosts | None:
+        """The hosts that are ready; None where the worker has no hostfile: all ranks run here."""
+        hostfile = os.environ.get(HOSTFILE_VARIABLE)
+        if not hostfile:
+            return None
+        spec.save(self._folder.run)
+        self._run_stage(find_command(self._folder, hostfile), marked(spec.job_id, spec.fencing_token))
+        return Hosts.load(self._folder.hosts)
+
+    def _run_on(self, hosts: Hosts, check: Callable[[], None]) -> None:
+        self._hosts = hosts
+        self._lease.say(str(hosts))
+        token = self._held.fencing_token
+        env = marked(self._held.job_id, token)
+        command = runner_command(hosts, self._folder, token)
+        with written_environment(self._folder, token, env):
+            self._run_stage(command, runner_environment(env), check)
 
     def _run_stage(self, command: list[str], env: dict[str, str], check: Callable[[], None] = lambda: None) -> None:
         process = start(command, env, self._folder.log, ROOT)
@@ -145,7 +191,8 @@ class Attempt:
             kill_group(process)
         if code != 0:
             failure = JobFailure.load(self._folder.failure(self._held.fencing_token))
-            raise failure or Killed(_how_it_died(code, self._folder.log))
+            told = how_it_died(self._hosts, self._folder, self._held.fencing_token) if self._hosts else ""
+            raise failure or Killed(told or _how_it_died(code, self._folder.log))
 
     def _check_for_steps(self) -> None:
         """Raises Killed where the ranks hang, with what they were doing among the job's events."""
@@ -153,8 +200,18 @@ class Attempt:
             self._watchdog.sign_of_life()
         self._watchdog.saw_sign(self._folder.validating)
         if reason := self._watchdog.overdue():
-            self._lease.say(f"{reason}; the ranks are stopped:\n{stacks(self._held.job_id)}")
+            self._lease.say(f"{reason}; the ranks are stopped:\n{self._stacks()}")
             raise Killed(reason)
+
+    def _stacks(self) -> str:
+        """Of all ranks. A host that is gone takes a while to ask, in which the lease is kept."""
+        job_id, hosts = self._held.job_id, self._hosts
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(stacks_on, hosts, self._folder, job_id) if hosts else pool.submit(stacks, job_id)
+            while not asked.done():
+                self._lease.keep()
+                wait([asked], POLL_S)
+        return asked.result()
 
     def _watch(self, process: "subprocess.Popen[bytes]", check: Callable[[], None]) -> int:
         """The exit code of a stage; until then the lease is kept."""

@@ -65,7 +65,7 @@ class JobFolder:
 
     @property
     def lease(self) -> Path:
-        """CLOCK_BOOTTIME until which the worker holds the lease: past it the ranks end themselves."""
+        """Until when the worker holds the lease: past it the ranks end themselves. lease_file.LeaseFile."""
         return self.path / "lease"
 
     @property
@@ -108,6 +108,29 @@ class JobFolder:
     def tracking_over(self, fencing_token: int) -> Path:
         """There once trackers are to send the rest and end."""
         return self.path / f"tracking-over-{fencing_token}"
+
+    @property
+    def hosts(self) -> Path:
+        """The hosts that are ready for the newest attempt: hosts.Hosts."""
+        return self.path / "hosts.json"
+
+    @property
+    def hostfile(self) -> Path:
+        """DeepSpeed's, of the hosts that the newest attempt runs on."""
+        return self.path / "hostfile"
+
+    @property
+    def host_deaths(self) -> Path:
+        """How many ranks died on which host, in all attempts."""
+        return self.path / "host_deaths.json"
+
+    def environment(self, fencing_token: int) -> Path:
+        """The variables of ranks on other hosts, while an attempt runs; secrets among them."""
+        return self.path / f"environment-{fencing_token}.json"
+
+    def death(self, fencing_token: int) -> Path:
+        """Which rank on the hosts ended badly first: guard.record."""
+        return self.path / f"death-{fencing_token}.json"
 
     def failure(self, fencing_token: int) -> Path:
         return self.path / f"failure-{fencing_token}.json"

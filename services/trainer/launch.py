@@ -15,24 +15,28 @@ from services.trainer.failure import JobFailure
 from services.trainer.processes import JOB_VARIABLE, TOKEN_VARIABLE
 
 
-def fitted(spec: RunSpec, cores: int) -> RunSpec:
-    """The run as this machine can do it: more ranks than cores would starve all else.
+def fitted(spec: RunSpec, most: int, room: str) -> RunSpec:
+    """The run with `most` ranks or fewer; `room` says what has no room for more.
 
-    Two ranks run anywhere, so that layouts can be tried on a single core. A job that comes back, to a machine smaller
-    than it began on, goes on with fewer replicas and the same batch.
-    Raises JobFailure (BAD_LAYOUT) where there are too many ranks all the same.
+    A job that comes back, to a machine smaller than it began on or to fewer hosts, goes on with fewer replicas and the
+    same batch. Raises JobFailure (BAD_LAYOUT) where there are too many ranks all the same.
     """
-    layout, most = spec.config.layout, max(2, cores)
+    layout = spec.config.layout
     if spec.attempt > 1 and layout.num_ranks > most:
         spec = replace(spec, config=spec.config.with_fewer_replicas(most // (layout.tp * layout.pp)))
     if spec.config.layout.num_ranks > most:
-        raise JobFailure(
-            "BAD_LAYOUT",
-            f"layout '{layout}' asks for {layout.num_ranks} processes, the worker's machine has {cores} cores; "
-            f"use at most '1x1x{most}', or a larger machine",
-            "layout",
-        )
+        remedy = f"use at most '1x1x{most}', or " if most else ""
+        what = f"layout '{layout}' asks for {layout.num_ranks} processes, {room}"
+        raise JobFailure("BAD_LAYOUT", f"{what}; {remedy}give the worker more", "layout")
     return spec
+
+
+def this_machine(cores: int) -> tuple[int, str]:
+    """How many ranks run here, which `fitted` takes: more than there are cores would starve all else.
+
+    Two run anywhere, so that layouts can be tried on a single core.
+    """
+    return max(2, cores), f"the worker's machine has {cores} cores"
 
 
 def prepare_command(folder: Path) -> list[str]:
@@ -51,14 +55,19 @@ def deepspeed_command(folder: Path, layout: Layout) -> list[str]:
 
 
 def environment(job_id: str, fencing_token: int, layout: Layout) -> dict[str, str]:
-    """The worker's environment, marked with the job, and the cores shared among the ranks."""
-    env = dict(os.environ)
-    env.update({
-        JOB_VARIABLE: job_id,
-        TOKEN_VARIABLE: str(fencing_token),
-        "OMP_NUM_THREADS": str(max(1, num_cores() // layout.num_ranks)),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-    })  # fmt: skip
+    """For an attempt's processes on this machine."""
+    return marked(job_id, fencing_token) | for_ranks(layout.num_ranks)
+
+
+def marked(job_id: str, fencing_token: int) -> dict[str, str]:
+    """The worker's environment, marked with the job."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return dict(os.environ) | {JOB_VARIABLE: job_id, TOKEN_VARIABLE: str(fencing_token), "PYTHONPATH": path}
+
+
+def for_ranks(num_ranks: int) -> dict[str, str]:
+    """The cores of a host shared among its ranks, and what it computes on."""
+    env = {"OMP_NUM_THREADS": str(max(1, num_cores() // num_ranks))}
     if not Path("/dev/nvidiactl").exists():
         env["DS_ACCELERATOR"] = "cpu"
     return env

@@ -11,7 +11,8 @@ from anthesis.errors import (
     NotFoundError,
 )
 
-from services.trainer.processes import boot_clock, write_lease
+from services.trainer.lease_file import token_of, write_lease
+from services.trainer.processes import boot_clock
 from services.trainer.progress import Progress, ProgressReader
 from services.trainer.registry_client import Assignment, RegistryClient
 
@@ -49,6 +50,7 @@ class HeldLease:
         self._margin_s = min(3.0, held.ttl_s / 3)  # in which the processes are killed
         self._progress: list[Progress] = []  # read, not yet reported
         self._messages: list[str] = []
+        self._has_ended = False
         self._extend(held.asked)
 
     def _extend(self, asked: float) -> None:
@@ -56,7 +58,15 @@ class HeldLease:
         self._asked = asked
         self._until = asked + self._held.ttl_s - self._margin_s
         self._next = asked + min(RENEW_EVERY_S, self._held.ttl_s / 5)
-        write_lease(self._lease_file, asked + self._held.ttl_s - self._margin_s / 2)
+        if not self._has_ended:
+            left_s = asked + self._held.ttl_s - self._margin_s / 2 - boot_clock()
+            write_lease(self._lease_file, self._held.fencing_token, left_s)
+
+    def end_processes(self) -> None:
+        """Have processes that still run, on whatever host, end at their next look at the lease."""
+        self._has_ended = True
+        if token_of(self._lease_file) == self._held.fencing_token:  # else a later attempt's has taken its place
+            write_lease(self._lease_file, self._held.fencing_token, 0.0)
 
     def keep(self) -> None:
         """Renew when it is time. Raises LeaseLost, CancelRequested."""

@@ -31,9 +31,9 @@ from services.trainer.encoder import Encoder
 from services.trainer.failure import JobFailure, recorded
 from services.trainer.files import write_whole
 from services.trainer.folder import JobFolder
+from services.trainer.lease_file import end_with_lease
 from services.trainer.multitask import ExampleMaker, check_normalizable, example_makers
 from services.trainer.packing import Example, Window, WindowWriter, cut_stream, pack
-from services.trainer.processes import end_with_lease
 from services.trainer.room import when_there_is_room
 from services.trainer.validation_windows import prepare_validation
 from services.trainer.windows import BlendSpec, check_tokenizer, write_blend
@@ -335,7 +335,7 @@ def prepare_blend(spec: RunSpec, store: ArtifactStore, encoder: Encoder, folder:
 def main(job_folder: str) -> None:
     folder = JobFolder(Path(job_folder))
     spec = RunSpec.load(folder.run)
-    end_with_lease(folder.lease)
+    end_with_lease(folder.lease, spec.fencing_token)
     with recorded(folder.failure(spec.fencing_token)):
         prepared = when_there_is_room(lambda: prepare(spec, folder))
         when_there_is_room(lambda: write_whole(folder.tokens, json.dumps(asdict(prepared))))

@@ -10,7 +10,6 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,29 +89,6 @@ def _is_older_attempt(pid: int, job_id: str, older_than: int) -> bool:
 def boot_clock() -> float:
     """Seconds since boot, the same in every process, suspended time included."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def end_with_lease(lease: Path) -> None:
-    """Kill this process's group once the time in `lease` has passed: its worker hangs, or was stopped."""
-
-    def watch() -> None:
-        while True:
-            time.sleep(0.5)
-            if boot_clock() > float(lease.read_text()):
-                os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=watch, name="lease", daemon=True).start()
-
-
-def write_lease(lease: Path, until: float) -> None:
-    text = f"{until:020.6f}"  # of one length: it can be written over the last
-    temporary = lease.with_name(lease.name + ".new")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, lease)
-    except OSError:  # a full disk, which must not end the lease: what is there already has its room
-        with lease.open("r+") as file:
-            file.write(text)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -23,12 +24,13 @@ from services.trainer.dropout import attention_seed, micro_batch_seed, seed_hidd
 from services.trainer.export import export
 from services.trainer.failure import JobFailure, recorded
 from services.trainer.folder import JobFolder
+from services.trainer.lease_file import end_with_lease
 from services.trainer.loss import LanguageModelLoss
 from services.trainer.optimizer import build_optimizer
 from services.trainer.pipeline import Stages
 from services.trainer.precision import check_fp16
 from services.trainer.prepare import Prepared
-from services.trainer.processes import die_with_parent, end_with_lease
+from services.trainer.processes import die_with_parent
 from services.trainer.progress import Progress, ProgressWriter
 from services.trainer.provenance import note_attempt
 from services.trainer.ranks import Ranks
@@ -296,9 +298,11 @@ def _announce(progress: ProgressWriter, spec: RunSpec, prepared: Prepared, num_t
 def start_process_group(layout: Layout) -> None:
     """Join the other ranks: NCCL with CUDA, gloo without. Raises JobFailure."""
     if torch.cuda.is_available():
-        if torch.cuda.device_count() < layout.num_ranks:
-            found = f"layout '{layout}' asks for {layout.num_ranks} GPUs, this machine has {torch.cuda.device_count()}"
-            raise JobFailure("BAD_LAYOUT", f"{found}; use '1x1x{torch.cuda.device_count()}'", "layout")
+        num_here = int(os.environ["LOCAL_SIZE"])  # of the ranks, as DeepSpeed's launcher says
+        if torch.cuda.device_count() < num_here:
+            found = f"layout '{layout}' asks for {num_here} GPUs of {socket.gethostname()}"
+            remedy = f"it has {torch.cuda.device_count()}: use fewer, or say so in the hostfile"
+            raise JobFailure("BAD_LAYOUT", f"{found}; {remedy}", "layout")
     else:
         # Else DeepSpeed compiles a C++ all-reduce for inference, for 80 s, that training never calls.
         deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
@@ -309,7 +313,7 @@ def main(job_folder: str) -> None:
     die_with_parent(os.getpgrp())  # the launcher leads the group
     folder = JobFolder(Path(job_folder))
     spec = RunSpec.load(folder.run)
-    end_with_lease(folder.lease)
+    end_with_lease(folder.lease, spec.fencing_token)
     with recorded(folder.failure(spec.fencing_token)):
         start_process_group(spec.config.layout)
         run(spec, folder, ProgressWriter(folder.progress) if dist.get_rank() == 0 else None)

@@ -12,8 +12,8 @@ from services.common.artifacts import ArtifactStore
 from services.common.settings import ROOT
 from services.trainer.config import DatasetSpec, RunSpec, TrainConfig
 from services.trainer.folder import JobFolder
-from services.trainer.launch import deepspeed_command, environment, prepare_command
-from services.trainer.processes import boot_clock, write_lease
+from services.trainer.launch import deepspeed_command, environment, num_cores, prepare_command
+from services.trainer.lease_file import write_lease
 from services.trainer.progress import Progress, ProgressReader
 from tests.support.tokenizers import TEXTS, small_tokenizer_json
 
@@ -67,7 +67,7 @@ def job_folder(spec: RunSpec) -> JobFolder:
     folder.path.mkdir(parents=True, exist_ok=True)
     spec.save(folder.run)
     spec.save(folder.asked)
-    write_lease(folder.lease, boot_clock() + 3600)
+    write_lease(folder.lease, spec.fencing_token, 3600)
     return folder
 
 
@@ -99,6 +99,16 @@ def run_stages(spec: RunSpec, *, threads: int = 1, mistake: str = "") -> JobFold
         if result.returncode:
             raise RuntimeError(f"exit {result.returncode}: {result.stdout[-4000:]}")
     return folder
+
+
+def losses_alone(folder: JobFolder) -> dict[int, float]:
+    """The losses, by step, of the run in `folder` when this machine does it alone, from the beginning.
+
+    With as many threads as a rank has that is alone on its host: sums depend on them.
+    """
+    spec = dataclasses.replace(RunSpec.load(folder.run), attempt=1)
+    alone = dataclasses.replace(spec, job_id=f"{spec.job_id}-alone")
+    return dict(enumerate(losses(run_stages(alone, threads=num_cores())), 1))
 
 
 def progress(folder: JobFolder) -> list[Progress]:

@@ -26,6 +26,7 @@ from services.common.settings import ROOT
 from services.trainer.folder import JobFolder
 from services.trainer.processes import JOB_VARIABLE
 from services.trainer.progress import Progress
+from tests.support.hosts import GATEWAY, Host, free_port
 from tests.support.registry_server import RegistryProcess, platform_env, test_platform
 from tests.support.tokenizers import small_tokenizer_json
 from tests.support.training import jsonl
@@ -38,21 +39,30 @@ WORKER = "-A services.trainer.worker worker -Q train -P prefork -c 1 --prefetch-
 class TrainingPlatform:
     """`with TrainingPlatform(folder) as platform`; `folder` must have a short path (a Unix socket lies in it)."""
 
-    def __init__(self, data_dir: Path, *, mistake: str = "", **env: str) -> None:
-        """mistake: of mutated_training, which the worker's ranks make. env: variables of all processes."""
-        self.settings = test_platform(data_dir)
+    def __init__(
+        self, data_dir: Path, *, mistake: str = "", has_worker: bool = True, worker_on: Host | None = None, **env: str
+    ) -> None:
+        """mistake: of mutated_training, which the worker's ranks make. worker_on: a host of tests.support.hosts.
+        env: variables of all processes.
+        """
+        address = {"registry_address": f"{GATEWAY}:{free_port()}"} if worker_on else {}
+        self.settings = test_platform(data_dir, **address)
+        prefix = worker_on.enter() if worker_on else []
         (data_dir / "run").mkdir(parents=True, exist_ok=True)
         self._socket = data_dir / "run" / "valkey.sock"
         fast = {"ANTHESIS_LEASE_SECONDS": str(LEASE_S), "ANTHESIS_WAKE_AGAIN_SECONDS": "5", "OMP_NUM_THREADS": "1"}
         fast |= {"ANTHESIS_HANG_SECONDS": "30"} | env
-        self._env = platform_env(self.settings) | fast
+        self.environment = platform_env(self.settings) | fast
         self._registry = RegistryProcess(self.settings, **fast)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        python = [sys.executable, "-m"]
         self._commands = {
-            "valkey": ["-m", "infra.local.valkey"],
-            "relay": ["-m", "services.registry.relay"],
-            "worker": ["-m", *(["tests.support.mutated_worker", mistake] if mistake else ["celery"]), *WORKER.split()],
+            "valkey": [*python, "infra.local.valkey"],
+            "relay": [*python, "services.registry.relay"],
         }
+        if has_worker:
+            program = ["tests.support.mutated_worker", mistake] if mistake else ["celery"]
+            self._commands["worker"] = [*prefix, *python, *program, *WORKER.split()]
         self.store = ArtifactStore(self.settings.artifacts_url, data_dir / "cache" / "test")
         channel = open_channel(self.settings.registry_address, self.settings.read_key("admin", {}))
         self.jobs = job_pb2_grpc.JobServiceStub(channel)
@@ -79,8 +89,9 @@ class TrainingPlatform:
             self._registry.restart()
             return
         with self.log_path(name).open("ab") as log:
-            command = [sys.executable, *self._commands[name]]
-            self._processes[name] = subprocess.Popen(command, env=self._env | env, cwd=ROOT, stdout=log, stderr=log)
+            self._processes[name] = subprocess.Popen(
+                self._commands[name], env=self.environment | env, cwd=ROOT, stdout=log, stderr=log
+            )
         if name == "valkey":
             wait_for(self._valkey_answers, 20, "Valkey to answer")
 

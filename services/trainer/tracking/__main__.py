@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from services.trainer.config import RunSpec
 from services.trainer.files import write_whole
 from services.trainer.folder import JobFolder
-from services.trainer.processes import end_with_lease
+from services.trainer.lease_file import end_with_lease
 from services.trainer.progress import Progress, ProgressReader
 from services.trainer.tracking.configured import without_secrets
 
@@ -86,8 +86,8 @@ def follow(tracker: Tracker, reader: ProgressReader, is_over: Callable[[], bool]
 
 def main(name: str, job_folder: str) -> None:
     folder = JobFolder(Path(job_folder))
-    end_with_lease(folder.lease)
     spec = RunSpec.load(folder.run)
+    end_with_lease(folder.lease, spec.fencing_token)
     end = folder.tracking_over(spec.fencing_token)
 
     def is_over() -> bool:

@@ -7,6 +7,7 @@ from anthesis.errors import AbortedError, UnavailableError
 
 from services.trainer import lease as lease_module
 from services.trainer.lease import CancelRequested, HeldLease, LeaseLost
+from services.trainer.lease_file import write_lease
 from services.trainer.progress import Progress, ProgressReader, ProgressWriter
 from services.trainer.registry_client import Assignment
 
@@ -100,7 +101,22 @@ def test_a_cancelled_job_is_noticed(registry, lease, clock):
 
 
 def test_the_ranks_are_told_a_time_before_the_end_of_the_lease(lease, clock, tmp_path):
-    assert float((tmp_path / "lease").read_text()) < clock.now + TTL_S
+    token, left_s, _ = (tmp_path / "lease").read_text().split()
+    assert token == "1"
+    assert 0 < float(left_s) < TTL_S
+    assert float(left_s) > TTL_S - 3  # but not so early that they end while the worker holds it
+
+
+def test_processes_are_ended_for_good(registry, lease, clock, tmp_path):
+    lease.end_processes()
+    lease.report()
+    assert (tmp_path / "lease").read_text().startswith("1 0.0 ")
+
+
+def test_a_later_attempts_processes_are_not_ended(lease, tmp_path):
+    write_lease(tmp_path / "lease", 2, 9.0)
+    lease.end_processes()
+    assert (tmp_path / "lease").read_text().startswith("2 9.0 ")
 
 
 def test_progress_is_reported_at_least_every_five_seconds(registry, lease, clock, tmp_path):

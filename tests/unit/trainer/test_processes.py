@@ -8,7 +8,7 @@ import textwrap
 import time
 
 from services.common.settings import ROOT
-from services.trainer.processes import boot_clock, kill_group, kill_leftovers, start, write_lease
+from services.trainer.processes import kill_group, kill_leftovers, start
 
 SLEEP = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"]
 
@@ -79,19 +79,3 @@ def test_only_older_attempts_of_the_same_job_are_killed(tmp_path):
     finally:
         for process in (old, new, other):
             kill_group(process)
-
-
-def test_a_process_ends_itself_once_its_lease_is_over(tmp_path):
-    lease = tmp_path / "lease"
-    write_lease(lease, boot_clock() + 1.0)
-    program = textwrap.dedent(f"""
-        import time
-        from pathlib import Path
-        from services.trainer.processes import end_with_lease
-        end_with_lease(Path({str(lease)!r}))
-        time.sleep(600)
-    """)
-    process = start(
-        [sys.executable, "-c", program], {**os.environ, "PYTHONPATH": str(ROOT)}, tmp_path / "log", tmp_path
-    )
-    assert process.wait(20) == -signal.SIGKILL

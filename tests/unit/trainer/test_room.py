@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.trainer.failure import from_exception
-from services.trainer.processes import write_lease
+from services.trainer.lease_file import LeaseFile, write_lease
 from services.trainer.progress import ProgressReader, ProgressWriter
 from services.trainer.room import when_there_is_room
 from tests.support.small_disk import fill, small_disk
@@ -21,10 +21,17 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_lease_is_extended_on_a_full_disk(disk):
     lease = disk / "lease"
-    write_lease(lease, 12345.5)
+    now = [0.0]
+    write_lease(lease, 3, 5.5)
+    seen = LeaseFile(lease, 3, lambda: now[0])
+    assert not seen.is_over()
     fill(disk)
-    write_lease(lease, 1234567.25)
-    assert float(lease.read_text()) == 1234567.25
+    write_lease(lease, 3, 4321.25)
+    assert not seen.is_over()
+    now[0] = 4321.0
+    assert not seen.is_over()
+    now[0] = 4322.0
+    assert seen.is_over()
 
 
 def test_progress_waits_in_memory_until_there_is_room(disk):
