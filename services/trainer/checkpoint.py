@@ -16,12 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from deepspeed.utils import (
-    safe_get_full_fp32_param,
-    safe_get_full_optimizer_state,
-    safe_set_full_fp32_param,
-    safe_set_full_optimizer_state,
-)
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -30,6 +24,7 @@ from bloom.model import BloomModel
 from services.trainer.config import Optimizer
 from services.trainer.files import sync_folder, write_whole
 from services.trainer.optimizer import state_keys
+from services.trainer.optimizer_state import OptimizerState
 from services.trainer.ranks import Ranks
 from services.trainer.saved_state import MANIFEST, VALUE, Region, SavedState, region, stored_name
 
@@ -53,9 +48,7 @@ class Checkpoints:
         self._config = model.config
         self._shard = ranks.shard(model.config)
         self._fingerprint = fingerprint
-        # DeepSpeed finds a parameter's state after the first step of the first group, when the others have none yet.
-        engine.optimizer.optimizer.initialize_state()
-        engine.optimizer._lazy_init_hp_params_optimizer_state()
+        self._state = OptimizerState(engine)
         self._writer: threading.Thread | None = None
         self._failed = ""
         self._parameters = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
@@ -125,9 +118,9 @@ class Checkpoints:
         owned = [name for name in self._parameters if self._shard.stands_for(self._config, name)]
         for index, name in enumerate(owned):
             parameter = self._parameters[name]
-            values = {VALUE: safe_get_full_fp32_param(parameter)}
+            values = {VALUE: self._state.value(parameter)}
             for key in state_keys(name, parameter, self._optimizer):
-                values[key] = safe_get_full_optimizer_state(parameter, key)
+                values[key] = self._state.get(parameter, key)
             if index % self._ranks.grid.get_data_parallel_world_size() != self._ranks.dp_rank:
                 continue
             regions[name] = region(self._config, self._shard, name, tuple(parameter.shape))
@@ -172,11 +165,9 @@ class Checkpoints:
         saved = SavedState(folder)
         for name, parameter in self._parameters.items():
             part = region(self._config, self._shard, name, tuple(parameter.shape))
-            value = self._read(saved, name, VALUE, part, parameter)
-            parameter.data.copy_(value)
-            safe_set_full_fp32_param(parameter, value)
+            self._state.set_value(parameter, self._read(saved, name, VALUE, part, parameter))
             for key in state_keys(name, parameter, self._optimizer):
-                safe_set_full_optimizer_state(parameter, self._read(saved, name, key, part, parameter), key)
+                self._state.set(parameter, key, self._read(saved, name, key, part, parameter))
         for group in self._engine.optimizer.param_groups:
             group["step"] = saved.optimizer_steps
         return saved.step

@@ -13,6 +13,7 @@ from services.trainer.schedule import Schedule
 
 Precision = Literal["bf16", "fp32"]
 Optimizer = Literal["adamw", "muon"]
+BUCKET = 1 << 25  # values that ZeRO copies together before it sums them over replicas: 128 MB in fp32
 DatasetFormat = Literal["text", "multitask", "blend"]  # rows; rows; the YAML of corpus/blend.py
 
 
@@ -114,13 +115,20 @@ class TrainConfig:
         total = self.decay_samples or self.samples_before(total_steps)
         return Schedule(peak=1.0, minimum=self.min_learning_rate / self.learning_rate, warmup=warmup, total=total)
 
+    @property
+    def zero_stage(self) -> int:
+        """0 where there is nothing to divide and no second format to keep: ZeRO would hold all twice or more."""
+        alone = self.layout.dp * self.layout.pp == 1
+        return 0 if alone and self.precision == "fp32" and self.optimizer == "adamw" else 1
+
     def deepspeed(self) -> dict[str, Any]:
-        """DeepSpeed's configuration: ZeRO-1, fp32 gradients and master weights."""
+        """DeepSpeed's configuration: fp32 gradients and master weights."""
         return {
             "train_micro_batch_size_per_gpu": self.micro_batch,
             "gradient_accumulation_steps": self.gradient_accumulation,
-            "gradient_clipping": self.clip_grad_norm,
-            "zero_optimization": {"stage": 1},
+            # Without ZeRO the engine does not tell the norm: train.py clips.
+            "gradient_clipping": self.clip_grad_norm if self.zero_stage else 0.0,
+            "zero_optimization": {"stage": self.zero_stage, "reduce_bucket_size": BUCKET},
             "zero_allow_untested_optimizer": True,  # ours works on flat partitions: optimizer.py
             # Stages send each other what a rank holds, with sequence parallelism its own tokens: DeepSpeed's way of
             # cutting that up among tensor-parallel ranks would cut it again.

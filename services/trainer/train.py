@@ -12,6 +12,7 @@ import deepspeed
 import numpy as np
 import torch
 import torch.distributed as dist
+from deepspeed.runtime.utils import clip_grad_norm_
 
 from bloom.layout import Layout
 from bloom.model import BloomModel
@@ -46,6 +47,7 @@ class Trainer:
         self._windows = open_windows(Path(prepared.windows_folder), config.seed)
         self._total_steps = prepared.total_steps
         self._schedule = config.schedule(self._total_steps)  # each parameter group scales it by its own peak
+        self._grad_norm: float | None = None  # where the engine does not tell
         self._ends: list[tuple[float, int]] = []  # of recent steps: when, and how many tokens had been seen
         shard = ranks.shard(model.config)
         self._is_pipelined = config.layout.pp > 1
@@ -57,6 +59,8 @@ class Trainer:
             config=config.deepspeed(),
             mpu=None if self._is_pipelined else ranks.grid,  # a PipelineModule brings its own
         )
+        # Without ZeRO there is one replica: the engine would copy every gradient to add up none.
+        self.engine.enable_backward_allreduce = bool(config.zero_stage)
 
     def step(self, step: int) -> Progress:
         """Do step `step` (0 for the first); collective."""
@@ -85,10 +89,17 @@ class Trainer:
                 attention_seed(micro_batch.seed, self._ranks),
             )
             engine.backward(loss_of_batch)
+            if engine.is_gradient_accumulation_boundary() and not config.zero_stage:
+                self._clip()
             engine.step()
             loss += loss_of_batch.detach()
         dist.all_reduce(loss, group=self._ranks.grid.get_data_parallel_group())
         return float(loss) / (config.layout.dp * num_micro_batches)
+
+    def _clip(self) -> None:
+        """What ZeRO does in its step: the norm is that of the whole model's gradient."""
+        limit = self._config.clip_grad_norm or float("inf")
+        self._grad_norm = float(clip_grad_norm_(self.engine.module.parameters(), limit, mpu=self._ranks.grid))
 
     def _pipelined_loss(self, step: int) -> float:
         """Of a step through all stages; those between the first and the last read no batches."""
@@ -123,7 +134,7 @@ class Trainer:
         self._ends = [*self._ends[-SPEED_WINDOW:], (time.monotonic(), seen)]
         (began, seen_then), (now, _) = self._ends[0], self._ends[-1]
         tokens_per_second = (seen - seen_then) / (now - began)
-        grad_norm = float(self.engine.get_global_grad_norm())
+        grad_norm = float(self.engine.get_global_grad_norm() if self._grad_norm is None else self._grad_norm)
         if not np.isfinite(loss) or not np.isfinite(grad_norm):
             remedy = "lower learning_rate, or use more warmup_steps"
             raise JobFailure(
