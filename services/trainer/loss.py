@@ -9,6 +9,7 @@ from bloom.linear_cross_entropy import linear_cross_entropy
 from bloom.model import BloomModel
 from bloom.parallel import Shard
 from bloom.tensor_parallel import TensorParallel
+from bloom.tied_gradient import TiedGradient
 from services.trainer.dataset import IGNORE
 
 
@@ -69,6 +70,7 @@ class LanguageModelLoss(nn.Module):
         self.model = model
         self._attention = Attention(shard.slopes(model.config))
         self._head = Head(shard.vocabulary(model.config), parallel)
+        self._tied = model.word_embeddings.tied = TiedGradient()
 
     def forward(self, inputs: Tensor, targets: Tensor, segments: Tensor | None, scale: float, seed: int = 0) -> Tensor:
         """inputs, targets (B, S) int64, segments (B, S) or None -> scalar, fp32. seed: of attention's dropout."""
@@ -77,4 +79,5 @@ class LanguageModelLoss(nn.Module):
             (inputs.shape[0], inputs.shape[1]), segments, dropout=dropout, seed=seed, device=inputs.device
         )
         hidden = self.model(inputs.view(-1), attend)
-        return self._head.loss(hidden, self.model.word_embeddings.weight, targets) * scale
+        weight = self._tied.head(self.model.word_embeddings.weight)
+        return self._head.loss(hidden, weight, targets) * scale
