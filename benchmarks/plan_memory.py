@@ -52,7 +52,7 @@ class Comparison:
 def compare(config: TrainConfig, model: BloomConfig = MODEL) -> Comparison:
     """Train `model` for config's steps in processes of their own. Raises RuntimeError with the log's end."""
     with tempfile.TemporaryDirectory(prefix="an-") as folder:
-        measured = peak_rss(_job(Path(folder), config, model), config.layout)
+        measured = peak_rss(make_job(Path(folder), config, model), config.layout)
     run = Run(
         layout=config.layout,
         global_batch=config.global_batch,
@@ -106,7 +106,7 @@ def _high_water(pid: int) -> int:
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:")), 0)
 
 
-def _job(data_dir: Path, config: TrainConfig, model: BloomConfig) -> JobFolder:
+def make_job(data_dir: Path, config: TrainConfig, model: BloomConfig) -> JobFolder:
     """A pre-training job on repeated text, ready to prepare."""
     store = ArtifactStore(str(data_dir / "artifacts"), data_dir / "cache")
     rows = json.dumps({"text": TEXT * 200}) + "\n"

@@ -6,6 +6,7 @@ B = sequences, S = their length, T = B * S tokens packed row-major, N = heads, D
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -20,8 +21,9 @@ class DenseCausalAttention:
 
     Mask and bias are built once, here, and shared by the layers. The bias is slope * (key - query) and not Hugging
     Face's slope * key: equal under softmax, but small where attention looks, so that rounding does not grow with S.
-    Written out rather than F.scaled_dot_product_attention: for bf16 with gradients on CPU (B 32, S 128, N 6, D 32) one
-    call takes 64 ms forward and backward, against 100; with dropout 84 against 90; in fp32 the two are alike.
+    fp32 without dropout goes through F.scaled_dot_product_attention, which keeps no probabilities: for B 4, S 512,
+    N 16, D 64 on CPU forward and backward take half the time and 67 MB less a layer. The rest is written out: in bf16
+    (B 32, S 128, N 6, D 32) one call takes 64 ms against 100; with dropout 84 against 90.
     """
 
     def __init__(
@@ -48,6 +50,8 @@ class DenseCausalAttention:
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (self._per_head(x) for x in (q, k, v))  # each (B, N, S, D)
+        if q.dtype == torch.float32 and not self._dropout:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=self._bias).transpose(1, 2).flatten(0, 1)
         scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
         probs = torch.softmax(self._bias + scores, dim=-1).to(v.dtype)  # fp32 bias promotes the sum
         if self._dropout:

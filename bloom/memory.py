@@ -34,9 +34,9 @@ BYTES_PER_PARAMETER: dict[Precision, BytesPerParameter] = {
 SUMMED_BYTES = {"bf16": 4, "fp16": 2, "fp32": 4}  # of a gradient that is added up over micro-batches
 LOSS_WORKSPACE_BYTES = 300_000_000  # at most, for logits that are computed in chunks
 LOGIT_BYTES = 4 + 4 + 4  # fp32 logits, their exponentials and their gradients
-# Per parameter that a rank updates: three temporaries of services/trainer/optimizer.py's AdamW, and but for bf16, whose
-# gradients are summed in one piece already, two fp32 copies: DeepSpeed's stage_1_and_2.py gathers them, then flattens.
-UPDATE_BYTES: dict[Precision, int] = {"bf16": 3 * 4, "fp16": 3 * 4 + 2 * 4, "fp32": 3 * 4 + 2 * 4}
+# Per parameter that a rank updates (AdamW itself has no temporaries): but for bf16, whose gradients are summed in one
+# piece already, two fp32 copies, as DeepSpeed's stage_1_and_2.py gathers them, then flattens.
+UPDATE_BYTES: dict[Precision, int] = {"bf16": 0, "fp16": 2 * 4, "fp32": 2 * 4}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +65,12 @@ class Run:
             raise ValueError(f"precision={self.precision!r} is not known; choose {', '.join(BYTES_PER_PARAMETER)}")
         if self.attention not in ("dense", "megatron", "fused"):
             raise ValueError(f"attention={self.attention!r} is not known; choose dense, megatron or fused")
+
+    @property
+    def is_undivided(self) -> bool:
+        """Trained without ZeRO: services.trainer.config.TrainConfig.is_undivided."""
+        alone = self.layout.dp * self.layout.pp == 1 and self.zero.stage == 1 and not self.zero.offload
+        return alone and self.precision == "fp32"
 
     @property
     def num_micro_batches(self) -> int:
@@ -113,7 +119,7 @@ def kept_bytes(config: BloomConfig, run: Run) -> float:
     Cut: query, key, value, the inputs of dense, of GELU and of dense_4h_to_h, 12 e s b h.
     Scores, a s² b of each rank's heads:
     megatron, the probabilities and with dropout its mask and result, which gives Korthikanti's s b h (34 + 5 a s / h);
-    dense, the fp32 probabilities (and their 16-bit copy), with dropout factors and result;
+    dense, the fp32 probabilities (and their 16-bit copy), with dropout factors and result; in fp32 without dropout none;
     fused, none, as it computes them again.
     """
     tokens = run.seq_length * run.micro_batch
@@ -133,6 +139,8 @@ def _score_bytes(run: Run) -> int:
             return 0
         case "megatron":
             return e + (1 + e) * run.dropout
+        case "dense" if run.precision == "fp32" and not run.dropout:
+            return 0
         case "dense":
             return 4 + (e if e < 4 else 0) + 2 * e * run.dropout
 
@@ -179,6 +187,8 @@ def divided(size: BytesPerParameter, parameters: int, dp: int, stage: int) -> By
 
 def _bytes_per_parameter(run: Run) -> BytesPerParameter:
     size = BYTES_PER_PARAMETER[run.precision]
+    if run.is_undivided:
+        return replace(size, optimizer=8)  # no master copy
     if run.zero.stage == 1:
         return size
     # A micro-batch's own gradients are reduced and dropped; in stage 3 fp32 weights are their own master copy.
@@ -188,7 +198,9 @@ def _bytes_per_parameter(run: Run) -> BytesPerParameter:
 
 def _update_bytes(run: Run) -> int:
     """Per parameter that a rank updates; stages 2 and 3 flatten its gradients, which they have in parts already."""
-    return UPDATE_BYTES[run.precision] if run.zero.stage == 1 else 3 * 4 + 4
+    if run.is_undivided:
+        return 0
+    return UPDATE_BYTES[run.precision] if run.zero.stage == 1 else 4
 
 
 def _gathered(config: BloomConfig, run: Run, parameters: int) -> int:
@@ -204,7 +216,7 @@ def stage_memory(config: BloomConfig, run: Run, stage: Stage, cluster: Cluster) 
     trained = adapters or parameters
     size, dp, zero = _bytes_per_parameter(run), run.layout.dp, run.zero
     own, frozen = divided(size, trained, dp, zero.stage), divided(size, parameters + adapters - trained, dp, zero.stage)
-    bucket = min(BUCKET, trained) * run.element_bytes if zero.stage > 1 else 0
+    bucket = 0 if run.is_undivided else min(BUCKET, trained) * run.element_bytes
     memory = Memory(
         weights=own.weights + frozen.weights + size.weights * _gathered(config, run, parameters + adapters),
         gradients=own.gradients + bucket,
@@ -216,9 +228,10 @@ def stage_memory(config: BloomConfig, run: Run, stage: Stage, cluster: Cluster) 
     )
     if zero.offload and cluster.has_gpus:
         memory = _offloaded(memory, zero, own.weights + frozen.weights, 2 * 4 * -(-trained // dp), bucket)
-    if memory.activations + memory.loss < memory.update:
-        return replace(memory, activations=0, loss=0)
-    return replace(memory, update=0)
+    going_back, updating = replace(memory, update=0), replace(memory, activations=0, loss=0)
+    if run.is_undivided and run.num_micro_batches == 1:
+        going_back = replace(going_back, gradients=0)  # but the head's, which is among the loss's bytes
+    return max(going_back, updating, key=lambda moment: moment.total)
 
 
 def _offloaded(memory: Memory, zero: Zero, partition: int, summed: int, bucket: int) -> Memory:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .config import BloomConfig
 from .initial import initial_tensor
+from .tied_gradient import TiedGradient
 
 # attend(layer, q, k, v) -> (T, N, D), from q, k, v each (T, N, D); q is not scaled yet. Training passes dense causal
 # attention over whole sequences, the engine attention over its paged cache: the model knows neither.
@@ -66,9 +67,18 @@ class Block(nn.Module):
 
 
 class TiedEmbedding(nn.Embedding):
+    tied: TiedGradient | None = None  # in training, where one rank has both ends
+
     def reset_parameters(self) -> None:
         if not self.weight.is_meta:  # else torch imports sympy and more to draw nothing: 150 MB and seconds
             super().reset_parameters()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.rows(ids)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """(T, H) of ids (T,)."""
+        return self.tied.rows(ids, self.weight) if self.tied else F.embedding(ids, self.weight)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(M, V) from hidden (M, H)."""

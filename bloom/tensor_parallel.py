@@ -68,7 +68,7 @@ class VocabularyParallelEmbedding(TiedEmbedding):
     def forward(self, ids: Tensor) -> Tensor:
         local = ids - self.vocabulary.start
         foreign = (local < 0) | (local >= self.vocabulary.stop - self.vocabulary.start)
-        x = F.embedding(local.masked_fill(foreign, 0), self.weight).masked_fill(foreign[:, None], 0)
+        x = self.rows(local.masked_fill(foreign, 0)).masked_fill(foreign[:, None], 0)
         return self.parallel.leave(x)
 
 

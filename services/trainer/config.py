@@ -149,13 +149,20 @@ class TrainConfig:
         total = self.decay_samples or self.samples_before(total_steps)
         return Schedule(peak=1.0, minimum=self.min_learning_rate / self.learning_rate, warmup=warmup, total=total)
 
+    @property
+    def is_undivided(self) -> bool:
+        """Nothing is to be divided and no second format kept: ZeRO would hold all twice or more, so there is none."""
+        alone = self.layout.dp * self.layout.pp == 1 and not self.offload
+        return alone and self.precision == "fp32" and self.optimizer == "adamw" and self.zero_stage == 1
+
     def deepspeed(self) -> dict[str, Any]:
         """DeepSpeed's configuration: fp32 master weights, and gradients but in fp16."""
         return {
             "train_micro_batch_size_per_gpu": self.micro_batch,
             "gradient_accumulation_steps": self.gradient_accumulation,
-            "gradient_clipping": self.clip_grad_norm,
-            "zero_optimization": zero_section(self.zero),
+            # Without ZeRO the engine does not tell the norm: train.py clips.
+            "gradient_clipping": 0.0 if self.is_undivided else self.clip_grad_norm,
+            "zero_optimization": {"stage": 0} if self.is_undivided else zero_section(self.zero),
             "zero_force_ds_cpu_optimizer": False,  # ours works anywhere; DeepSpeed's needs a compiler
             "zero_allow_untested_optimizer": True,  # ours works on flat partitions: optimizer.py
             # Stages send each other what a rank holds, with sequence parallelism its own tokens: DeepSpeed's way of
@@ -171,9 +178,7 @@ class TrainConfig:
 
 def zero_section(zero: Zero) -> dict[str, Any]:
     """DeepSpeed's "zero_optimization"."""
-    section: dict[str, Any] = {"stage": zero.stage}
-    if zero.stage > 1:
-        section |= {"reduce_bucket_size": BUCKET}
+    section: dict[str, Any] = {"stage": zero.stage, "reduce_bucket_size": BUCKET}
     if zero.stage == 3:
         section |= {
             "stage3_prefetch_bucket_size": BUCKET,

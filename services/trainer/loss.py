@@ -9,6 +9,7 @@ from bloom.linear_cross_entropy import linear_cross_entropy
 from bloom.model import BloomModel
 from bloom.parallel import Shard
 from bloom.tensor_parallel import TensorParallel
+from bloom.tied_gradient import TiedGradient
 from services.trainer.dataset import IGNORE
 
 
@@ -70,6 +71,7 @@ class LanguageModelLoss(nn.Module):
         self.model = model
         self._attention = Attention(shard.slopes(model.config))
         self._head = Head(shard.vocabulary(model.config), parallel)
+        self._tied = model.word_embeddings.tied = TiedGradient()
 
     def forward(
         self,
@@ -89,4 +91,5 @@ class LanguageModelLoss(nn.Module):
             (inputs.shape[0], inputs.shape[1]), segments, dropout=dropout, seed=seed, device=inputs.device
         )
         hidden = self.model(inputs.view(-1), attend)
-        return self._head.loss(hidden, self.model.word_embeddings.weight, targets, target_weights) * scale
+        weight = self._tied.head(self.model.word_embeddings.weight)
+        return self._head.loss(hidden, weight, targets, target_weights) * scale

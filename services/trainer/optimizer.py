@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from services.trainer.config import Optimizer, TrainConfig
 
@@ -60,23 +61,34 @@ class MuonAdamW(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                state = self.state[parameter]
                 if "matrices" in group:
-                    update = self._muon(parameter.grad, state, group["matrices"])
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    update = self._muon(parameter.grad, self.state[parameter], group["matrices"])
+                    parameter.add_(update.view_as(parameter), alpha=-group["lr"])
                 else:
-                    update = self._adam(parameter.grad, state, group)
-                parameter.add_(update.view_as(parameter), alpha=-group["lr"])
+                    self._adamw(parameter, parameter.grad, group)
 
-    @staticmethod
-    def _adam(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
+    def _adamw(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        """In one pass over memory, without temporaries."""
+        state = self.state[parameter]
         beta1, beta2 = group["betas"]
-        state["exp_avg"].lerp_(gradient, 1 - beta1)
-        state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        unbias1, unbias2 = 1 - beta1 ** group["step"], 1 - beta2 ** group["step"]
-        denominator = (state["exp_avg_sq"] / unbias2).sqrt_().add_(group["eps"])
-        update: Tensor = (state["exp_avg"] / unbias1).div_(denominator)
-        return update
+        steps_before = torch.tensor(float(group["step"] - 1), device=parameter.device)
+        adamw(
+            [parameter],
+            [gradient],
+            [state["exp_avg"]],
+            [state["exp_avg_sq"]],
+            [],
+            [steps_before],
+            fused=True,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
 
     def _muon(self, gradient: Tensor, state: dict[str, Any], matrices: list[tuple[int, int]]) -> Tensor:
         state["momentum"].lerp_(gradient, 1 - MUON_MOMENTUM)

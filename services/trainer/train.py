@@ -12,6 +12,7 @@ from typing import cast
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.runtime.utils import clip_grad_norm_
 
 from bloom.flops import flops_per_token
 from bloom.layout import Layout, stages
@@ -59,6 +60,7 @@ class Trainer:
         self._skips = skips
         self._total_steps = prepared.total_steps
         self._schedule = config.schedule(self._total_steps)  # each parameter group scales it by its own peak
+        self._grad_norm: float | None = None  # where the engine does not tell
         self._ends: list[tuple[float, int]] = []  # of recent steps: when, and how many tokens had been seen
         self._model_flops, self._hardware_flops = (  # of a token
             flops_per_token(
@@ -82,6 +84,8 @@ class Trainer:
             config=config.deepspeed(),
             mpu=None if self._is_pipelined else ranks.grid,  # a PipelineModule brings its own
         )
+        # Without ZeRO there is one replica: the engine would copy every gradient to add up none.
+        self.engine.enable_backward_allreduce = not config.is_undivided
 
     def step(self, step: int) -> Progress:
         """Do step `step` (0 for the first); collective."""
@@ -120,10 +124,17 @@ class Trainer:
             seed = attention_seed(micro_batch.seed, self._ranks)
             loss_of_batch = engine(inputs, targets, segments, micro_batch.scale, seed, target_weights)
             engine.backward(loss_of_batch)
+            if engine.is_gradient_accumulation_boundary() and config.is_undivided:
+                self._clip()
             engine.step()
             loss += loss_of_batch.detach()
         dist.all_reduce(loss, group=self._ranks.grid.get_data_parallel_group())
         return float(loss) / (config.layout.dp * num_micro_batches)
+
+    def _clip(self) -> None:
+        """What ZeRO does in its step: the norm is that of the whole model's gradient."""
+        limit = self._config.clip_grad_norm or float("inf")
+        self._grad_norm = float(clip_grad_norm_(self.engine.module.parameters(), limit, mpu=self._ranks.grid))
 
     def _pipelined_loss(self, step: int) -> float:
         """Of a step through all stages; those between the first and the last read no batches."""
@@ -159,7 +170,7 @@ class Trainer:
         self._ends = [*self._ends[-SPEED_WINDOW:], (time.monotonic(), seen)]
         (began, seen_then), (now, _) = self._ends[0], self._ends[-1]
         tokens_per_second = (seen - seen_then) / (now - began)
-        grad_norm = float(self.engine.get_global_grad_norm())
+        grad_norm = float(self.engine.get_global_grad_norm() if self._grad_norm is None else self._grad_norm)
         return Progress(
             step=done,
             total_steps=self._total_steps,

@@ -1,4 +1,6 @@
-"""What DeepSpeed's ZeRO divides, made of a model, and put together again: stages look alike from outside."""
+"""What DeepSpeed's ZeRO divides, made of a model, and put together again: stages look alike from outside, and so does
+a run without ZeRO.
+"""
 
 from typing import Any
 
@@ -21,6 +23,8 @@ from services.trainer.precision import DTYPES
 from services.trainer.ranks import Ranks
 from services.trainer.saved_state import VALUE
 
+OWN_STATE = "optimizer_state"  # attribute of a parameter that ZeRO has no part in
+
 
 def partition(module: LanguageModelLoss, config: TrainConfig, ranks: Ranks) -> None:
     """Stage 3: leave in each replica its part of every weight; module by module they are gathered as they are used.
@@ -41,7 +45,12 @@ def partition(module: LanguageModelLoss, config: TrainConfig, ranks: Ranks) -> N
 
 
 def initialize_state(engine: Any) -> None:
-    """Make the optimizer's state, which the first step would make, and have DeepSpeed find each parameter's."""
+    """Make the optimizer's state, which the first step would make, and have each parameter's found."""
+    if not engine.zero_optimization():
+        engine.optimizer.initialize_state()
+        for parameter, state in engine.optimizer.state.items():
+            setattr(parameter, OWN_STATE, state)
+        return
     optimizer = engine.optimizer.optimizer
     if engine.zero_optimization_stage() == 3:  # DeepSpeed lends the optimizer one part at a time
         for index, part in enumerate(engine.optimizer.fp32_partitioned_groups_flat):
@@ -59,6 +68,9 @@ def whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
 
 def whole(parameter: nn.Parameter, key: str) -> Tensor:
     """VALUE, or the optimizer's `key`, of a trained parameter, in fp32; collective over the replicas."""
+    if hasattr(parameter, OWN_STATE):
+        own: Tensor = parameter.detach() if key == VALUE else getattr(parameter, OWN_STATE)[key]
+        return own.clone()
     if key == VALUE:
         value: Tensor = safe_get_full_fp32_param(parameter)
     else:
@@ -68,7 +80,9 @@ def whole(parameter: nn.Parameter, key: str) -> Tensor:
 
 def set_whole(parameter: nn.Parameter, key: str, value: Tensor) -> None:
     """VALUE, which the model computes with, too, or the optimizer's `key`; value: of the whole parameter, in fp32."""
-    if hasattr(parameter, "ds_tensor"):
+    if hasattr(parameter, OWN_STATE):
+        (parameter.data if key == VALUE else getattr(parameter, OWN_STATE)[key]).copy_(value)
+    elif hasattr(parameter, "ds_tensor"):
         own = _own_part(parameter, value)
         if key == VALUE:
             parameter.ds_tensor.data.copy_(own)

@@ -1,0 +1,1 @@
+"""Training steps beside Hugging Face's Trainer: `python -m benchmarks.train`."""
