@@ -119,7 +119,7 @@ def kept_bytes(config: BloomConfig, run: Run) -> float:
     Cut: query, key, value, the inputs of dense, of GELU and of dense_4h_to_h, 12 e s b h.
     Scores, a s² b of each rank's heads:
     megatron, the probabilities and with dropout its mask and result, which gives Korthikanti's s b h (34 + 5 a s / h);
-    dense, the fp32 probabilities (and their 16-bit copy), with dropout factors and result; in fp32 without dropout none;
+    dense, the fp32 probabilities (and their 16-bit copy), with dropout factors and result; none in fp32 without;
     fused, none, as it computes them again.
     """
     tokens = run.seq_length * run.micro_batch
@@ -229,7 +229,7 @@ def stage_memory(config: BloomConfig, run: Run, stage: Stage, cluster: Cluster) 
     if zero.offload and cluster.has_gpus:
         memory = _offloaded(memory, zero, own.weights + frozen.weights, 2 * 4 * -(-trained // dp), bucket)
     going_back, updating = replace(memory, update=0), replace(memory, activations=0, loss=0)
-    if run.is_undivided and run.num_micro_batches == 1:
+    if run.is_undivided and run.num_micro_batches == 1 and not adapters:
         going_back = replace(going_back, gradients=0)  # but the head's, which is among the loss's bytes
     return max(going_back, updating, key=lambda moment: moment.total)
 

@@ -107,10 +107,10 @@ def test_the_loss_never_holds_the_whole_logits():
 
 
 def test_an_update_counts_where_it_takes_more_than_the_backward_pass_did():
-    runs = (Run(layout=Layout(dp=dp), global_batch=64, micro_batch=4) for dp in (1, 16))
+    runs = (Run(layout=Layout(dp=dp), global_batch=64, precision="fp16") for dp in (1, 16))
     small, large = (peak_memory(PRESETS["560m"], run, BARE)[1] for run in runs)
     assert (small.activations, small.loss) == (0, 0)
-    assert small.update == 12 * PRESETS["560m"].parameters
+    assert small.update == 8 * PRESETS["560m"].parameters
     assert large.update == 0 < large.activations
 
 
@@ -119,7 +119,7 @@ def test_adapters_need_no_gradient_and_no_optimizer_for_the_weights_they_leave()
     _, memory = peak_memory(PRESETS["560m"], run, BARE)
     adapters = 16 * 1024 * 8 * 24
     assert memory.weights == 4 * (PRESETS["560m"].parameters + adapters)
-    assert (memory.gradients, memory.optimizer) == (4 * adapters, 12 * adapters)
+    assert (memory.gradients, memory.optimizer) == (4 * adapters, 8 * adapters)  # without ZeRO: no master copy
 
 
 def test_the_176b_runs_ranks_held_what_nvidia_smi_showed_less_a_fifth():
