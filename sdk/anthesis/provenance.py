@@ -55,5 +55,5 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         for item in value:
             yield from _leaves(path, item)
-    else:
-        yield path, "-" if value is None else str(value)
+    elif value is not None:
+        yield path, str(value)
