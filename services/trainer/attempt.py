@@ -15,7 +15,7 @@ from anthesis.errors import AnthesisError, InvalidArgumentError
 from services.common.settings import ROOT, Platform
 from services.trainer.config import RunSpec
 from services.trainer.early_end import EarlyEnd
-from services.trainer.failure import JobFailure, from_exception
+from services.trainer.failure import NO_ROOM_TO_SAY, JobFailure, from_exception
 from services.trainer.folder import JobFolder
 from services.trainer.hosts import (
     HOSTFILE_VARIABLE,
@@ -192,7 +192,7 @@ class Attempt:
         if code != 0:
             failure = JobFailure.load(self._folder.failure(self._held.fencing_token))
             told = how_it_died(self._hosts, self._folder, self._held.fencing_token) if self._hosts else ""
-            raise failure or Killed(told or _how_it_died(code, self._folder.log))
+            raise failure or (Killed(told) if told else _how_it_died(code, self._folder.log))
 
     def _check_for_steps(self) -> None:
         """Raises Killed where the ranks hang, with what they were doing among the job's events."""
@@ -289,11 +289,13 @@ def stop_grace_s() -> float:
     return float(os.environ.get("ANTHESIS_STOP_GRACE_SECONDS") or 20.0)
 
 
-def _how_it_died(code: int, log: Path) -> str:
+def _how_it_died(code: int, log: Path) -> Exception:
+    if code == NO_ROOM_TO_SAY:
+        return JobFailure("DISK_FULL", "no space left for the job's files, nor to say more; free some and submit again")
     # The launcher passes on its rank's status: -9 arrives as 247.
     signal_number = -code if code < 0 else 256 - code if code > 192 else 0
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 300))
         tail = file.read().decode(errors="replace").strip().splitlines()[-1:]
     how = f"killed by signal {signal_number}" if signal_number else f"ended with exit code {code}"
-    return f"a process was {how}" if signal_number else f"a process {how}: {' '.join(tail)}"
+    return Killed(f"a process was {how}" if signal_number else f"a process {how}: {' '.join(tail)}")

@@ -1,6 +1,7 @@
 """Why a job failed, as its submitter sees it. The process that knows writes it down; the worker reports it."""
 
 import contextlib
+import errno
 import json
 import os
 import traceback
@@ -8,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from services.trainer.room import is_full
+
+NO_ROOM_TO_SAY = errno.ENOSPC  # exit code of a process that failed and could not write down why
 
 
 class JobFailure(Exception):
@@ -25,10 +28,12 @@ class JobFailure(Exception):
     def save(self, path: Path) -> None:
         """Write the failure to `path` unless one is there: of several ranks the first tells the cause."""
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps({"code": self.code, "message": self.message, "parameter": self.parameter}))
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
-        temporary.unlink()
+        try:
+            temporary.write_text(json.dumps({"code": self.code, "message": self.message, "parameter": self.parameter}))
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> "JobFailure | None":
@@ -69,11 +74,16 @@ def _is_lost_peer(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def recorded(path: Path) -> Iterator[None]:
-    """Write what the body raises to `path`, then let it end the process."""
+    """Write what the body raises to `path`, then let it end the process; with NO_ROOM_TO_SAY on a full disk."""
     try:
         yield
     except Exception as error:
         failure = from_exception(error)
-        if failure is not None:
-            failure.save(path)
+        try:
+            if failure is not None:
+                failure.save(path)
+        except OSError as full:
+            if not is_full(full):
+                raise
+            raise SystemExit(NO_ROOM_TO_SAY) from error
         raise

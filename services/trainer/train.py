@@ -269,7 +269,7 @@ def run(spec: RunSpec, folder: JobFolder, progress: ProgressWriter | None) -> No
     if first < prepared.total_steps:
         save_last(checkpoints, prepared.total_steps, progress)
     if progress:
-        when_there_is_room(lambda: export(exported, spec, folder), said=progress.message)
+        when_there_is_room(lambda: export(exported, spec, folder), progress.flush, progress.message)
         progress.flush()
 
 
@@ -282,6 +282,8 @@ def save_last(checkpoints: Checkpoints, step: int, progress: ProgressWriter | No
             return
         if progress and not attempt:
             progress.message(f"the last checkpoint could not be written ({failed}); waiting for room")
+        elif progress:
+            progress.flush()  # a sign of life to the worker, who may not have seen the last step yet
         time.sleep(LAST_WAIT_S)
     raise JobFailure("DISK_FULL", f"the last checkpoint could not be written: {failed}; free some and submit again")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.failure import from_exception
+from services.trainer.failure import NO_ROOM_TO_SAY, JobFailure, from_exception, recorded
 from services.trainer.lease_file import LeaseFile, write_lease
 from services.trainer.progress import ProgressReader, ProgressWriter
 from services.trainer.room import when_there_is_room
@@ -80,6 +80,15 @@ def test_where_no_room_comes_the_reason_is_the_full_disk(disk, monkeypatch):
     failure = from_exception(raised.value)
     assert failure is not None
     assert failure.code == "DISK_FULL"
+
+
+def test_a_process_that_has_no_room_to_say_why_it_failed_says_so_by_its_exit_code(disk):
+    fill(disk)
+    path = disk / "failure.json"
+    with pytest.raises(SystemExit) as ended, recorded(path):
+        raise JobFailure("BAD_DATA", "x" * 9000)
+    assert ended.value.code == NO_ROOM_TO_SAY
+    assert [found.name for found in disk.iterdir()] == ["filler"]
 
 
 def test_other_errors_are_not_waited_for(tmp_path):
