@@ -23,7 +23,7 @@ from services.trainer.config import DatasetFormat, DatasetSpec, RunSpec
 from services.trainer.dataset import IGNORE, MicroBatch
 from services.trainer.encoder import Encoder
 from services.trainer.failure import JobFailure
-from services.trainer.packing import PAD, WindowWriter, pack
+from services.trainer.packing import PAD, Example, WindowWriter, pack
 
 if TYPE_CHECKING:
     from services.trainer.prepare import Rows
@@ -133,8 +133,8 @@ class _Texts:
         self._rows, self._chosen, self._keys, self._encoder = rows, chosen, keys, encoder
         self.num_bytes = 0
 
-    def pieces(self, sequence_length: int) -> Iterator[tuple[list[int], list[int]]]:
-        """(context, targets) of each piece."""
+    def pieces(self, sequence_length: int) -> Iterator[Example]:
+        """All, each no longer than a window."""
         end = self._encoder.eos
         assert end is not None
         for start in range(0, len(self._chosen), ROWS_PER_BATCH):
@@ -143,7 +143,8 @@ class _Texts:
             self.num_bytes += sum(len(text.encode()) for text in texts[1::2])
             ids = self._encoder.encode(texts)
             for context, targets in zip(ids[::2], ids[1::2], strict=True):
-                yield from cut(context or [end], targets, sequence_length)
+                for before, scored in cut(context or [end], targets, sequence_length):
+                    yield Example((before + scored)[:-1], [IGNORE] * (len(before) - 1) + scored)
 
 
 def cut(context: list[int], targets: list[int], sequence_length: int) -> Iterator[tuple[list[int], list[int]]]:
