@@ -144,7 +144,11 @@ class _Texts:
             ids = self._encoder.encode(texts)
             for context, targets in zip(ids[::2], ids[1::2], strict=True):
                 for before, scored in cut(context or [end], targets, sequence_length):
-                    yield Example((before + scored)[:-1], [IGNORE] * (len(before) - 1) + scored)
+                    yield scored_after(before, scored)
+
+
+def scored_after(context: list[int], targets: list[int]) -> Example:
+    return Example((context + targets)[:-1], [IGNORE] * (len(context) - 1) + targets)
 
 
 def cut(context: list[int], targets: list[int], sequence_length: int) -> Iterator[tuple[list[int], list[int]]]:

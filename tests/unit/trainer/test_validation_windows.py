@@ -19,7 +19,7 @@ from services.trainer.failure import JobFailure
 from services.trainer.loss import LanguageModelLoss
 from services.trainer.packing import Window, pack
 from services.trainer.prepare import prepare
-from services.trainer.validation_windows import ValidationWindows, cut
+from services.trainer.validation_windows import ValidationWindows, cut, scored_after
 from tests.support.bits_per_byte import bits_per_byte
 from tests.support.bloom_models import make_hf_folder
 from tests.support.tokenizers import TEXTS, small_tokenizer_json
@@ -68,7 +68,8 @@ def test_every_target_of_a_text_is_in_one_window_after_what_stands_before_it(con
     for before, piece in pieces:
         assert [*context, *done][-len(before) :] == before
         done += piece
-    learnt = [t for window in pack(iter(pieces), length) for t in window.targets if t != IGNORE]
+    examples = (scored_after(*piece) for piece in pieces)
+    learnt = [t for window in pack(examples, length) for t in window.targets if t != IGNORE]
     assert sorted(learnt) == sorted(targets)
 
 
