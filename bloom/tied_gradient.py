@@ -20,16 +20,18 @@ class TiedGradient:
 
     def rows(self, ids: Tensor, weight: Tensor) -> Tensor:
         """(T, H) of ids (T,)."""
-        out: Tensor = _Lookup.apply(weight, ids, self)
+        lookup: Any = _Lookup
+        out: Tensor = lookup.apply(weight, ids, self)
         return out
 
     def head(self, weight: Tensor) -> Tensor:
         """The weight, for the head."""
         if not (torch.is_grad_enabled() and weight.requires_grad):
             return weight
-        seen = weight.view_as(weight)
+        seen: Any = weight.view_as(weight)
         seen.register_hook(self._keep)
-        return seen
+        head: Tensor = seen
+        return head
 
     def _keep(self, gradient: Tensor) -> None:
         self._of_head = gradient
