@@ -12,6 +12,7 @@ from services.common.artifacts import ArtifactStore
 from services.trainer.config import DatasetSpec, RunSpec
 from services.trainer.folder import JobFolder
 from tests.support.bits_per_byte import bits_per_byte
+from tests.support.bloom_models import make_hf_folder
 from tests.support.tokenizers import TEXTS, small_tokenizer_json
 from tests.support.training import BASE, jsonl, make_run, progress, run_stages, text_rows
 
@@ -22,10 +23,13 @@ CONFIG = dataclasses.replace(BASE, steps=3, micro_batch=2, warmup_steps=1, dropo
 
 
 def held_out(data_dir: Path, layout: str) -> RunSpec:
+    """A run that starts from a model with every parameter perturbed: one as it is drawn hardly sees its context."""
+    base = make_hf_folder(data_dir / "base", n_layer=2, vocab=512)
     spec = make_run(data_dir, dataclasses.replace(CONFIG, layout=Layout.parse(layout)))
     store = ArtifactStore(spec.artifacts_url, data_dir / "cache")
     dataset = DatasetSpec(name="held-out", format="text", digest=store.write_bytes(jsonl(ROWS)))
-    return dataclasses.replace(spec, validation=(dataset,))
+    files = tuple((path.name, store.write_file(path)) for path in sorted(base.iterdir()))
+    return dataclasses.replace(spec, validation=(dataset,), base_files=files)
 
 
 def measured(folder: JobFolder) -> dict[str, tuple[float, int]]:
