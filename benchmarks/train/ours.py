@@ -19,6 +19,7 @@ from services.trainer.folder import JobFolder
 from services.trainer.packing import Window, WindowWriter
 from services.trainer.prepare import Prepared
 from services.trainer.ranks import Ranks
+from services.trainer.skips import Skips
 from services.trainer.train import Trainer, start_process_group
 
 ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
@@ -87,7 +88,7 @@ def main() -> None:
         start_process_group(spec.config.layout)
         ranks = Ranks.of(spec.config)
         model = build_model(spec, model_config(spec, folder, task.config.vocab_size), folder, ranks)
-        trainer = Trainer(spec, prepared, model, ranks)
+        trainer = Trainer(spec, prepared, model, ranks, Skips())
         clock = Clock()
         for step in range(prepared.total_steps):
             clock.step_done(trainer.step(step).loss)

@@ -35,6 +35,7 @@ from services.trainer.processes import die_with_parent
 from services.trainer.progress import Progress, ProgressWriter
 from services.trainer.provenance import note_attempt
 from services.trainer.ranks import Ranks
+from services.trainer.retention import finished
 from services.trainer.room import patience_s, when_there_is_room
 from services.trainer.saved_state import STATE_FOLDER
 from services.trainer.skips import Skips
@@ -236,7 +237,8 @@ def run(spec: RunSpec, folder: JobFolder, progress: ProgressWriter | None) -> No
         validation = Validation(Path(prepared.validation_folder), config, ranks, folder.validating)
     if progress:
         note_attempt(folder, spec, first)
-        _announce(progress, spec, prepared, _num_trained(model, spec), first)
+        is_brought = first > 0 and not finished(folder.checkpoints)
+        _announce(progress, spec, prepared, _num_trained(model, spec), first, is_brought=is_brought)
     steering = Steering(spec, folder, trainer.windows, progress, first)
     for step in range(first, prepared.total_steps):
         report = trainer.step(step)
@@ -295,13 +297,16 @@ def _num_trained(model: BloomModel, spec: RunSpec) -> int:
     return model.config.parameters
 
 
-def _announce(progress: ProgressWriter, spec: RunSpec, prepared: Prepared, num_trained: int, first: int) -> None:
-    if spec.attempt > 1 or first:
+def _announce(
+    progress: ProgressWriter, spec: RunSpec, prepared: Prepared, num_trained: int, first: int, *, is_brought: bool
+) -> None:
+    """is_brought: step `first` is that of a state that came with the base."""
+    if not is_brought and (spec.attempt > 1 or first):
         start = f"resumed from step {first}" if first else "started from the beginning: no checkpoint yet"
         progress.message(f"attempt {spec.attempt} {start}, layout {spec.config.layout}")
         return
     progress.message(f"training {num_trained:,} parameters for {prepared.total_steps} steps")
-    if first:
+    if is_brought:
         progress.message(f"going on from the base's own state, at step {first}")
     if prepared.num_truncated:
         length = spec.config.sequence_length
