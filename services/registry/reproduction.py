@@ -99,5 +99,6 @@ def _options(version: ModelVersion, recipe: dict[str, Any], changes: TrainOption
     if unknown := sorted(recipe.keys() - known):
         raise FailedPrecondition(f"{version.name} was trained with {unknown[0]}; use the release that knows it")
     changed = {name: value for name, value in asdict(changes).items() if value != getattr(TrainOptions(), name)}
-    replaced = {name for pair in _EITHER if pair & changed.keys() for name in pair}
+    # Validation has no part in the weights, and its datasets none in the record.
+    replaced = {name for pair in _EITHER if pair & changed.keys() for name in pair} | {"validate_every_steps"}
     return TrainOptions(**{name: value for name, value in recipe.items() if name not in replaced} | changed)

@@ -24,7 +24,7 @@ class LoraLinear(nn.Module):
     def __init__(self, base: nn.Linear, config: LoraConfig, a: Tensor) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
-        self.lora_a = nn.Parameter(a.to(base.weight))
+        self.lora_a = nn.Parameter(a.to(base.weight).contiguous())
         self.lora_b = nn.Parameter(base.weight.new_zeros(len(base.weight), config.rank))
         self.scale = config.alpha / config.rank
         self.dropout = config.dropout

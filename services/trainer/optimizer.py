@@ -80,7 +80,7 @@ class MuonAdamW(torch.optim.Optimizer):
             [state["exp_avg_sq"]],
             [],
             [steps_before],
-            fused=True,
+            fused=parameter.is_contiguous(),  # that kernel goes by addresses alone
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,
