@@ -130,7 +130,7 @@ def _counters(stage: Stage, layout: Layout) -> dict[str, Any]:
         "global_steps": stage.saved.step,
         "global_samples": 0,
         "dp_world_size": layout.dp,
-        "mp_world_size": layout.tp,
+        "mp_world_size": layout.tp * layout.pp,  # as many as there are files
         "ds_config": {},
         "ds_version": DS_VERSION,
         "iteration": stage.saved.step,
