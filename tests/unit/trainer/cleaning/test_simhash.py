@@ -2,7 +2,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.trainer.cleaning import simhash
@@ -63,6 +63,7 @@ near_hashes = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=4, unique
 )
 
 
+@settings(deadline=None)  # the first example pays for imports
 @given(near_hashes)
 def test_near_pairs_are_all_pairs_within_four_bits_and_no_others(hashes: list[int]):
     assert found(hashes) == brute(hashes)
