@@ -189,7 +189,7 @@ def test_a_pickle_is_refused_with_the_command_that_converts_it(platform: LocalPl
         ({"steps": 0}, r"steps=0 is out of range; choose a value in \[1, 100000000\]"),
         ({"epochs": 1}, r"one of steps and epochs .* got both, set exactly one"),
         ({"sequence_length": 8}, r"sequence_length=8 is out of range; choose a value in \[16, 65536\]"),
-        ({"precision": "fp8"}, r"precision='fp8' is not known; choose bf16, fp16 or fp32"),
+        ({"precision": "fp8"}, r"precision='fp8' is not known; choose bf16 or fp16 or fp32"),
         ({"layout": "7x1x1"}, r"layout='7x1x1': tp=7 does not divide \d+ heads; choose 1"),
     ],
     ids=str,
