@@ -23,7 +23,7 @@ demo: setup ## start the platform, train, fine-tune and try two small BLOOMs, le
 	@$(MAKE) --no-print-directory up
 	$(BIN)/python -m examples.demo
 
-test: setup ## the tests (at most 25 minutes on 2 cores)
+test: setup ## the tests (about 50 minutes on 2 slow cores)
 	@infra/test_packages.sh
 	$(BIN)/python -m pytest -m "not long and not gpu" tests
 

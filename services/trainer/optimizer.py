@@ -58,29 +58,28 @@ class MuonAdamW(torch.optim.Optimizer):
         self.initialize_state()
         for group in self.param_groups:
             group["step"] += bool(group["params"])  # ZeRO-3 steps one group at a time, the others are empty then
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                if "matrices" in group:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if "matrices" in group:
+                for parameter in parameters:
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     update = self._muon(parameter.grad, self.state[parameter], group["matrices"])
                     parameter.add_(update.view_as(parameter), alpha=-group["lr"])
-                else:
-                    self._adamw(parameter, parameter.grad, group)
+            elif parameters:
+                self._adamw(parameters, group)
 
-    def _adamw(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """In one pass over memory, without temporaries."""
-        state = self.state[parameter]
+        states = [self.state[parameter] for parameter in parameters]
         beta1, beta2 = group["betas"]
-        steps_before = torch.tensor(float(group["step"] - 1), device=parameter.device)
         adamw(
-            [parameter],
-            [gradient],
-            [state["exp_avg"]],
-            [state["exp_avg_sq"]],
+            parameters,
+            [parameter.grad for parameter in parameters if parameter.grad is not None],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
             [],
-            [steps_before],
-            fused=parameter.is_contiguous(),  # that kernel goes by addresses alone
+            [torch.tensor(float(group["step"] - 1), device=parameter.device) for parameter in parameters],
+            # That kernel goes by addresses alone.
+            fused=all(parameter.is_contiguous() for parameter in parameters),
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,
