@@ -9,9 +9,7 @@ import torch
 import transformers
 from torch.utils.data import Dataset
 
-from benchmarks.train.task import BETAS, CLIP, LEARNING_RATE, SEED, WEIGHT_DECAY, Clock, Task
-
-ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+from benchmarks.train.task import ALONE, BETAS, CLIP, LEARNING_RATE, SEED, WEIGHT_DECAY, Clock, Task
 
 
 class Sequences(Dataset[dict[str, torch.Tensor]]):

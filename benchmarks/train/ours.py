@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from benchmarks.train.task import BETAS, CLIP, LEARNING_RATE, SEED, WEIGHT_DECAY, Clock, Task
+from benchmarks.train.task import ALONE, BETAS, CLIP, LEARNING_RATE, SEED, WEIGHT_DECAY, Clock, Task
 from services.trainer.build import build_model, model_config
 from services.trainer.config import RunSpec, TrainConfig
 from services.trainer.dataset import WindowsMeta, write_meta
@@ -21,8 +21,6 @@ from services.trainer.prepare import Prepared
 from services.trainer.ranks import Ranks
 from services.trainer.skips import Skips
 from services.trainer.train import Trainer, start_process_group
-
-ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 
 
 def train_config(task: Task) -> TrainConfig:

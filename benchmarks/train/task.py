@@ -17,6 +17,8 @@ SHAPES = {
     "250k": BloomConfig(hidden_size=1024, n_head=16, n_layer=8, vocab_size=250_880),
     "32k": BloomConfig(hidden_size=1024, n_head=16, n_layer=8, vocab_size=32_768),
 }
+# Variables of the only rank.
+ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 FIRST_ID = 10  # special tokens come before
 SEED = 1
 LEARNING_RATE, BETAS, WEIGHT_DECAY, CLIP = 1e-4, (0.9, 0.95), 0.1, 1.0
