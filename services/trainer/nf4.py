@@ -4,6 +4,8 @@ T = packed tokens, R = rows (outputs), C = columns (inputs). A product makes the
 format, forward and backward.
 """
 
+from typing import cast
+
 import torch
 from bitsandbytes import matmul_4bit
 from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit
@@ -52,7 +54,7 @@ def keep_in_nf4(linear: nn.Linear) -> None:
     linear.register_buffer("packed", packed)
     linear.register_buffer("scale_bits", state.absmax.view(torch.int32))
     linear.__class__ = _CLASSES[type(linear)]
-    linear.shape = shape
+    cast(_Nf4, linear).shape = shape
 
 
 def as_kept(weight: Tensor) -> Tensor:
