@@ -9,6 +9,7 @@ from typing import Literal, Self, TypedDict, Unpack
 import grpc
 
 from anthesis.artifacts import Artifacts
+from anthesis.audit import Audit
 from anthesis.channel import open_aio_channel
 from anthesis.datasets import Datasets
 from anthesis.deployments import Deployments
@@ -77,6 +78,7 @@ class AsyncClient:
         self.jobs = Jobs(registry)
         self.deployments = Deployments(registry)
         self.keys = Keys(registry)
+        self.audit = Audit(registry)
         self.tokenizers = Tokenizers(self._channels["tokenizer"])
         self._generation = GenerationServiceStub(self._channels["gateway"])
         self._inference = InferenceServiceStub(self._channels["inference"])

@@ -12,6 +12,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from anthesis import aio
 from anthesis.artifacts import Artifacts as AioArtifacts
+from anthesis.audit import Audit as AioAudit
 from anthesis.datasets import Datasets as AioDatasets
 from anthesis.deployments import Deployments as AioDeployments
 from anthesis.jobs import Jobs as AioJobs
@@ -131,6 +132,10 @@ class Keys(_Blocking[AioKeys]):
     revoke = _call(AioKeys.revoke)
 
 
+class Audit(_Blocking[AioAudit]):
+    list = _iterate(AioAudit.list)
+
+
 class Tokenizers(_Blocking[AioTokenizers]):
     train = _call(AioTokenizers.train)
 
@@ -150,6 +155,7 @@ class Client(_Blocking[aio.AsyncClient]):
         self.jobs = Jobs(self._twin.jobs)
         self.deployments = Deployments(self._twin.deployments)
         self.keys = Keys(self._twin.keys)
+        self.audit = Audit(self._twin.audit)
         self.tokenizers = Tokenizers(self._twin.tokenizers)
 
     generate = _iterate(aio.AsyncClient.generate)

@@ -1,8 +1,10 @@
 """API keys."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from anthesis.rpc import PAGE_SIZE, pages, unary
 from anthesis.v1 import registry_pb2 as pb
@@ -15,9 +17,23 @@ class Keys:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = RegistryServiceStub(channel)
 
-    async def create(self, principal: str, role: "pb.Role.ValueType" = pb.ROLE_USER) -> pb.CreateApiKeyResponse:
-        """A new key; its `secret` is shown this once."""
-        return await unary(self._stub.CreateApiKey(pb.CreateApiKeyRequest(principal=principal, role=role)))
+    async def create(
+        self,
+        principal: str,
+        role: "pb.Role.ValueType" = pb.ROLE_USER,
+        *,
+        label: str = "",
+        scopes: Iterable["pb.Permission.ValueType"] = (),
+        expire_time: datetime | None = None,
+    ) -> pb.CreateApiKeyResponse:
+        """A new key; its `secret` is shown this once. With `scopes` it may do these alone of what its role may.
+
+        Raises PermissionDeniedError when it could do more than the key it is made with, or would outlive it.
+        """
+        request = pb.CreateApiKeyRequest(
+            principal=principal, role=role, label=label, scopes=scopes, expire_time=to_timestamp(expire_time)
+        )
+        return await unary(self._stub.CreateApiKey(request))
 
     async def list(self) -> Sequence[pb.ApiKey]:
         request = pb.ListApiKeysRequest(page_size=PAGE_SIZE)
@@ -26,3 +42,12 @@ class Keys:
     async def revoke(self, key_id: str) -> pb.ApiKey:
         """Raises NotFoundError."""
         return (await unary(self._stub.RevokeApiKey(pb.RevokeApiKeyRequest(id=key_id)))).key
+
+
+def to_timestamp(time: datetime | None) -> Timestamp | None:
+    """A time without a zone is one of this machine's."""
+    if time is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(time.astimezone())
+    return message

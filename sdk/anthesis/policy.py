@@ -18,9 +18,10 @@ _RETRY = {
 }
 
 _READS = "ListModels GetModel GetModelVersion ListModelVersions GetLineage ListAliases ResolveModel GetArtifact"
+_LOOKS = "GetDataset ListDatasets ListDeployments ListApiKeys ListAuditEntries"
 _IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {
     _READ_S: {
-        "RegistryService": [*_READS.split(), "GetDataset", "ListDatasets", "ListDeployments", "ListApiKeys"],
+        "RegistryService": [*_READS.split(), *_LOOKS.split()],
         "JobService": ["GetJob", "ListJobs"],
         "InferenceService": ["GetWorkerStatus"],
     },

@@ -10,7 +10,7 @@ from anthesis.v1.tokenizer_pb2_grpc import TokenizerServiceStub
 
 
 class Tokenizers:
-    """The tokenizer service, which is internal: needs an admin's key and its address."""
+    """The tokenizer service, which is internal: needs its address, and a trainer's key."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = TokenizerServiceStub(channel)

@@ -1,55 +1,106 @@
 """Who calls: an API key in `authorization: Bearer …`, verified by the registry."""
 
 import hashlib
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 
 import grpc
 from anthesis.channel import open_aio_channel
 from anthesis.v1 import registry_pb2, registry_pb2_grpc
 
-from services.common.errors import Unauthenticated, Unavailable
-
-ANYONE = frozenset({"user", "admin", "service"})
-INTERNAL = frozenset({"service", "admin"})
-ADMIN = frozenset({"admin"})
+from services.common.access import Permission, rights, roles_with
+from services.common.errors import PermissionDenied, Unauthenticated, Unavailable
 
 FRESH_S = 60.0  # a revoked key works this long at most while the registry is up
 STALE_S = 900.0  # and this long while it is down
 MAX_CACHED_KEYS = 10_000
-
-_ROLES = {
-    registry_pb2.ROLE_USER: "user",
-    registry_pb2.ROLE_ADMIN: "admin",
-    registry_pb2.ROLE_SERVICE: "service",
-}
+REPORT_TIMEOUT_S = 2.0
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who a key belongs to. `role` is "user", "admin" or "service"."""
+    """Who a key belongs to, and what the key may do: all that `role` may, or of that only `scopes`."""
 
     key_id: str
     name: str
-    role: str
+    role: str  # a key of services.common.access.ROLES
+    scopes: frozenset[str] = frozenset()  # permissions; empty: no limit
+    expire_time: datetime | None = None
+
+    @property
+    def rights(self) -> frozenset[Permission]:
+        return rights(self.role, self.scopes)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is being done, and for whom: "RegistryService.SetAlias", "POST /v1/completions"."""
+
+    principal: Principal
+    action: str
 
 
 Authenticate = Callable[[str], Awaitable[Principal]]
 """Secret -> principal. Raises Unauthenticated for a key that is nobody's."""
 
-_principal: ContextVar[Principal] = ContextVar("principal")
+OnDenied = Callable[[Call, str], Awaitable[None]]
+"""Notes that a call, on the resource named by the request ("" where it names none), was refused for want of rights."""
+
+PLATFORM = Principal("", "platform", "service")  # whoever works without having been called
+_call: ContextVar[Call] = ContextVar("call")
+
+
+def current_call() -> Call:
+    """The call that is being handled; outside of any, the platform's own work."""
+    return _call.get(Call(PLATFORM, ""))
 
 
 def current_principal() -> Principal:
     """Who makes the call that is being handled."""
-    return _principal.get()
+    return _call.get().principal
 
 
-def set_principal(principal: Principal) -> None:
-    """Make `principal` the caller of what this context handles."""
-    _principal.set(principal)
+def set_call(call: Call) -> None:
+    """Make `call` what this context handles."""
+    _call.set(call)
+
+
+def check_permission(call: Call, permission: Permission) -> None:
+    """Raise PermissionDenied, naming who could, unless the caller's key may do this."""
+    principal = call.principal
+    if permission in principal.rights:
+        return
+    who = f"{principal.name!r} has role {principal.role!r}"
+    if principal.scopes:
+        who += f" and this key only the scopes {', '.join(sorted(principal.scopes))}"
+    raise PermissionDenied(
+        f"{who}; {call.action} needs the permission {permission.value!r} (roles {', '.join(roles_with(permission))}): "
+        "ask an admin for such a key"
+    )
+
+
+def check_not_expired(principal: Principal, now: datetime) -> None:
+    """Raise Unauthenticated, saying what to do, when the key's time is over."""
+    if principal.expire_time and principal.expire_time <= now:
+        when = principal.expire_time.isoformat(timespec="seconds")
+        raise Unauthenticated(f"the API key expired at {when}; ask an admin for a new one")
+
+
+async def report_denial(on_denied: OnDenied | None, resource: str) -> None:
+    """Tell `on_denied` of the current call. That it cannot be told changes nothing for the caller."""
+    if on_denied is None:
+        return
+    call = current_call()
+    try:
+        await on_denied(call, resource)
+    except Exception as error:
+        log.warning("%s refused to %s is not in the audit log: %s", call.action, call.principal.key_id, error)
 
 
 def bearer_key(header: str | None) -> str:
@@ -63,12 +114,15 @@ def bearer_key(header: str | None) -> str:
 class RegistryAuthenticator:
     """An `Authenticate` that asks the registry and remembers the answer (by the key's hash) for a minute.
 
-    While the registry is down, an answer of the last quarter of an hour still counts.
+    While the registry is down, an answer of the last quarter of an hour still counts, but never past the key's expiry.
     """
 
-    def __init__(self, registry_address: str, service_key: str) -> None:
+    def __init__(
+        self, registry_address: str, service_key: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
         self._address = registry_address
         self._service_key = service_key
+        self._clock = clock
         self._stub: registry_pb2_grpc.RegistryServiceAsyncStub | None = None
         self._seen: dict[bytes, tuple[float, Principal]] = {}
 
@@ -76,8 +130,10 @@ class RegistryAuthenticator:
         name = hashlib.sha256(secret.encode()).digest()
         now = time.monotonic()
         seen = self._seen.get(name)
-        if seen and now - seen[0] < FRESH_S:
-            return seen[1]
+        if seen:
+            check_not_expired(seen[1], self._clock())
+            if now - seen[0] < FRESH_S:
+                return seen[1]
         try:
             principal = await self._ask(secret)
         except grpc.aio.AioRpcError as error:
@@ -92,9 +148,38 @@ class RegistryAuthenticator:
         self._seen[name] = (now, principal)
         return principal
 
-    async def _ask(self, secret: str) -> Principal:
+    async def report_denied(self, call: Call, resource: str) -> None:
+        """An `OnDenied` that writes to the registry's audit log."""
+        request = registry_pb2.ReportDenialRequest(
+            key_id=call.principal.key_id, action=call.action, resource=resource[:200]
+        )
+        await self._registry().ReportDenial(request, timeout=REPORT_TIMEOUT_S)
+
+    async def close(self) -> None:
+        if self._stub is not None:
+            await self._channel.close()
+
+    def _registry(self) -> "registry_pb2_grpc.RegistryServiceAsyncStub":
         if self._stub is None:  # here and not in __init__: a channel belongs to the running event loop
             self._channel = open_aio_channel(self._address, self._service_key)  # a stub alone does not keep it open
             self._stub = registry_pb2_grpc.RegistryServiceStub(self._channel)
-        answer = await self._stub.Authenticate(registry_pb2.AuthenticateRequest(secret=secret), timeout=5)
-        return Principal(answer.key_id, answer.principal, _ROLES.get(answer.role, "user"))
+        return self._stub
+
+    async def _ask(self, secret: str) -> Principal:
+        request = registry_pb2.AuthenticateRequest(secret=secret)
+        return principal_from_proto(await self._registry().Authenticate(request, timeout=5))
+
+
+def principal_from_proto(answer: registry_pb2.AuthenticateResponse) -> Principal:
+    """A role or scope of a newer contract is one that nobody here knows: it gives no right."""
+    return Principal(
+        answer.key_id,
+        answer.principal,
+        _name(registry_pb2.Role, answer.role, "ROLE_"),
+        frozenset(_name(registry_pb2.Permission, scope, "PERMISSION_") for scope in answer.scopes),
+        answer.expire_time.ToDatetime(UTC) if answer.HasField("expire_time") else None,
+    )
+
+
+def _name(enum: Any, number: int, prefix: str) -> str:
+    return str(enum.Name(number)).removeprefix(prefix).lower() if number in enum.values() else "unknown"

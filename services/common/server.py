@@ -4,20 +4,25 @@ import asyncio
 import logging
 import math
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 from anthesis.channel import OPTIONS
+from google.protobuf.descriptor_pool import Default
+from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.common.auth import Authenticate, bearer_key, set_principal
+from services.common.access import Access, Permission, check_complete
+from services.common.auth import Authenticate, Call, OnDenied, bearer_key, check_permission, report_denial, set_call
 from services.common.errors import DomainError, PermissionDenied, ResourceExhausted
 
 RETRY_PUSHBACK = "grpc-retry-pushback-ms"  # trailing metadata; gRPC's own retries heed it (proposal A6)
 _OPEN = "/grpc.health.v1.Health/"
 _REFLECTION = "/grpc.reflection."
+_PACKAGE = "/anthesis.v1."
+_IDENTIFIERS = ("name", "id", "digest", "model", "version", "deployment", "job_id", "principal", "model_version")
 _Context = grpc.aio.ServicerContext[Any, Any]
 log = logging.getLogger(__name__)
 
@@ -25,34 +30,35 @@ log = logging.getLogger(__name__)
 class GrpcServer:
     """grpc.aio server with health, reflection, authentication and error mapping.
 
-    `roles` names, per full method ("/anthesis.v1.RegistryService/CreateApiKey"), who may call it where that differs
-    from `default_roles`. Health alone needs no key.
+    Health needs no key, reflection any; every other RPC what its service's table of access says. `on_denied` is told of
+    each call that was refused for want of rights.
     """
 
     def __init__(
-        self,
-        name: str,
-        address: str,
-        *,
-        authenticate: Authenticate,
-        default_roles: frozenset[str],
-        roles: Mapping[str, frozenset[str]] | None = None,
+        self, name: str, address: str, *, authenticate: Authenticate, on_denied: OnDenied | None = None
     ) -> None:
         self._name = name
         self._address = address
-        self._interceptor = _Edge(authenticate, default_roles, roles or {})
+        self._edge = _Edge(authenticate, on_denied)
         self._adders: list[tuple[Callable[[Any, grpc.aio.Server], None], Any, str]] = []
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
 
-    def add(self, add_servicer: Callable[[Any, grpc.aio.Server], None], servicer: Any, full_name: str) -> None:
-        """Serve `servicer`, registered by the generated `add_servicer`, as `full_name` ("anthesis.v1.X")."""
+    def add(
+        self, add_servicer: Callable[[Any, grpc.aio.Server], None], servicer: Any, full_name: str, access: Access
+    ) -> None:
+        """Serve `servicer`, registered by the generated `add_servicer`, as `full_name` ("anthesis.v1.X").
+
+        Raises RuntimeError when `access` leaves out one of its RPCs.
+        """
+        check_complete(full_name, (rpc.name for rpc in Default().FindServiceByName(full_name).methods), access)
+        self._edge.access.update({f"/{full_name}/{rpc}": permission for rpc, permission in access.items()})
         self._adders.append((add_servicer, servicer, full_name))
 
     async def start(self) -> int:
         """Listen; return the bound port. Raises OSError when the port is taken."""
         # so_reuseport off: a second server on the same port must fail, not share its calls.
-        server = grpc.aio.server(interceptors=[self._interceptor], options=[*OPTIONS, ("grpc.so_reuseport", 0)])
+        server = grpc.aio.server(interceptors=[self._edge], options=[*OPTIONS, ("grpc.so_reuseport", 0)])
         for add_servicer, servicer, _ in self._adders:
             add_servicer(servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -103,12 +109,10 @@ async def wait_for_signal() -> None:
 class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
     """Authenticates each call and turns what it raises into a status."""
 
-    def __init__(
-        self, authenticate: Authenticate, default_roles: frozenset[str], roles: Mapping[str, frozenset[str]]
-    ) -> None:
+    def __init__(self, authenticate: Authenticate, on_denied: OnDenied | None) -> None:
         self._authenticate = authenticate
-        self._default_roles = default_roles
-        self._roles = roles
+        self._on_denied = on_denied
+        self.access: dict[str, Permission] = {}  # by full method: "/anthesis.v1.RegistryService/SetAlias"
 
     async def intercept_service(
         self,
@@ -144,7 +148,7 @@ class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
             await self._admit(method, context)
             return await inner(request, context)
         except Exception as error:
-            await _abort(context, method, error)
+            await self._fail(context, method, request, error)
 
     async def _respond_stream(
         self, inner: Callable[..., Any], method: str, request: Any, context: _Context
@@ -154,22 +158,32 @@ class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
             async for response in inner(request, context):
                 yield response
         except Exception as error:
-            await _abort(context, method, error)
+            await self._fail(context, method, request, error)
 
     async def _admit(self, method: str, context: _Context) -> None:
         metadata = dict(context.invocation_metadata() or ())
         header = metadata.get("authorization")
         principal = await self._authenticate(bearer_key(header if isinstance(header, str) else None))
-        roles = (
-            frozenset({principal.role})
-            if method.startswith(_REFLECTION)
-            else self._roles.get(method, self._default_roles)
-        )
-        if principal.role not in roles:
-            raise PermissionDenied(
-                f"{principal.name!r} has role {principal.role!r}; {method} needs {' or '.join(sorted(roles))}"
-            )
-        set_principal(principal)
+        call = Call(principal, method.removeprefix(_PACKAGE).replace("/", "."))
+        set_call(call)
+        if not method.startswith(_REFLECTION):
+            check_permission(call, self.access[method])
+
+    async def _fail(self, context: _Context, method: str, request: Any, error: Exception) -> None:
+        if isinstance(error, PermissionDenied):
+            await report_denial(self._on_denied, identifier_of(request))
+        await _abort(context, method, error)
+
+
+def identifier_of(request: Any) -> str:
+    """What a request is about, by its name or id; "" where it names nothing, as the stream of an upload."""
+    for field in _IDENTIFIERS:
+        value = getattr(request, field, "")
+        if isinstance(value, Message):
+            value = getattr(value, "name", "") or getattr(value, "model", "")
+        if isinstance(value, str) and value:
+            return value
+    return ""
 
 
 async def _abort(context: _Context, method: str, error: Exception) -> None:

@@ -1,17 +1,29 @@
 """OpenAI-compatible HTTP: routes that translate."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import Match, Route
+from starlette.types import Receive, Scope, Send
 
-from services.common.auth import Authenticate, bearer_key, current_principal, set_principal
-from services.common.errors import DomainError
+from services.common.access import Permission, check_complete
+from services.common.auth import (
+    Authenticate,
+    Call,
+    OnDenied,
+    bearer_key,
+    check_permission,
+    current_principal,
+    report_denial,
+    set_call,
+)
+from services.common.errors import DomainError, PermissionDenied
+from services.gateway import access
 from services.gateway.completions import Completions
 from services.gateway.event_stream import EventStream, events
 from services.gateway.openai_completions import CompletionBody, CompletionWriter, model_json
@@ -26,7 +38,13 @@ T = TypeVar("T")
 _HTTP_CODES = {404: "unknown_url", 405: "method_not_allowed"}
 
 
-def build_app(service: GatewayService, router: Router, registry: RegistryClient, authenticate: Authenticate) -> ASGIApp:
+def build_app(
+    service: GatewayService,
+    router: Router,
+    registry: RegistryClient,
+    authenticate: Authenticate,
+    on_denied: OnDenied | None = None,
+) -> "Admission":
     completions = Completions(service)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, max_body_size=MAX_BODY_BYTES)
     app.add_exception_handler(DomainError, _on_domain_error)
@@ -66,32 +84,66 @@ def build_app(service: GatewayService, router: Router, registry: RegistryClient,
         embedded = await _unless_disconnected(request, service.embed(model, inputs, body.how(), caller))
         return JSONResponse(body.answer(model.version, embedded))
 
-    return Admission(app, authenticate)
+    return Admission(app, access.HTTP, authenticate, on_denied)
 
 
 class Admission:
-    """Lets nothing but /health through without a valid key, not even to learn which routes exist, nor a huge body."""
+    """Lets nothing but /health through without a valid key, not even to learn which routes exist, nor a huge body.
 
-    def __init__(self, app: ASGIApp, authenticate: Authenticate) -> None:
+    `table` says what each route needs (None: not even a key). Raises RuntimeError when it leaves out one of them.
+    """
+
+    def __init__(
+        self,
+        app: FastAPI,
+        table: Mapping[str, Permission | None],
+        authenticate: Authenticate,
+        on_denied: OnDenied | None = None,
+    ) -> None:
+        self.routes = dict(_named_routes(app))
+        check_complete("gateway (HTTP)", self.routes, table)
         self._app = app
+        self._table = table
         self._authenticate = authenticate
+        self._on_denied = on_denied
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = await self._refusal(Request(scope)) if scope["type"] == "http" else None
         await (refusal or self._app)(scope, receive, send)
 
     async def _refusal(self, request: Request) -> Response | None:
-        if request.url.path == "/health":
+        matches = (name for name, route in self.routes.items() if route.matches(request.scope)[0] is Match.FULL)
+        name = next(matches, None)  # None: no such route, of which the app tells whoever has a key
+        if name and self._table[name] is None:
             return None
         try:
-            set_principal(await self._authenticate(bearer_key(request.headers.get("authorization"))))
+            await self._admit(name, request)
         except DomainError as error:
+            if isinstance(error, PermissionDenied):
+                await report_denial(self._on_denied, "")
             return _error_response(error)
         num_bytes = int(request.headers.get("content-length", 0))  # the server has checked that it is a number
         if num_bytes > MAX_BODY_BYTES:
             message = f"the body has {num_bytes} bytes; send at most {MAX_BODY_BYTES}"
             return JSONResponse(error_json(message, "invalid_request_error"), 413)
         return None
+
+    async def _admit(self, name: str | None, request: Request) -> None:
+        principal = await self._authenticate(bearer_key(request.headers.get("authorization")))
+        call = Call(principal, name or request.method)
+        set_call(call)
+        permission = self._table[name] if name else None
+        if permission:
+            check_permission(call, permission)
+
+
+def _named_routes(app: FastAPI) -> Iterator[tuple[str, Route]]:
+    """("GET /v1/models", its route), …"""
+    for route in app.routes:
+        if not isinstance(route, Route) or not route.methods:
+            raise RuntimeError(f"{route} is no plain route, so no table of access can name it; add it with @app.get, …")
+        for method in route.methods:
+            yield f"{method} {route.path}", route
 
 
 class ClientGone(Exception):

@@ -14,10 +14,11 @@ from anthesis.v1 import generation_pb2_grpc as pb_grpc
 from anthesis.v1 import inference_pb2, tokenizer_pb2
 from starlette.types import ASGIApp
 
-from services.common.auth import ANYONE, Authenticate, RegistryAuthenticator, current_principal
+from services.common.auth import Authenticate, OnDenied, RegistryAuthenticator, current_principal
 from services.common.logs import set_up_logging
 from services.common.server import GrpcServer, wait_for_signal
 from services.common.settings import Platform
+from services.gateway import access
 from services.gateway.config import GatewayConfig
 from services.gateway.generation import Caller, Piece, Pooling, Sampling, Token
 from services.gateway.http import build_app
@@ -175,7 +176,10 @@ class Gateway:
 
     def __init__(self, config: GatewayConfig, authenticate: Authenticate | None = None) -> None:
         """Keys are verified by the registry unless `authenticate` does it. Needs a running event loop."""
-        authenticate = authenticate or RegistryAuthenticator(config.registry_address, config.service_key)
+        on_denied: OnDenied | None = None
+        if authenticate is None:
+            authenticate = RegistryAuthenticator(config.registry_address, config.service_key)
+            on_denied = authenticate.report_denied
         self._channels = [
             open_aio_channel(address, config.service_key)
             for address in (config.registry_address, config.tokenizer_address)
@@ -187,11 +191,11 @@ class Gateway:
         router = Router(registry, ttl_s=config.resolve_ttl_s)
         self._inference = InferenceClient(config.service_key)
         service = GatewayService(router, tokenizer, self._inference)
-        self._grpc = GrpcServer("gateway", config.address, authenticate=authenticate, default_roles=ANYONE)
-        servicer = GenerationServicer(service)
-        self._grpc.add(pb_grpc.add_GenerationServiceServicer_to_server, servicer, "anthesis.v1.GenerationService")
-        app = build_app(service, router, registry, authenticate)
-        self._http = HttpServer(app, config.http_address, config.drain_s)
+        self._grpc = GrpcServer("gateway", config.address, authenticate=authenticate, on_denied=on_denied)
+        add, servicer = pb_grpc.add_GenerationServiceServicer_to_server, GenerationServicer(service)
+        self._grpc.add(add, servicer, "anthesis.v1.GenerationService", access.GENERATION)
+        self.app = build_app(service, router, registry, authenticate, on_denied)
+        self._http = HttpServer(self.app, config.http_address, config.drain_s)
         self._drain_s = config.drain_s
 
     async def start(self) -> tuple[int, int]:

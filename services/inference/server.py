@@ -9,8 +9,9 @@ import grpc
 from anthesis.v1 import inference_pb2 as pb
 from anthesis.v1 import inference_pb2_grpc
 
+from services.common.access import Access, Permission
 from services.common.artifacts import ArtifactStore
-from services.common.auth import INTERNAL, Authenticate, RegistryAuthenticator
+from services.common.auth import Authenticate, OnDenied, RegistryAuthenticator
 from services.common.logs import set_up_logging
 from services.common.server import GrpcServer, wait_for_signal
 from services.common.settings import Platform
@@ -24,6 +25,7 @@ from services.inference.service import InferenceService
 from services.inference.worker import Worker
 
 SERVICE = "anthesis.v1.InferenceService"
+ACCESS: Access = dict.fromkeys(("Generate", "Score", "Embed", "GetWorkerStatus"), Permission.INTERNAL)
 DRAIN_S = 30.0  # for the calls under way when the worker is told to stop
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -137,9 +139,12 @@ def status_to_proto(status: VersionStatus) -> pb.LoadedModel:
     )
 
 
-def build_server(address: str, service: InferenceService, authenticate: Authenticate) -> GrpcServer:
-    server = GrpcServer("inference", address, authenticate=authenticate, default_roles=INTERNAL)
-    server.add(inference_pb2_grpc.add_InferenceServiceServicer_to_server, InferenceServicer(service), SERVICE)
+def build_server(
+    address: str, service: InferenceService, authenticate: Authenticate, on_denied: OnDenied | None = None
+) -> GrpcServer:
+    server = GrpcServer("inference", address, authenticate=authenticate, on_denied=on_denied)
+    servicer = InferenceServicer(service)
+    server.add(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer, SERVICE, ACCESS)
     return server
 
 
@@ -153,7 +158,8 @@ async def serve(platform: Platform, config: WorkerConfig) -> None:
     models_dir = platform.data_dir / "cache" / "models"
     worker = Worker(registry, store, models_dir, config, worker_id=config.identity(port), address=address)
     authenticate = RegistryAuthenticator(platform.registry_address, key)
-    server = build_server(platform.inference_address, InferenceService(worker), authenticate)
+    service = InferenceService(worker)
+    server = build_server(platform.inference_address, service, authenticate, authenticate.report_denied)
     await server.start()
     heartbeats = asyncio.create_task(worker.run())
     health = asyncio.create_task(worker.tell_health(server.set_serving))

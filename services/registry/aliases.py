@@ -7,6 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.errors import FailedPrecondition, NotFound
+from services.registry import audit
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
 from services.registry.names import check_name
 from services.registry.pages import Page, PageRequest, read_page
@@ -53,6 +54,7 @@ async def set_alias(session: AsyncSession, name: str, version: str, now: datetim
     alias = await session.get_one(Alias, name, with_for_update=True, populate_existing=True)
     alias.version, alias.update_time = version, now
     session.add(AliasChange(alias=name, version=version, time=now))
+    audit.record(session, now, f"alias/{name}", version)
     await session.flush()
     return alias
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from alembic import command
 
+from services.common.auth import PLATFORM, Call, set_call
 from services.common.errors import Unauthenticated
 from services.common.logs import set_up_logging
 from services.common.settings import Platform
@@ -45,6 +46,7 @@ def bootstrap(platform: Platform, env: Mapping[str, str] = os.environ) -> None:
 
 
 async def _fill(platform: Platform, pepper: bytes) -> None:
+    set_call(Call(PLATFORM, "bootstrap"))
     database = Database(platform.database_url)
     await seed_catalogue(database)
     keys = Keys(database, pepper)
@@ -53,7 +55,7 @@ async def _fill(platform: Platform, pepper: bytes) -> None:
         secret = keep_secret(platform.key_path(principal), new_secret())
         await keys.register(principal, role, secret)
         try:
-            await keys.authenticate(secret)
+            await keys.verify(secret)
         except Unauthenticated:
             path = platform.key_path(principal)
             log.warning("the key in %s was revoked; remove the file and run this again for a new one", path)

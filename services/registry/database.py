@@ -5,7 +5,9 @@ failing at its first write. On PostgreSQL the use cases lock the rows they decid
 dialect leaves out).
 """
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -25,6 +27,7 @@ from services.registry.tables import Base
 BUSY_TIMEOUT_MS = 30_000
 MIGRATIONS = Path(__file__).with_name("migrations")
 Clock = Callable[[], datetime]
+log = logging.getLogger(__name__)
 
 
 def utc_now() -> datetime:
@@ -40,6 +43,7 @@ class Database:
         writing = self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
         self._reading_session = async_sessionmaker(self.engine, expire_on_commit=False)
         self._writing_session = async_sessionmaker(writing, expire_on_commit=False)
+        self._background: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
@@ -53,6 +57,12 @@ class Database:
         async with self._writing_session.begin() as session:
             yield session
 
+    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Start what nobody waits for but `close`. What it raises is logged."""
+        task = asyncio.create_task(_logged(work))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
     async def check_revision(self) -> None:
         """Raise RuntimeError unless the schema is the newest one."""
         head = ScriptDirectory.from_config(alembic_config()).get_current_head()
@@ -64,8 +74,20 @@ class Database:
                 "run `python -m services.registry.bootstrap`"
             )
 
+    async def settle(self) -> None:
+        """Wait for what was started in the background."""
+        await asyncio.gather(*self._background)
+
     async def close(self) -> None:
+        await self.settle()
         await self.engine.dispose()
+
+
+async def _logged(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except Exception as error:
+        log.warning("work in the background failed: %s: %s", type(error).__name__, error)
 
 
 def open_engine(url: str, *, sqlite_foreign_keys: bool = True) -> AsyncEngine:

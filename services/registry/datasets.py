@@ -7,6 +7,7 @@ from sqlalchemy import select
 
 from services.common.artifacts import ArtifactStore, check_digest
 from services.common.errors import AlreadyExists, InvalidArgument, NotFound
+from services.registry import audit
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
 from services.registry.names import check_name
 from services.registry.pages import Page, PageRequest, read_page
@@ -32,7 +33,7 @@ class Datasets:
         if dataset_format == "MIXTURE":
             summary = await check_mixture(self._database, self._artifacts, digest)
         async with self._database.write() as session:
-            await insert_if_absent(
+            created = await insert_if_absent(
                 session,
                 Dataset,
                 name=name,
@@ -43,6 +44,8 @@ class Datasets:
                 languages=sorted(summary.languages),
                 create_time=self._clock(),
             )
+            if created:
+                audit.record(session, self._clock(), f"dataset/{name}", digest)
         return await self._refuse_other(name, dataset_format, digest) or await self.get(name)
 
     async def _refuse_other(self, name: str, dataset_format: str, digest: str) -> Dataset | None:

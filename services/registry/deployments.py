@@ -14,6 +14,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.errors import AlreadyExists, InvalidArgument, NotFound
+from services.registry import audit
 from services.registry.aliases import resolve
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
 from services.registry.names import check_name
@@ -58,7 +59,7 @@ class Deployments:
         async with self._database.write() as session:
             version = await resolve(session, target)
             target = target if await session.get(Alias, target) else version.name
-            await insert_if_absent(
+            created = await insert_if_absent(
                 session, Deployment, name=name, target=target, replicas=replicas, create_time=self._clock()
             )
             row = await session.get_one(Deployment, name, with_for_update=True, populate_existing=True)
@@ -67,6 +68,8 @@ class Deployments:
                     f"deployment {name!r} exists with target {row.target!r}, not {target!r}; "
                     "delete it first, or choose another name"
                 )
+            if created or row.replicas != replicas:
+                audit.record(session, self._clock(), f"deployment/{name}", f"{target} on {replicas or 'all'} workers")
             row.replicas = replicas
             return await _status(session, row, await _live_workers(session, self._clock()))
 
@@ -83,6 +86,7 @@ class Deployments:
             if row is None:
                 raise NotFound(f"no deployment {name[:200]!r}; `anthesis status` shows what there is")
             await session.delete(row)
+            audit.record(session, self._clock(), f"deployment/{name}", "deleted")
 
     async def heartbeat(
         self, worker_id: str, address: str, device: str, models: list[dict[str, Any]]

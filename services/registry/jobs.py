@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bloom.config import PRESETS, BloomConfig
 from services.common.artifacts import ArtifactStore
 from services.common.errors import FailedPrecondition, InvalidArgument
+from services.registry import audit
 from services.registry.aliases import resolve
 from services.registry.continuation import check_continues
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
@@ -108,6 +109,7 @@ class Jobs:
         job = await lock_job(session, job_id)
         record(session, job, now, "state", {"state": PENDING})
         wake(session, job, now)
+        audit.record(session, now, f"job/{job.id}", f"makes {spec.output_model}")
         return job
 
     async def get(self, job_id: str) -> Job:
@@ -146,6 +148,7 @@ class Jobs:
             if job.cancel_requested:
                 raise FailedPrecondition(f"job {job.id} is already being cancelled; its worker has been told to stop")
             job.cancel_requested = True
+            audit.record(session, now, f"job/{job.id}", "cancel requested")
             if job.state == PENDING:
                 enter(session, job, CANCELLED, now)
             else:

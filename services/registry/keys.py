@@ -1,22 +1,30 @@
-"""API keys. Kept as HMAC-SHA256 under a pepper that lies outside the database; the key itself is shown once."""
+"""API keys. Kept as HMAC-SHA256 under a pepper that lies outside the database; the key itself is shown once.
+
+A key has a role, and may have less: scopes, an expiry. Nobody makes a key of more rights than their own.
+"""
 
 import hashlib
 import hmac
 import secrets
 import time
+from collections.abc import Collection
+from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import or_, select, update
 
-from services.common.auth import Principal
-from services.common.errors import FailedPrecondition, InvalidArgument, NotFound, Unauthenticated
+from services.common.access import ROLES, Permission, rights
+from services.common.auth import Principal, check_not_expired
+from services.common.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Unauthenticated
+from services.registry import audit
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
 from services.registry.names import check_name, new_id
 from services.registry.pages import Page, PageRequest, read_page
 from services.registry.tables import ApiKey
 
-ROLES = ("user", "admin", "service")
 CACHE_S = 2.0  # another process's revocation counts after this
 MAX_CACHED = 10_000
+MAX_LABEL = 200
+USE_NOTED_EVERY = timedelta(minutes=1)
 
 
 def new_secret() -> str:
@@ -33,19 +41,47 @@ class Keys:
     def _digest(self, secret: str) -> str:
         return hmac.new(self._pepper, secret.encode(), hashlib.sha256).hexdigest()
 
-    async def create(self, principal: str, role: str) -> tuple[ApiKey, str]:
-        """A new key and its secret. Raises InvalidArgument."""
-        if role not in ROLES:
-            raise InvalidArgument(f"role {role!r} is not known; choose {', '.join(ROLES)}")
-        secret = new_secret()
-        return await self.register(principal, role, secret), secret
+    async def create(
+        self,
+        principal: str,
+        role: str,
+        *,
+        label: str = "",
+        scopes: Collection[str] = (),
+        expire_time: datetime | None = None,
+        by: Principal | None = None,
+    ) -> tuple[ApiKey, str]:
+        """A new key and its secret, made with the rights of `by` (None: the platform itself).
 
-    async def register(self, principal: str, role: str, secret: str) -> ApiKey:
+        Raises InvalidArgument; PermissionDenied when the key could do more than `by`, or for longer.
+        """
+        check_role(role, scopes)
+        if len(label) > MAX_LABEL or not label.isprintable():
+            raise InvalidArgument(f"label {label[:40]!r} is not allowed; use at most {MAX_LABEL} printable characters")
+        if expire_time and expire_time <= self._clock():
+            raise InvalidArgument(f"expire_time {expire_time.isoformat()} is over; choose one in the future")
+        if by:
+            check_no_more_than(by, rights(role, scopes), expire_time)
+        secret = new_secret()
+        scopes = sorted(set(scopes))
+        key = await self.register(principal, role, secret, label=label, scopes=scopes, expire_time=expire_time)
+        return key, secret
+
+    async def register(
+        self,
+        principal: str,
+        role: str,
+        secret: str,
+        *,
+        label: str = "",
+        scopes: Collection[str] = (),
+        expire_time: datetime | None = None,
+    ) -> ApiKey:
         """Make `secret` a key of `principal`; where it is one already, return that."""
         check_name("principal", principal)
         digest, now = self._digest(secret), self._clock()
         async with self._database.write() as session:
-            await insert_if_absent(
+            inserted = await insert_if_absent(
                 session,
                 ApiKey,
                 id=new_id("key", now),
@@ -53,8 +89,14 @@ class Keys:
                 role=role,
                 digest=digest,
                 create_time=now,
+                label=label,
+                scopes=list(scopes),
+                expire_time=expire_time,
             )
-            return (await session.scalars(select(ApiKey).where(ApiKey.digest == digest))).one()
+            key = (await session.scalars(select(ApiKey).where(ApiKey.digest == digest))).one()
+            if inserted:
+                audit.record(session, now, f"key/{key.id}", describe(key))
+            return key
 
     async def list_keys(self, page: PageRequest) -> Page[ApiKey]:
         """Newest first, with the revoked ones."""
@@ -70,22 +112,80 @@ class Keys:
             if key.revoke_time:
                 raise FailedPrecondition(f"API key {key_id} was revoked at {key.revoke_time.isoformat()} already")
             key.revoke_time = self._clock()
+            audit.record(session, key.revoke_time, f"key/{key.id}", "revoked")
         self._cache.clear()
         return key
 
     async def authenticate(self, secret: str) -> Principal:
-        """Whose key is `secret`? Raises Unauthenticated, without repeating it."""
+        """Whose key is `secret`? Raises Unauthenticated, without repeating it. Notes that the key was used."""
         digest = self._digest(secret)
         seen = self._cache.get(digest)
         if seen and time.monotonic() - seen[0] < CACHE_S:
+            check_not_expired(seen[1], self._clock())
             return seen[1]
-        async with self._database.read() as session:
-            key = await session.scalar(select(ApiKey).where(ApiKey.digest == digest))
-        if key is None or key.revoke_time:
-            why = "is not known" if key is None else "was revoked"
-            raise Unauthenticated(f"the API key {why}; ask an admin for a new one")
+        key = await self._find(digest)
+        principal = self._check(key)
         if len(self._cache) >= MAX_CACHED:
             self._cache.clear()
-        principal = Principal(key.id, key.principal, key.role)
         self._cache[digest] = (time.monotonic(), principal)
+        now = self._clock()
+        if key.last_used_time is None or key.last_used_time <= now - USE_NOTED_EVERY:
+            self._database.in_background(self._note_use(key.id, now))  # the caller does not wait for the disk
         return principal
+
+    async def verify(self, secret: str) -> Principal:
+        """`authenticate`, which is no use of the key."""
+        return self._check(await self._find(self._digest(secret)))
+
+    async def _find(self, digest: str) -> ApiKey:
+        async with self._database.read() as session:
+            key = await session.scalar(select(ApiKey).where(ApiKey.digest == digest))
+        if key is None:
+            raise Unauthenticated("the API key is not known; ask an admin for a new one")
+        return key
+
+    def _check(self, key: ApiKey) -> Principal:
+        if key.revoke_time:
+            raise Unauthenticated("the API key was revoked; ask an admin for a new one")
+        principal = Principal(key.id, key.principal, key.role, frozenset(key.scopes), key.expire_time)
+        check_not_expired(principal, self._clock())
+        return principal
+
+    async def _note_use(self, key_id: str, now: datetime) -> None:
+        """Several registries may see the same use: only one of them writes."""
+        stale = or_(ApiKey.last_used_time.is_(None), ApiKey.last_used_time <= now - USE_NOTED_EVERY)
+        async with self._database.write() as session:
+            await session.execute(update(ApiKey).where(ApiKey.id == key_id, stale).values(last_used_time=now))
+
+
+def check_role(role: str, scopes: Collection[str]) -> None:
+    """Raise InvalidArgument unless the role is known and has every scope."""
+    if role not in ROLES:
+        raise InvalidArgument(f"role {role!r} is not known; choose {', '.join(ROLES)}")
+    if beyond := sorted(set(scopes) - ROLES[role]):
+        has = ", ".join(permission for permission in Permission if permission in ROLES[role])
+        raise InvalidArgument(f"scope {beyond[0]!r} is none of role {role!r}; choose from {has}")
+
+
+def check_no_more_than(by: Principal, wanted: frozenset[Permission], expire_time: datetime | None) -> None:
+    """Raise PermissionDenied when a key of the rights `wanted` would do more than `by`, or outlive it."""
+    if beyond := sorted(wanted - by.rights):
+        raise PermissionDenied(
+            f"the new key could {', '.join(beyond)}, which yours cannot: yours can "
+            f"{', '.join(sorted(by.rights))}; ask for a role or scopes within these"
+        )
+    if by.expire_time and (expire_time is None or expire_time > by.expire_time):
+        raise PermissionDenied(
+            f"the new key would outlive yours, which expires at {by.expire_time.isoformat(timespec='seconds')}; "
+            "let it expire by then"
+        )
+
+
+def describe(key: ApiKey) -> str:
+    """What the audit log says of a new key."""
+    parts = [f"{key.principal}: {key.role}"]
+    if key.scopes:
+        parts.append(f"scopes {', '.join(key.scopes)}")
+    if key.expire_time:
+        parts.append(f"until {key.expire_time.isoformat(timespec='seconds')}")
+    return "; ".join(parts)

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.artifacts import ArtifactStore
 from services.common.errors import Aborted, FailedPrecondition
+from services.registry import audit
 from services.registry.aliases import resolve, set_alias
 from services.registry.checkpoints import Checkpoint, File, inspect_checkpoint
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
@@ -227,7 +228,8 @@ async def _succeed(session: AsyncSession, job: Job, new: NewVersion, checkpoint:
     if job.deploy_alias:
         alias = job.deploy_alias
         await set_alias(session, alias, version.name, now)
-        await insert_if_absent(session, Deployment, name=alias, target=alias, replicas=0, create_time=now)
+        if await insert_if_absent(session, Deployment, name=alias, target=alias, replicas=0, create_time=now):
+            audit.record(session, now, f"deployment/{alias}", f"{alias} on all workers")
     enter(session, job, SUCCEEDED, now)
 
 

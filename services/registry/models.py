@@ -7,6 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.errors import AlreadyExists, InvalidArgument, NotFound
+from services.registry import audit
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
 from services.registry.names import check_model_name
 from services.registry.pages import Page, PageRequest, read_page
@@ -64,6 +65,7 @@ class Models:
                 raise AlreadyExists(
                     f"model {new.name!r} exists already; register versions under it, or choose another name"
                 )
+            audit.record(session, self._clock(), f"model/{new.name}", new.licence)
             return await session.get_one(Model, new.name)
 
     async def get(self, name: str) -> Model:

@@ -5,10 +5,11 @@ import asyncio
 from anthesis.v1 import job_pb2_grpc, registry_pb2_grpc
 
 from services.common.artifacts import ArtifactStore
-from services.common.auth import ADMIN, ANYONE, INTERNAL
 from services.common.logs import set_up_logging
 from services.common.server import GrpcServer
+from services.registry import access
 from services.registry.aliases import Aliases
+from services.registry.audit import Audit
 from services.registry.config import RegistryConfig
 from services.registry.database import Database
 from services.registry.datasets import Datasets
@@ -24,18 +25,11 @@ from services.registry.versions import Versions
 
 REGISTRY = "anthesis.v1.RegistryService"
 JOBS = "anthesis.v1.JobService"
-ROLES = {
-    **dict.fromkeys((f"/{REGISTRY}/{rpc}" for rpc in ("HeartbeatWorker", "Authenticate")), INTERNAL),
-    **dict.fromkeys(
-        (f"/{JOBS}/{rpc}" for rpc in ("AcquireLease", "RenewLease", "FinishJob", "ReleaseLease")), INTERNAL
-    ),
-    **dict.fromkeys((f"/{REGISTRY}/{rpc}" for rpc in ("CreateApiKey", "ListApiKeys", "RevokeApiKey")), ADMIN),
-}
 
 
 def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
     artifacts = ArtifactStore(config.artifacts_url, config.data_dir / "cache" / "artifacts")
-    keys = Keys(database, config.pepper)
+    keys, audit = Keys(database, config.pepper), Audit(database)
     use_cases = RegistryUseCases(
         models=Models(database),
         versions=Versions(database, artifacts),
@@ -43,16 +37,19 @@ def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
         datasets=Datasets(database, artifacts),
         deployments=Deployments(database, worker_lease_s=config.worker_lease_s),
         keys=keys,
+        audit=audit,
         artifacts=artifacts,
     )
     jobs = Jobs(database, artifacts, watch_poll_s=config.watch_poll_s, cluster=config.training_cluster)
     leases = Leases(database, artifacts, ttl_s=config.job_lease_s, max_lost_leases=config.max_lost_leases)
-    server = GrpcServer("registry", config.address, authenticate=keys.authenticate, default_roles=ANYONE, roles=ROLES)
-    server.add(registry_pb2_grpc.add_RegistryServiceServicer_to_server, RegistryRpc(use_cases), REGISTRY)
+    server = GrpcServer("registry", config.address, authenticate=keys.authenticate, on_denied=audit.denied)
+    registry = RegistryRpc(use_cases)
+    server.add(registry_pb2_grpc.add_RegistryServiceServicer_to_server, registry, REGISTRY, access.REGISTRY)
     server.add(
         job_pb2_grpc.add_JobServiceServicer_to_server,
         JobRpc(jobs, leases, Reproductions(database, artifacts, jobs)),
         JOBS,
+        access.JOBS,
     )
     return server
 

@@ -207,7 +207,33 @@ class ApiKey(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     principal: Mapped[str]
-    role: Mapped[str]  # user, admin, service
+    role: Mapped[str]  # of services.common.access.ROLES
     digest: Mapped[str] = mapped_column(unique=True)  # HMAC-SHA256 of the key under the pepper
     create_time: Mapped[datetime]
     revoke_time: Mapped[datetime | None]
+    label: Mapped[str] = mapped_column(default="")
+    scopes: Mapped[list[str]] = mapped_column(default=list)  # permissions; empty: all of the role's
+    expire_time: Mapped[datetime | None]
+    last_used_time: Mapped[datetime | None]  # to about a minute
+
+
+class AuditEntry(Base):
+    """What was done, by whom (see audit.py). Triggers refuse to change or delete a row."""
+
+    __tablename__ = "audit_entries"
+    __table_args__ = (
+        Index(None, "principal", "id"),
+        Index(None, "action", "id"),
+        Index(None, "resource", "id"),
+        Index(None, "time"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    time: Mapped[datetime]
+    principal: Mapped[str]
+    key_id: Mapped[str]
+    action: Mapped[str]
+    resource: Mapped[str]
+    outcome: Mapped[str]
+    value: Mapped[str]

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bloom.config import BloomConfig
 from services.common.artifacts import ArtifactStore
 from services.common.errors import InvalidArgument, NotFound
+from services.registry import audit
 from services.registry.aliases import resolve
 from services.registry.checkpoints import Checkpoint, File, inspect_checkpoint
 from services.registry.database import Clock, Database, utc_now
@@ -65,6 +66,7 @@ async def add_version(session: AsyncSession, new: NewVersion, checkpoint: Checkp
         create_time=now,
     )
     session.add(version)
+    audit.record(session, now, f"version/{version.name}", f"{licence}, by {new.job_id or new.source}")
     await session.flush()
     return version
 

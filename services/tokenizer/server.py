@@ -7,14 +7,21 @@ from typing import Any
 from anthesis.v1 import tokenizer_pb2 as pb
 from anthesis.v1 import tokenizer_pb2_grpc as pb_grpc
 
+from services.common.access import Access, Permission
 from services.common.artifacts import ArtifactStore
-from services.common.auth import INTERNAL, Authenticate, RegistryAuthenticator
+from services.common.auth import Authenticate, OnDenied, RegistryAuthenticator
 from services.common.logs import set_up_logging
 from services.common.server import GrpcServer
 from services.common.settings import Platform
 from services.tokenizer.config import TokenizerConfig
 from services.tokenizer.loaded import Encoding, Span
 from services.tokenizer.service import TokenizerService
+
+SERVICE = "anthesis.v1.TokenizerService"
+ACCESS: Access = {
+    **dict.fromkeys(("Encode", "Decode", "CountTokens", "GetVocabulary"), Permission.INTERNAL),
+    "TrainTokenizer": Permission.TRAIN,
+}
 
 
 class TokenizerServicer(pb_grpc.TokenizerServiceServicer):
@@ -69,11 +76,15 @@ def _spans_to_proto(spans: Sequence[Span]) -> list[pb.Span]:
 
 
 def build_server(
-    address: str, store: ArtifactStore, authenticate: Authenticate, config: TokenizerConfig | None = None
+    address: str,
+    store: ArtifactStore,
+    authenticate: Authenticate,
+    config: TokenizerConfig | None = None,
+    on_denied: OnDenied | None = None,
 ) -> GrpcServer:
-    server = GrpcServer("tokenizer", address, authenticate=authenticate, default_roles=INTERNAL)
+    server = GrpcServer("tokenizer", address, authenticate=authenticate, on_denied=on_denied)
     servicer = TokenizerServicer(TokenizerService(store, config or TokenizerConfig()))
-    server.add(pb_grpc.add_TokenizerServiceServicer_to_server, servicer, "anthesis.v1.TokenizerService")
+    server.add(pb_grpc.add_TokenizerServiceServicer_to_server, servicer, SERVICE, ACCESS)
     return server
 
 
@@ -82,7 +93,8 @@ def main() -> None:
     platform = Platform.from_env()
     store = ArtifactStore(platform.artifacts_url, platform.data_dir / "cache")
     authenticate = RegistryAuthenticator(platform.registry_address, platform.read_key("tokenizer"))
-    asyncio.run(build_server(platform.tokenizer_address, store, authenticate).run())
+    server = build_server(platform.tokenizer_address, store, authenticate, on_denied=authenticate.report_denied)
+    asyncio.run(server.run())
 
 
 if __name__ == "__main__":

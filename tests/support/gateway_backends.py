@@ -15,11 +15,13 @@ from anthesis.decoding import Vocabulary
 from anthesis.v1 import inference_pb2, inference_pb2_grpc, registry_pb2, registry_pb2_grpc
 
 from services.common.artifacts import ArtifactStore
-from services.common.auth import ANYONE, INTERNAL, Principal
+from services.common.auth import Principal
 from services.common.errors import NotFound, Unauthenticated
 from services.common.server import GrpcServer
 from services.gateway.config import GatewayConfig
 from services.gateway.server import Gateway
+from services.inference.server import ACCESS as INFERENCE_ACCESS
+from services.registry.access import REGISTRY as REGISTRY_ACCESS
 from services.tokenizer.loaded import LoadedTokenizer
 from services.tokenizer.server import build_server
 from tests.support.tokenizers import small_tokenizer_json
@@ -231,15 +233,16 @@ async def running_gateway(folder: Path, *, num_workers: int = 1, resolve_ttl_s: 
         digest = store.write_bytes(small_tokenizer_json().encode())
         tokenizer = LoadedTokenizer(digest, small_tokenizer_json().encode())
         registry = SmallRegistry(digest)
-        server = GrpcServer("registry", "127.0.0.1:0", authenticate=authenticate, default_roles=ANYONE)
-        server.add(registry_pb2_grpc.add_RegistryServiceServicer_to_server, registry, "anthesis.v1.RegistryService")
+        server = GrpcServer("registry", "127.0.0.1:0", authenticate=authenticate)
+        add_registry = registry_pb2_grpc.add_RegistryServiceServicer_to_server
+        server.add(add_registry, registry, "anthesis.v1.RegistryService", REGISTRY_ACCESS)
         registry_address = await start("registry", server)
         tokenizer_address = await start("tokenizer", build_server("127.0.0.1:0", store, authenticate))
         workers = [ScriptedWorker() for _ in range(num_workers)]
         for number, worker in enumerate(workers):
-            server = GrpcServer("inference", "127.0.0.1:0", authenticate=authenticate, default_roles=INTERNAL)
+            server = GrpcServer("inference", "127.0.0.1:0", authenticate=authenticate)
             add = inference_pb2_grpc.add_InferenceServiceServicer_to_server
-            server.add(add, worker, "anthesis.v1.InferenceService")
+            server.add(add, worker, "anthesis.v1.InferenceService", INFERENCE_ACCESS)
             address = await start(f"worker-{number}", server)
             registry.workers.append(
                 registry_pb2.Worker(

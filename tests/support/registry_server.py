@@ -25,6 +25,7 @@ import grpc
 from anthesis.channel import open_aio_channel, open_channel
 
 from services.common.artifacts import ArtifactStore
+from services.common.server import GrpcServer
 from services.common.settings import ROOT, Platform
 from services.registry.bootstrap import PRINCIPALS, bootstrap
 from services.registry.config import RegistryConfig
@@ -54,6 +55,7 @@ class RunningRegistry:
     platform: Platform  # `registry_address` is `address`
     keys: dict[str, str]  # principal -> API key: admin, gateway, tokenizer, inference, trainer, relay
     database: Database
+    server: GrpcServer
     _channels: list[grpc.aio.Channel] = field(default_factory=list)
 
     @property
@@ -106,6 +108,7 @@ async def running_registry(
         platform=replace(platform, registry_address=address),
         keys=read_keys(platform),
         database=database,
+        server=server,
     )
     try:
         yield registry

@@ -1,5 +1,6 @@
 """`anthesis keys`."""
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
 
@@ -7,15 +8,26 @@ import typer
 
 from anthesis import Client
 from anthesis.cli.output import Json, enum_name, print_json, print_table, show_time
-from anthesis.v1.registry_pb2 import ApiKey, Role
+from anthesis.cli.times import parse_time
+from anthesis.v1.registry_pb2 import ApiKey, Permission, Role
 
 group = typer.Typer(help="API keys; needs an admin's.", no_args_is_help=True)
 
 
 class RoleName(StrEnum):
+    VIEWER = "viewer"
     USER = "user"
+    TRAINER = "trainer"
     ADMIN = "admin"
     SERVICE = "service"
+
+
+class Scope(StrEnum):
+    READ = "read"
+    GENERATE = "generate"
+    TRAIN = "train"
+    ADMIN = "admin"
+    INTERNAL = "internal"
 
 
 def register(app: typer.Typer) -> None:
@@ -26,11 +38,19 @@ def register(app: typer.Typer) -> None:
 def create(
     principal: Annotated[str, typer.Argument(help="Whose key it is.")],
     role: Annotated[RoleName, typer.Option(help="What it may do.")] = RoleName.USER,
+    scope: Annotated[
+        list[Scope] | None, typer.Option(help="Of what the role may, this alone; can be given several times.")
+    ] = None,
+    expires: Annotated[str, typer.Option(help='When it ends: "12h", "90d", "2027-01-31"; by default never.')] = "",
+    label: Annotated[str, typer.Option(help="What it is for.")] = "",
     as_json: Json = False,
 ) -> None:
     """Make a key; its secret is shown this once."""
+    expire_time = parse_time(expires, datetime.now(UTC), ahead=True) if expires else None
+    scopes = [Permission.Value(f"PERMISSION_{item.name}") for item in scope or ()]
     with Client() as client:
-        created = client.keys.create(principal, Role.Value(f"ROLE_{role.name}"))
+        number = Role.Value(f"ROLE_{role.name}")
+        created = client.keys.create(principal, number, label=label, scopes=scopes, expire_time=expire_time)
     if as_json:
         print_json(created)
     else:
@@ -45,7 +65,8 @@ def list_keys(as_json: Json = False) -> None:
     if as_json:
         print_json(keys)
         return
-    print_table(("ID", "PRINCIPAL", "ROLE", "CREATED", "REVOKED"), map(_row, keys))
+    columns = ("ID", "PRINCIPAL", "ROLE", "SCOPES", "LABEL", "CREATED", "EXPIRES", "REVOKED", "LAST USED")
+    print_table(columns, map(_row, keys))
 
 
 @group.command()
@@ -58,4 +79,6 @@ def revoke(key_id: Annotated[str, typer.Argument(help="The key's id, as `keys li
 
 def _row(key: ApiKey) -> tuple[object, ...]:
     role = enum_name(Role, key.role).lower()
-    return key.id, key.principal, role, show_time(key.create_time), show_time(key.revoke_time)
+    scopes = ",".join(enum_name(Permission, scope).lower() for scope in key.scopes) or "all"
+    times = (key.create_time, key.expire_time, key.revoke_time, key.last_used_time)
+    return key.id, key.principal, role, scopes, key.label or "-", *map(show_time, times)

@@ -71,7 +71,10 @@ def _plain_field(field: Any, value: Any) -> Any:
     if field.enum_type is None:
         return plain(value)
     names = {item.number: item.name for item in field.enum_type.values}
-    return names[value].removeprefix(names[0].removesuffix("UNSPECIFIED"))
+    prefix = names[0].removesuffix("UNSPECIFIED")
+    if isinstance(value, int):
+        return names[value].removeprefix(prefix)
+    return [names[item].removeprefix(prefix) for item in value]
 
 
 def show_bytes(count: float) -> str:

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class RegistryServiceStub(object):
-    """Models, versions, aliases, artifacts, datasets, deployments, keys.
+    """Models, versions, aliases, artifacts, datasets, deployments, keys, the
+    audit log. Which role may call what: docs/access.md.
     """
 
     def __init__(self, channel):
@@ -160,10 +161,21 @@ class RegistryServiceStub(object):
                 request_serializer=anthesis_dot_v1_dot_registry__pb2.AuthenticateRequest.SerializeToString,
                 response_deserializer=anthesis_dot_v1_dot_registry__pb2.AuthenticateResponse.FromString,
                 _registered_method=True)
+        self.ListAuditEntries = channel.unary_unary(
+                '/anthesis.v1.RegistryService/ListAuditEntries',
+                request_serializer=anthesis_dot_v1_dot_registry__pb2.ListAuditEntriesRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_registry__pb2.ListAuditEntriesResponse.FromString,
+                _registered_method=True)
+        self.ReportDenial = channel.unary_unary(
+                '/anthesis.v1.RegistryService/ReportDenial',
+                request_serializer=anthesis_dot_v1_dot_registry__pb2.ReportDenialRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_registry__pb2.ReportDenialResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServiceServicer(object):
-    """Models, versions, aliases, artifacts, datasets, deployments, keys.
+    """Models, versions, aliases, artifacts, datasets, deployments, keys, the
+    audit log. Which role may call what: docs/access.md.
     """
 
     def ListModels(self, request, context):
@@ -307,7 +319,9 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateApiKey(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """PERMISSION_DENIED: the new key would have more rights than the caller's, or
+        outlive it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -326,6 +340,21 @@ class RegistryServiceServicer(object):
 
     def Authenticate(self, request, context):
         """Services only: whose key is this? UNAUTHENTICATED: nobody's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAuditEntries(self, request, context):
+        """Newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportDenial(self, request, context):
+        """Services only: a call that they refused with PERMISSION_DENIED, for the
+        audit log.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -459,6 +488,16 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=anthesis_dot_v1_dot_registry__pb2.AuthenticateRequest.FromString,
                     response_serializer=anthesis_dot_v1_dot_registry__pb2.AuthenticateResponse.SerializeToString,
             ),
+            'ListAuditEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditEntries,
+                    request_deserializer=anthesis_dot_v1_dot_registry__pb2.ListAuditEntriesRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_registry__pb2.ListAuditEntriesResponse.SerializeToString,
+            ),
+            'ReportDenial': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportDenial,
+                    request_deserializer=anthesis_dot_v1_dot_registry__pb2.ReportDenialRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_registry__pb2.ReportDenialResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'anthesis.v1.RegistryService', rpc_method_handlers)
@@ -468,7 +507,8 @@ def add_RegistryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RegistryService(object):
-    """Models, versions, aliases, artifacts, datasets, deployments, keys.
+    """Models, versions, aliases, artifacts, datasets, deployments, keys, the
+    audit log. Which role may call what: docs/access.md.
     """
 
     @staticmethod
@@ -1136,6 +1176,60 @@ class RegistryService(object):
             '/anthesis.v1.RegistryService/Authenticate',
             anthesis_dot_v1_dot_registry__pb2.AuthenticateRequest.SerializeToString,
             anthesis_dot_v1_dot_registry__pb2.AuthenticateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.RegistryService/ListAuditEntries',
+            anthesis_dot_v1_dot_registry__pb2.ListAuditEntriesRequest.SerializeToString,
+            anthesis_dot_v1_dot_registry__pb2.ListAuditEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportDenial(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.RegistryService/ReportDenial',
+            anthesis_dot_v1_dot_registry__pb2.ReportDenialRequest.SerializeToString,
+            anthesis_dot_v1_dot_registry__pb2.ReportDenialResponse.FromString,
             options,
             channel_credentials,
             insecure,

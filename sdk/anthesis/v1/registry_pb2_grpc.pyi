@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RegistryServiceStub:
-    """Models, versions, aliases, artifacts, datasets, deployments, keys."""
+    """Models, versions, aliases, artifacts, datasets, deployments, keys, the
+    audit log. Which role may call what: docs/access.md.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -74,14 +76,25 @@ class RegistryServiceStub:
     should have. A worker silent for its lease time no longer receives calls.
     """
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateApiKeyRequest, _registry_pb2.CreateApiKeyResponse]
+    """PERMISSION_DENIED: the new key would have more rights than the caller's, or
+    outlive it.
+    """
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListApiKeysRequest, _registry_pb2.ListApiKeysResponse]
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RevokeApiKeyRequest, _registry_pb2.RevokeApiKeyResponse]
     Authenticate: _grpc.UnaryUnaryMultiCallable[_registry_pb2.AuthenticateRequest, _registry_pb2.AuthenticateResponse]
     """Services only: whose key is this? UNAUTHENTICATED: nobody's."""
+    ListAuditEntries: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListAuditEntriesRequest, _registry_pb2.ListAuditEntriesResponse]
+    """Newest first."""
+    ReportDenial: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ReportDenialRequest, _registry_pb2.ReportDenialResponse]
+    """Services only: a call that they refused with PERMISSION_DENIED, for the
+    audit log.
+    """
 
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
-    """Models, versions, aliases, artifacts, datasets, deployments, keys."""
+    """Models, versions, aliases, artifacts, datasets, deployments, keys, the
+    audit log. Which role may call what: docs/access.md.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListModelsRequest, _registry_pb2.ListModelsResponse]  # type: ignore[assignment]
@@ -125,13 +138,24 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     should have. A worker silent for its lease time no longer receives calls.
     """
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateApiKeyRequest, _registry_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
+    """PERMISSION_DENIED: the new key would have more rights than the caller's, or
+    outlive it.
+    """
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListApiKeysRequest, _registry_pb2.ListApiKeysResponse]  # type: ignore[assignment]
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_registry_pb2.RevokeApiKeyRequest, _registry_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
     Authenticate: _aio.UnaryUnaryMultiCallable[_registry_pb2.AuthenticateRequest, _registry_pb2.AuthenticateResponse]  # type: ignore[assignment]
     """Services only: whose key is this? UNAUTHENTICATED: nobody's."""
+    ListAuditEntries: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListAuditEntriesRequest, _registry_pb2.ListAuditEntriesResponse]  # type: ignore[assignment]
+    """Newest first."""
+    ReportDenial: _aio.UnaryUnaryMultiCallable[_registry_pb2.ReportDenialRequest, _registry_pb2.ReportDenialResponse]  # type: ignore[assignment]
+    """Services only: a call that they refused with PERMISSION_DENIED, for the
+    audit log.
+    """
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Models, versions, aliases, artifacts, datasets, deployments, keys."""
+    """Models, versions, aliases, artifacts, datasets, deployments, keys, the
+    audit log. Which role may call what: docs/access.md.
+    """
 
     @_abc_1.abstractmethod
     def ListModels(
@@ -304,7 +328,10 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _registry_pb2.CreateApiKeyRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_registry_pb2.CreateApiKeyResponse, _abc.Awaitable[_registry_pb2.CreateApiKeyResponse]]: ...
+    ) -> _typing.Union[_registry_pb2.CreateApiKeyResponse, _abc.Awaitable[_registry_pb2.CreateApiKeyResponse]]:
+        """PERMISSION_DENIED: the new key would have more rights than the caller's, or
+        outlive it.
+        """
 
     @_abc_1.abstractmethod
     def ListApiKeys(
@@ -327,5 +354,23 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.AuthenticateResponse, _abc.Awaitable[_registry_pb2.AuthenticateResponse]]:
         """Services only: whose key is this? UNAUTHENTICATED: nobody's."""
+
+    @_abc_1.abstractmethod
+    def ListAuditEntries(
+        self,
+        request: _registry_pb2.ListAuditEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListAuditEntriesResponse, _abc.Awaitable[_registry_pb2.ListAuditEntriesResponse]]:
+        """Newest first."""
+
+    @_abc_1.abstractmethod
+    def ReportDenial(
+        self,
+        request: _registry_pb2.ReportDenialRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ReportDenialResponse, _abc.Awaitable[_registry_pb2.ReportDenialResponse]]:
+        """Services only: a call that they refused with PERMISSION_DENIED, for the
+        audit log.
+        """
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

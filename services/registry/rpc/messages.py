@@ -3,21 +3,25 @@
 import math
 from collections.abc import Iterable
 from dataclasses import fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from anthesis.v1 import job_pb2, registry_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.common.access import ROLES, Permission
+from services.common.auth import Principal
 from services.common.errors import InvalidArgument
 from services.registry import tables
+from services.registry.audit import AuditQuery
 from services.registry.checkpoints import File
 from services.registry.deployments import DeploymentStatus, ReadyWorker
 from services.registry.job_specs import FineTuneSpec, JobSpec, LoraOptions, PretrainSpec, TrainOptions, spec_from_row
 from services.registry.leases import Failed, Outcome, Stopped, Succeeded
 from services.registry.pages import PageRequest
 
-ROLES = {"user": registry_pb2.ROLE_USER, "admin": registry_pb2.ROLE_ADMIN, "service": registry_pb2.ROLE_SERVICE}
+_ROLES = {name: registry_pb2.Role.Value(f"ROLE_{name.upper()}") for name in ROLES}
+_PERMISSIONS = {name: registry_pb2.Permission.Value(f"PERMISSION_{name.name}") for name in Permission}
 _LOSS = [field.name for field in job_pb2.ValidationLoss.DESCRIPTOR.fields]
 _PROGRESS = [
     field.name for field in job_pb2.TrainingProgress.DESCRIPTOR.fields if field.name not in ("time", "validation")
@@ -34,6 +38,17 @@ def timestamp(time: datetime | None) -> Timestamp | None:
     message = Timestamp()
     message.FromDatetime(time)
     return message
+
+
+def read_time(message: Timestamp, name: str) -> datetime:
+    """Raises InvalidArgument for a time that no calendar has."""
+    try:
+        return message.ToDatetime(UTC)
+    except (ValueError, OverflowError):
+        raise InvalidArgument(
+            f"{name} has {message.seconds} seconds and {message.nanos} nanoseconds since 1970, which is no time of the "
+            "years 1 to 9999"
+        ) from None
 
 
 def enum_name(enum: Any, prefix: str, value: int) -> str:
@@ -127,9 +142,54 @@ def api_key(row: tables.ApiKey) -> registry_pb2.ApiKey:
     return registry_pb2.ApiKey(
         id=row.id,
         principal=row.principal,
-        role=ROLES[row.role],
+        role=_ROLES[row.role],
         create_time=timestamp(row.create_time),
         revoke_time=timestamp(row.revoke_time),
+        label=row.label,
+        scopes=[_PERMISSIONS[Permission(scope)] for scope in row.scopes],
+        expire_time=timestamp(row.expire_time),
+        last_used_time=timestamp(row.last_used_time),
+    )
+
+
+def scopes(numbers: Iterable[int]) -> list[str]:
+    """Names of permissions. Raises InvalidArgument for one that there is not."""
+    names = [enum_name(registry_pb2.Permission, "PERMISSION_", number).lower() for number in numbers]
+    if "" in names:
+        raise InvalidArgument(f"scopes has a permission that is not known; choose from {', '.join(Permission)}")
+    return names
+
+
+def authenticated(principal: Principal) -> registry_pb2.AuthenticateResponse:
+    return registry_pb2.AuthenticateResponse(
+        key_id=principal.key_id,
+        principal=principal.name,
+        role=_ROLES[principal.role],
+        scopes=[_PERMISSIONS[Permission(scope)] for scope in sorted(principal.scopes)],
+        expire_time=timestamp(principal.expire_time),
+    )
+
+
+def audit_query(request: registry_pb2.ListAuditEntriesRequest) -> AuditQuery:
+    return AuditQuery(
+        principal=request.principal,
+        action=request.action,
+        resource=request.resource,
+        start=read_time(request.start_time, "start_time") if request.HasField("start_time") else None,
+        end=read_time(request.end_time, "end_time") if request.HasField("end_time") else None,
+    )
+
+
+def audit_entry(row: tables.AuditEntry) -> registry_pb2.AuditEntry:
+    return registry_pb2.AuditEntry(
+        id=row.id,
+        time=timestamp(row.time),
+        principal=row.principal,
+        key_id=row.key_id,
+        action=row.action,
+        resource=row.resource,
+        outcome=row.outcome,
+        value=row.value,
     )
 
 

@@ -9,7 +9,9 @@ from anthesis.v1 import registry_pb2 as pb
 from anthesis.v1 import registry_pb2_grpc
 
 from services.common.artifacts import ArtifactStore
+from services.common.auth import current_principal
 from services.registry.aliases import Aliases
+from services.registry.audit import Audit
 from services.registry.comparison import compare
 from services.registry.datasets import Datasets
 from services.registry.deployments import Deployments
@@ -29,6 +31,7 @@ class RegistryUseCases:
     datasets: Datasets
     deployments: Deployments
     keys: Keys
+    audit: Audit
     artifacts: ArtifactStore
 
 
@@ -104,6 +107,7 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
     ) -> pb.UploadArtifactResponse:
         header, existed = await transfers.receive(self._on.artifacts, request_iterator)
         artifact = pb.Artifact(digest=header.digest, size_bytes=header.size_bytes)
+        await self._on.audit.append(f"artifact/{header.digest}", f"{header.size_bytes} bytes")
         return pb.UploadArtifactResponse(artifact=artifact, existed=existed)
 
     async def DownloadArtifact(
@@ -155,7 +159,16 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Context) -> pb.CreateApiKeyResponse:
         role = messages.enum_name(pb.Role, "ROLE_", request.role).lower()
-        key, secret = await self._on.keys.create(request.principal, role)
+        key, secret = await self._on.keys.create(
+            request.principal,
+            role,
+            label=request.label,
+            scopes=messages.scopes(request.scopes),
+            expire_time=(
+                messages.read_time(request.expire_time, "expire_time") if request.HasField("expire_time") else None
+            ),
+            by=current_principal(),
+        )
         return pb.CreateApiKeyResponse(key=messages.api_key(key), secret=secret)
 
     async def ListApiKeys(self, request: pb.ListApiKeysRequest, context: Context) -> pb.ListApiKeysResponse:
@@ -166,7 +179,16 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
         return pb.RevokeApiKeyResponse(key=messages.api_key(await self._on.keys.revoke(request.id)))
 
     async def Authenticate(self, request: pb.AuthenticateRequest, context: Context) -> pb.AuthenticateResponse:
-        principal = await self._on.keys.authenticate(request.secret)
-        return pb.AuthenticateResponse(
-            key_id=principal.key_id, principal=principal.name, role=messages.ROLES[principal.role]
+        return messages.authenticated(await self._on.keys.authenticate(request.secret))
+
+    async def ListAuditEntries(
+        self, request: pb.ListAuditEntriesRequest, context: Context
+    ) -> pb.ListAuditEntriesResponse:
+        page = await self._on.audit.list_entries(messages.audit_query(request), messages.page_request(request))
+        return pb.ListAuditEntriesResponse(
+            entries=map(messages.audit_entry, page.rows), next_page_token=page.next_token
         )
+
+    async def ReportDenial(self, request: pb.ReportDenialRequest, context: Context) -> pb.ReportDenialResponse:
+        await self._on.audit.report(request.key_id, request.action, request.resource)
+        return pb.ReportDenialResponse()

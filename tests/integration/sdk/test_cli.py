@@ -300,6 +300,38 @@ def test_keys_are_made_listed_and_revoked(anthesis: Run, anthesis_json: Json) ->
     assert "error: " in anthesis("models", "list", code=1, ANTHESIS_API_KEY=created["secret"]).stderr
 
 
+def test_a_key_has_a_role_scopes_an_end_and_a_label(anthesis: Run, anthesis_json: Json) -> None:
+    args = ("keys", "create", "bot", "--role", "trainer", "--scope", "read", "--scope", "train", "--label", "nightly")
+
+    created = anthesis_json(*args, "--expires", "12h")
+    secret = {"ANTHESIS_API_KEY": created["secret"]}
+
+    assert (created["key"]["role"], created["key"]["scopes"]) == ("TRAINER", ["READ", "TRAIN"])
+    row = next(line for line in anthesis("keys", "list").stdout.splitlines() if line.startswith(created["key"]["id"]))
+    assert row.split("\t")[1:5] == ["bot", "trainer", "read,train", "nightly"]
+    assert row.split("\t")[6] != "-"
+    assert "needs the permission 'admin' (roles admin)" in anthesis("keys", "list", code=1, **secret).stderr
+    assert "time 'soon' is not understood; write" in anthesis(*args, "--expires", "soon", code=1).stderr
+
+
+def test_the_audit_log_is_shown_and_searched(anthesis: Run, anthesis_json: Json) -> None:
+    key = anthesis_json("keys", "create", "curious", "--role", "viewer")
+    anthesis("keys", "list", code=1, ANTHESIS_API_KEY=key["secret"])
+    found = ("audit", "list", "--principal", "curious", "--since", "1h")
+
+    [denied] = anthesis_json(*found)
+    [made] = anthesis_json("audit", "list", "--resource", f"key/{key['key']['id']}")
+
+    assert (denied["action"], denied["outcome"]) == ("RegistryService.ListApiKeys", "PERMISSION_DENIED")
+    assert denied["key_id"] == key["key"]["id"]
+    assert (made["principal"], made["value"], made["outcome"]) == ("admin", "curious: viewer", "OK")
+    header, row = anthesis(*found).stdout.splitlines()
+    assert header.split("\t") == ["TIME", "PRINCIPAL", "KEY", "ACTION", "RESOURCE", "OUTCOME", "VALUE"]
+    assert row.split("\t")[1:] == ["curious", denied["key_id"], denied["action"], "-", "PERMISSION_DENIED", "-"]
+    assert anthesis_json("audit", "list", "--principal", "curious", "--until", "1h") == []
+    assert len(anthesis_json("audit", "list", "--limit", 2)) == 2
+
+
 def test_the_hub_that_cannot_be_reached_is_named(anthesis: Run) -> None:
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent"}
 

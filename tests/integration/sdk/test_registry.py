@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,18 @@ from anthesis.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
+    PermissionDeniedError,
     UnauthenticatedError,
 )
 from anthesis.v1.job_pb2 import JOB_STATE_CANCELLED, JOB_STATE_PENDING, Job
-from anthesis.v1.registry_pb2 import DATASET_FORMAT_TEXT, DATASET_FORMAT_UNSPECIFIED, ROLE_USER, ModelFile, ModelVersion
+from anthesis.v1.registry_pb2 import (
+    DATASET_FORMAT_TEXT,
+    DATASET_FORMAT_UNSPECIFIED,
+    PERMISSION_READ,
+    ROLE_USER,
+    ModelFile,
+    ModelVersion,
+)
 
 from bloom.tensors import expected_tensors
 from tests.support.registry_data import TINY, safetensors_bytes, text_rows, tokenizer_bytes
@@ -115,6 +124,20 @@ def test_a_key_works_until_it_is_revoked(client: Client, settings: Settings) -> 
         pytest.raises(UnauthenticatedError),
     ):
         theirs.models.list()
+
+
+def test_a_key_is_made_with_all_that_it_may_have_and_the_log_knows(client: Client, settings: Settings) -> None:
+    ends = datetime(2100, 1, 1, tzinfo=UTC)
+    made = client.keys.create("reader", ROLE_USER, label="a dashboard", scopes=[PERMISSION_READ], expire_time=ends)
+
+    key = next(key for key in client.keys.list() if key.id == made.key.id)
+    assert (key.label, list(key.scopes), key.expire_time.ToDatetime(UTC)) == ("a dashboard", [PERMISSION_READ], ends)
+    with Client(Settings(api_key=made.secret, registry_address=settings.registry_address)) as theirs:
+        assert theirs.models.list()
+        with pytest.raises(PermissionDeniedError, match="'reader' has role 'user' and this key only the scopes read"):
+            theirs.models.set_alias("a", "b")
+    refused, *_ = client.audit.list(principal="reader")
+    assert (refused.action, refused.resource) == ("RegistryService.SetAlias", "alias/a")
 
 
 def test_the_same_idempotency_key_gives_the_same_job(client: Client, tmp_path: Path) -> None:

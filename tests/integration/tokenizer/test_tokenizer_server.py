@@ -21,7 +21,7 @@ from services.tokenizer.config import TokenizerConfig
 from services.tokenizer.server import build_server
 from tests.support.tokenizers import TEXTS, small_tokenizer_json
 
-ROLES = {"service-key": "service", "user-key": "user"}
+ROLES = {"service-key": "service", "user-key": "user", "trainer-key": "trainer", "admin-key": "admin"}
 
 
 async def authenticate(secret: str) -> Principal:
@@ -50,7 +50,7 @@ async def address(store: ArtifactStore) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def stub(address: str) -> AsyncIterator[TokenizerServiceStub]:
-    async with open_aio_channel(address, "service-key") as channel:
+    async with open_aio_channel(address, "admin-key") as channel:
         yield TokenizerServiceStub(channel)
 
 
@@ -161,11 +161,21 @@ async def test_training_on_nothing_is_refused(stub) -> None:
     assert (await error_of(stub.TrainTokenizer(pb.TrainTokenizerRequest(vocab_size=512))))[0].name == "INVALID_ARGUMENT"
 
 
-@pytest.mark.parametrize(("key", "code"), [("user-key", "PERMISSION_DENIED"), ("nobody", "UNAUTHENTICATED")])
+@pytest.mark.parametrize(("key", "code"), [("trainer-key", "PERMISSION_DENIED"), ("nobody", "UNAUTHENTICATED")])
 async def test_only_services_and_admins_may_call(address: str, digest: str, key: str, code: str) -> None:
     async with open_aio_channel(address, key) as channel:
         call = TokenizerServiceStub(channel).Encode(pb.EncodeRequest(tokenizer_digest=digest, texts=["a"]))
         assert (await error_of(call))[0].name == code
+
+
+async def test_who_trains_models_trains_tokenizers(address: str) -> None:
+    codes = {}
+    for key in ("trainer-key", "user-key", "service-key"):
+        async with open_aio_channel(address, key) as channel:
+            call = TokenizerServiceStub(channel).TrainTokenizer(pb.TrainTokenizerRequest(vocab_size=512))
+            codes[key] = (await error_of(call))[0].name
+    denied = "PERMISSION_DENIED"
+    assert codes == {"trainer-key": "INVALID_ARGUMENT", "user-key": denied, "service-key": denied}
 
 
 async def test_health_needs_no_key(address: str) -> None:

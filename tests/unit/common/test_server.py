@@ -13,15 +13,24 @@ from anthesis.channel import open_aio_channel, open_channel
 from anthesis.v1 import registry_pb2, registry_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.common.auth import ANYONE, Principal, current_principal
-from services.common.errors import NotFound, ResourceExhausted, Unauthenticated
+from services.common.access import Access, Permission
+from services.common.auth import Call, Principal, current_principal
+from services.common.errors import NotFound, ResourceExhausted, Unauthenticated, Unavailable
 from services.common.server import RETRY_PUSHBACK, GrpcServer
 
+SERVICE = "anthesis.v1.RegistryService"
+RPCS = [method.name for method in registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].methods]
+ACCESS: Access = dict.fromkeys(RPCS, Permission.READ) | {"ListApiKeys": Permission.ADMIN, "SetAlias": Permission.TRAIN}
 GRPCURL = Path(sys.executable).with_name("grpcurl")
 
 
 async def authenticate(secret: str) -> Principal:
-    principals = {"user-key": Principal("1", "ada", "user"), "admin-key": Principal("2", "root", "admin")}
+    principals = {
+        "user-key": Principal("1", "ada", "user"),
+        "admin-key": Principal("2", "root", "admin"),
+        "generate-key": Principal("3", "ada", "trainer", frozenset({"generate"})),
+        "future-key": Principal("4", "bob", "overlord"),
+    }
     if secret not in principals:
         raise Unauthenticated("unknown API key")
     return principals[secret]
@@ -51,16 +60,20 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         return registry_pb2.ListApiKeysResponse()
 
 
+denied: list[tuple[Call, str]] = []
+
+
+async def on_denied(call: Call, resource: str) -> None:
+    if resource == "nowhere":
+        raise Unavailable("the audit log is away")
+    denied.append((call, resource))
+
+
 @pytest.fixture
 async def address() -> AsyncIterator[str]:
-    server = GrpcServer(
-        "registry",
-        "127.0.0.1:0",
-        authenticate=authenticate,
-        default_roles=ANYONE,
-        roles={"/anthesis.v1.RegistryService/ListApiKeys": frozenset({"admin"})},
-    )
-    server.add(registry_pb2_grpc.add_RegistryServiceServicer_to_server, Registry(), "anthesis.v1.RegistryService")
+    denied.clear()
+    server = GrpcServer("registry", "127.0.0.1:0", authenticate=authenticate, on_denied=on_denied)
+    server.add(registry_pb2_grpc.add_RegistryServiceServicer_to_server, Registry(), SERVICE, ACCESS)
     yield f"127.0.0.1:{await server.start()}"
     await server.stop(0)
 
@@ -103,7 +116,43 @@ async def test_a_role_that_may_not_is_denied(address: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as failure:
         await stub(address).ListApiKeys(registry_pb2.ListApiKeysRequest())
     assert failure.value.code() == grpc.StatusCode.PERMISSION_DENIED
+    assert failure.value.details() == (
+        "'ada' has role 'user'; RegistryService.ListApiKeys needs the permission 'admin' (roles admin): "
+        "ask an admin for such a key"
+    )
     await stub(address, "admin-key").ListApiKeys(registry_pb2.ListApiKeysRequest())
+
+
+@pytest.mark.parametrize(("key", "why"), [("generate-key", "only the scopes generate"), ("future-key", "'overlord'")])
+async def test_a_limited_key_and_a_role_nobody_knows_read_nothing(address: str, key: str, why: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError, match=why) as failure:
+        await stub(address, key).GetModel(registry_pb2.GetModelRequest(name="whoami"))
+    assert failure.value.code() == grpc.StatusCode.PERMISSION_DENIED
+
+
+@pytest.mark.parametrize("resource", ["production", "nowhere"])
+async def test_who_keeps_the_audit_log_hears_of_a_refusal_which_does_not_depend_on_it(
+    address: str, resource: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await stub(address).SetAlias(registry_pb2.SetAliasRequest(name=resource, version="seedling"))
+    assert failure.value.code() == grpc.StatusCode.PERMISSION_DENIED
+    heard = [(call.principal.name, call.action, named) for call, named in denied]
+    assert heard == ([("ada", "RegistryService.SetAlias", "production")] if resource == "production" else [])
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"ListModels": None}, "nobody says who may call ListModels; add them to its table"),
+        ({"ListDragons": Permission.READ}, "its table of access names ListDragons, which it does not serve"),
+    ],
+)
+def test_a_table_that_is_not_the_services_keeps_the_server_from_starting(change: dict, why: str) -> None:
+    table = {rpc: permission for rpc, permission in (ACCESS | change).items() if permission}
+    server = GrpcServer("registry", "127.0.0.1:0", authenticate=authenticate)
+    with pytest.raises(RuntimeError, match=why):
+        server.add(registry_pb2_grpc.add_RegistryServiceServicer_to_server, Registry(), SERVICE, table)
 
 
 async def test_domain_errors_become_their_status_and_bugs_become_internal(address: str) -> None:
@@ -157,6 +206,6 @@ async def test_reflection_needs_a_key(address: str) -> None:
 
 
 async def test_a_taken_port_is_named(address: str) -> None:
-    second = GrpcServer("second", address, authenticate=authenticate, default_roles=ANYONE)
+    second = GrpcServer("second", address, authenticate=authenticate)
     with pytest.raises(OSError, match=address):
         await second.start()

@@ -72,7 +72,7 @@ async def test_a_revoked_key_is_not_brought_back(platform):
     bootstrap_in_thread(platform)
     keys = await keys_of(platform)
     secret = read_keys(platform)["gateway"]
-    await keys.revoke((await keys.authenticate(secret)).key_id)
+    await keys.revoke((await keys.verify(secret)).key_id)
     bootstrap_in_thread(platform)
     with pytest.raises(Unauthenticated):
         await keys.authenticate(secret)

@@ -112,6 +112,48 @@ async def test_rows_survive_a_migration_that_copies_their_table(url, artifacts):
     await database.close()
 
 
+async def test_nobodys_key_may_less_after_0005_and_none_may_more_when_it_is_taken_back(url):
+    await migrate(url, "upgrade", "0005")
+    await migrate(url, "downgrade", "0005-1")
+    database = Database(url)
+
+    async def add(name, role, **more):
+        values = {"id": name, "principal": "a", "role": role, "digest": name} | more
+        columns, literals = ", ".join(values), ", ".join(f"'{value}'" for value in values.values())
+        query = f"INSERT INTO api_keys (create_time, {columns}) VALUES (CURRENT_TIMESTAMP, {literals})"  # noqa: S608
+        async with database.engine.begin() as connection:
+            await connection.exec_driver_sql(query)
+
+    async def keys():
+        async with database.read() as session:
+            rows = await session.execute(text("SELECT id, role, revoke_time FROM api_keys"))
+            return {row.id: (row.role, row.revoke_time is not None) for row in rows}
+
+    for role in ("user", "admin", "service"):
+        await add(f"old-{role}", role)
+    await migrate(url, "upgrade", "0005")
+    old = {"old-user": ("trainer", False), "old-admin": ("admin", False), "old-service": ("service", False)}
+    assert await keys() == old
+    for role in ("viewer", "user", "trainer"):
+        await add(role, role)
+    await add("scoped", "admin", scopes='["read"]')
+    await add("ends", "admin", expire_time="2100-01-01 00:00:00+00:00")
+    await migrate(url, "downgrade", "0005-1")
+    assert await keys() == {
+        "old-user": ("user", False),
+        "old-admin": ("admin", False),
+        "old-service": ("service", False),
+        "trainer": ("user", False),
+        "viewer": ("user", True),
+        "user": ("user", True),
+        "scoped": ("admin", True),
+        "ends": ("admin", True),
+    }
+    await migrate(url, "upgrade", "0005")
+    assert (await keys())["viewer"] == ("trainer", True)  # revoked it stays
+    await database.close()
+
+
 def add_and_drop_a_column(connection):
     operations = Operations(MigrationContext.configure(connection, opts={"render_as_batch": True}))
     with operations.batch_alter_table("jobs") as batch:

@@ -1,0 +1,46 @@
+"""Who may do what: permissions, the roles that have them, and the tables in which services say what a call needs.
+
+A table names every RPC of a service (or every route of the gateway). What has no entry keeps its server from starting.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from enum import StrEnum
+
+
+class Permission(StrEnum):
+    READ = "read"  # look at models, versions, aliases, datasets, jobs, deployments; download
+    GENERATE = "generate"  # let models and tokenizers compute
+    TRAIN = "train"  # upload, register, submit and cancel jobs, move aliases, deploy
+    ADMIN = "admin"  # keys and the audit log
+    INTERNAL = "internal"  # what the platform's own services do for each other
+
+
+ROLES: Mapping[str, frozenset[Permission]] = {
+    "viewer": frozenset({Permission.READ}),
+    "user": frozenset({Permission.READ, Permission.GENERATE}),
+    "trainer": frozenset({Permission.READ, Permission.GENERATE, Permission.TRAIN}),
+    "admin": frozenset(Permission),
+    "service": frozenset({Permission.READ, Permission.INTERNAL}),
+}
+
+Access = Mapping[str, Permission]
+"""RPC ("ListModels") or route ("GET /v1/models") -> what a caller needs."""
+
+
+def rights(role: str, scopes: Collection[str]) -> frozenset[Permission]:
+    """What a key may do: all that its role may, or of that only its `scopes`. A role nobody knows may nothing."""
+    allowed = ROLES.get(role, frozenset())
+    return frozenset(permission for permission in allowed if permission in scopes) if scopes else allowed
+
+
+def roles_with(permission: Permission) -> list[str]:
+    return [role for role, permissions in ROLES.items() if permission in permissions]
+
+
+def check_complete(service: str, served: Iterable[str], table: Collection[str]) -> None:
+    """Raise RuntimeError unless `table` has an entry for everything that `service` serves, and no other."""
+    served = set(served)
+    if missing := sorted(served - set(table)):
+        raise RuntimeError(f"{service}: nobody says who may call {', '.join(missing)}; add them to its table of access")
+    if unknown := sorted(set(table) - served):
+        raise RuntimeError(f"{service}: its table of access names {', '.join(unknown)}, which it does not serve")

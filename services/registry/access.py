@@ -1,0 +1,52 @@
+"""Who may call which RPC of the registry's services. docs/access.md has the table of roles that follows from this.
+
+A trainer moves aliases and deploys: a job's `deploy_alias` does both when it succeeds, so to refuse them one by one
+would only look like a limit.
+"""
+
+from services.common.access import Access, Permission
+
+_READ, _TRAIN, _ADMIN, _INTERNAL = Permission.READ, Permission.TRAIN, Permission.ADMIN, Permission.INTERNAL
+
+REGISTRY: Access = {
+    "ListModels": _READ,
+    "GetModel": _READ,
+    "CreateModel": _TRAIN,
+    "CreateModelVersion": _TRAIN,
+    "GetModelVersion": _READ,
+    "ListModelVersions": _READ,
+    "GetLineage": _READ,
+    "CompareVersions": _READ,
+    "SetAlias": _TRAIN,
+    "ListAliases": _READ,
+    "ResolveModel": _READ,
+    "UploadArtifact": _TRAIN,
+    "DownloadArtifact": _READ,
+    "GetArtifact": _READ,
+    "CreateDataset": _TRAIN,
+    "GetDataset": _READ,
+    "ListDatasets": _READ,
+    "CreateDeployment": _TRAIN,
+    "ListDeployments": _READ,
+    "DeleteDeployment": _TRAIN,
+    "HeartbeatWorker": _INTERNAL,
+    "CreateApiKey": _ADMIN,
+    "ListApiKeys": _ADMIN,
+    "RevokeApiKey": _ADMIN,
+    "Authenticate": _INTERNAL,
+    "ListAuditEntries": _ADMIN,
+    "ReportDenial": _INTERNAL,
+}
+
+JOBS: Access = {
+    "CreateJob": _TRAIN,
+    "ReproduceVersion": _TRAIN,
+    "GetJob": _READ,
+    "ListJobs": _READ,
+    "WatchJob": _READ,
+    "CancelJob": _TRAIN,
+    "AcquireLease": _INTERNAL,
+    "RenewLease": _INTERNAL,
+    "FinishJob": _INTERNAL,
+    "ReleaseLease": _INTERNAL,
+}
