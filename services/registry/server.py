@@ -9,6 +9,7 @@ from services.common.auth import ADMIN, ANYONE, INTERNAL
 from services.common.logs import set_up_logging
 from services.common.server import GrpcServer
 from services.registry.aliases import Aliases
+from services.registry.collection import Collector
 from services.registry.config import RegistryConfig
 from services.registry.database import Database
 from services.registry.datasets import Datasets
@@ -20,6 +21,8 @@ from services.registry.models import Models
 from services.registry.reproduction import Reproductions
 from services.registry.rpc.jobs import JobRpc
 from services.registry.rpc.registry import RegistryRpc, RegistryUseCases
+from services.registry.uploads import Uploads
+from services.registry.verification import Verification
 from services.registry.versions import Versions
 
 REGISTRY = "anthesis.v1.RegistryService"
@@ -30,12 +33,14 @@ ROLES = {
         (f"/{JOBS}/{rpc}" for rpc in ("AcquireLease", "RenewLease", "FinishJob", "ReleaseLease")), INTERNAL
     ),
     **dict.fromkeys((f"/{REGISTRY}/{rpc}" for rpc in ("CreateApiKey", "ListApiKeys", "RevokeApiKey")), ADMIN),
+    f"/{REGISTRY}/CollectGarbage": ADMIN,
 }
 
 
 def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
     artifacts = ArtifactStore(config.artifacts_url, config.data_dir / "cache" / "artifacts")
     keys = Keys(database, config.pepper)
+    uploads = Uploads(database, artifacts, config.uploads)
     use_cases = RegistryUseCases(
         models=Models(database),
         versions=Versions(database, artifacts),
@@ -44,6 +49,9 @@ def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
         deployments=Deployments(database, worker_lease_s=config.worker_lease_s),
         keys=keys,
         artifacts=artifacts,
+        uploads=uploads,
+        verification=Verification(database, artifacts),
+        collector=Collector(database, artifacts, uploads),
     )
     jobs = Jobs(database, artifacts, watch_poll_s=config.watch_poll_s, cluster=config.training_cluster)
     leases = Leases(database, artifacts, ttl_s=config.job_lease_s, max_lost_leases=config.max_lost_leases)

@@ -9,6 +9,7 @@ from typing import Any
 from anthesis.v1 import job_pb2, registry_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.common.artifacts import Stored
 from services.common.errors import InvalidArgument
 from services.registry import tables
 from services.registry.checkpoints import File
@@ -16,6 +17,7 @@ from services.registry.deployments import DeploymentStatus, ReadyWorker
 from services.registry.job_specs import FineTuneSpec, JobSpec, LoraOptions, PretrainSpec, TrainOptions, spec_from_row
 from services.registry.leases import Failed, Outcome, Stopped, Succeeded
 from services.registry.pages import PageRequest
+from services.registry.verification import Verified
 
 ROLES = {"user": registry_pb2.ROLE_USER, "admin": registry_pb2.ROLE_ADMIN, "service": registry_pb2.ROLE_SERVICE}
 _LOSS = [field.name for field in job_pb2.ValidationLoss.DESCRIPTOR.fields]
@@ -108,6 +110,23 @@ def dataset(row: tables.Dataset) -> registry_pb2.Dataset:
         size_bytes=row.size_bytes,
         languages=row.languages,
         create_time=timestamp(row.create_time),
+    )
+
+
+def verified(found: Verified) -> registry_pb2.VerifyArtifactsResponse:
+    return registry_pb2.VerifyArtifactsResponse(
+        artifact=registry_pb2.Artifact(digest=found.digest, size_bytes=found.size_bytes),
+        state=registry_pb2.ArtifactState.Value(f"ARTIFACT_STATE_{found.state}"),
+        needed_by=found.needed_by,
+    )
+
+
+def garbage(stored: Stored, *, deleted: bool) -> registry_pb2.CollectGarbageResponse:
+    return registry_pb2.CollectGarbageResponse(
+        name=stored.name,
+        size_bytes=stored.size_bytes,
+        modify_time=timestamp(stored.modify_time),
+        deleted=deleted,
     )
 
 
