@@ -100,6 +100,8 @@ class Artifacts(_Blocking[AioArtifacts]):
     upload_bytes = _call(AioArtifacts.upload_bytes)
     download = _call(AioArtifacts.download)
     read = _call(AioArtifacts.read)
+    verify = _iterate(AioArtifacts.verify)
+    collect_garbage = _iterate(AioArtifacts.collect_garbage)
 
 
 class Datasets(_Blocking[AioDatasets]):

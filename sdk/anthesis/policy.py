@@ -26,7 +26,7 @@ _IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {
         "InferenceService": ["GetWorkerStatus"],
     },
     _WRITE_S: {
-        "RegistryService": ["SetAlias", "CreateDeployment"],
+        "RegistryService": ["SetAlias", "CreateDeployment", "BeginUpload"],
         "JobService": ["CreateJob"],  # the client always sends an idempotency key
         "GenerationService": ["Tokenize", "Count"],
     },
@@ -35,7 +35,7 @@ _IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {
 # CreateDataset reads every row and CreateModelVersion every tensor's header.
 _SLOW = {"RegistryService": ("CreateDataset", "CreateModelVersion"), "GenerationService": ("Generate",)}
 _ENDLESS = {
-    "RegistryService": ("UploadArtifact", "DownloadArtifact"),
+    "RegistryService": ("UploadArtifact", "DownloadArtifact", "VerifyArtifacts", "CollectGarbage"),
     "JobService": ("WatchJob",),
     "TokenizerService": ("TrainTokenizer",),
 }

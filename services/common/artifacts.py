@@ -11,13 +11,17 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import fsspec
 
 from services.common.errors import DataLoss, InvalidArgument, NotFound
 
 CHUNK_BYTES = 1 << 20
+FRESH = timedelta(hours=12)  # half of what the collector lets pass: what is older, its writers write again
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -34,6 +38,15 @@ def digest_file(path: Path) -> str:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stored:
+    """A file of the store: an artifact, or what a writer left unfinished."""
+
+    name: str  # the digest, or "incoming/<name>"
+    size_bytes: int
+    modify_time: datetime
+
+
 class ArtifactStore:
     """Reads and writes artifacts under `url`. Blocking: async callers use a thread.
 
@@ -41,7 +54,8 @@ class ArtifactStore:
     """
 
     def __init__(self, url: str, cache_dir: Path) -> None:
-        self._fs, self._root = fsspec.core.url_to_fs(url)
+        # No listings are remembered: other processes write here, too.
+        self._fs, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         self._cache_dir = cache_dir
         self._is_local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
 
@@ -49,15 +63,33 @@ class ArtifactStore:
         hex_digits = check_digest(digest).removeprefix("sha256:")
         return f"{self._root}/sha256/{hex_digits[:2]}/{hex_digits}"
 
+    @property
+    def staging(self) -> Path:
+        """The local folder where uploads gather before `adopt`; of a local store a part of it, so that they move."""
+        return Path(self._root if self._is_local else self._cache_dir) / "incoming"
+
     def exists(self, digest: str) -> bool:
         return bool(self._fs.exists(self._path(digest)))
+
+    def is_fresh(self, digest: str) -> bool:
+        """Whether it is there and too young to be collected before whoever wants it has said so."""
+        try:
+            return datetime.now(UTC) - _modify_time(self._fs.info(self._path(digest))) < FRESH
+        except FileNotFoundError:
+            return False
 
     def size(self, digest: str) -> int:
         """Bytes of an artifact. Raises NotFound."""
         try:
             return int(self._fs.size(self._path(digest)))
         except FileNotFoundError:
-            raise NotFound(f"no artifact {digest} in the store; upload it first") from None
+            raise _absent(digest) from None
+
+    def _open(self, digest: str) -> BinaryIO:
+        try:
+            return cast(BinaryIO, self._fs.open(self._path(digest), "rb"))
+        except FileNotFoundError:  # collected since its size was asked for
+            raise _absent(digest) from None
 
     def write(self, digest: str, chunks: Iterable[bytes]) -> int:
         """Store `chunks` under `digest`; return their bytes.
@@ -87,10 +119,23 @@ class ArtifactStore:
                 self._fs.rm(temporary)
         return size
 
+    def adopt(self, digest: str, path: Path) -> None:
+        """Store a local file that was hashed and synced already; it is gone then. Replaces what is there."""
+        if self._is_local:
+            target = Path(self._path(digest))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.utime(path)
+            os.replace(path, target)
+            _sync_folder(target.parent)
+        else:
+            with path.open("rb") as file:
+                self.write(digest, iter(lambda: file.read(CHUNK_BYTES), b""))
+            path.unlink()
+
     def write_file(self, path: Path) -> str:
         """Store a local file; return its digest."""
         digest = digest_file(path)
-        if not self.exists(digest):
+        if not self.is_fresh(digest):
             with path.open("rb") as file:
                 self.write(digest, iter(lambda: file.read(CHUNK_BYTES), b""))
         return digest
@@ -98,19 +143,27 @@ class ArtifactStore:
     def write_bytes(self, data: bytes) -> str:
         """Store `data`; return its digest."""
         digest = "sha256:" + hashlib.sha256(data).hexdigest()
-        if not self.exists(digest):
+        if not self.is_fresh(digest):
             self.write(digest, [data])
         return digest
 
-    def read(self, digest: str) -> Iterator[bytes]:
-        """Yield an artifact's bytes in chunks. Raises NotFound, or DataLoss at the end when they were damaged."""
-        self.size(digest)
+    def read(self, digest: str, offset: int = 0) -> Iterator[bytes]:
+        """Yield an artifact's bytes in chunks, from `offset` on.
+
+        Raises NotFound, InvalidArgument for an offset behind its end; at the end DataLoss when they were damaged, which
+        a part alone cannot show.
+        """
+        size = self.size(digest)
+        if offset > size:
+            raise InvalidArgument(f"offset {offset} is behind the end of {digest}, which has {size} bytes; start over")
         sha256 = hashlib.sha256()
-        with self._fs.open(self._path(digest), "rb") as file:
+        with self._open(digest) as file:
+            file.seek(offset)
             while chunk := file.read(CHUNK_BYTES):
-                sha256.update(chunk)
+                if not offset:
+                    sha256.update(chunk)
                 yield chunk
-        if f"sha256:{sha256.hexdigest()}" != digest:
+        if not offset and f"sha256:{sha256.hexdigest()}" != digest:
             raise DataLoss(f"artifact {digest} is damaged in the store: its bytes hash to sha256:{sha256.hexdigest()}")
 
     def read_bytes(self, digest: str) -> bytes:
@@ -118,9 +171,36 @@ class ArtifactStore:
 
     def read_range(self, digest: str, start: int, length: int) -> bytes:
         """Part of an artifact, unverified (a hash covers the whole)."""
-        with self._fs.open(self._path(digest), "rb") as file:
+        with self._open(digest) as file:
             file.seek(start)
             return bytes(file.read(length))
+
+    def url(self, digest: str, lifetime_s: int) -> str:
+        """Where anybody can GET the artifact for so long; "" where the store has no such URLs. It is a secret."""
+        try:
+            return str(self._fs.sign(self._path(digest), expiration=lifetime_s))
+        except NotImplementedError:
+            return ""
+
+    def stored(self) -> Iterator[Stored]:
+        """Every artifact, then every unfinished file, each kind by name."""
+        for folder, prefix in (("sha256", "sha256:"), ("incoming", "incoming/")):
+            for path, info in sorted(self._fs.find(f"{self._root}/{folder}", detail=True).items()):
+                name = prefix + path.rpartition("/")[2]
+                if folder == "incoming" or _DIGEST.fullmatch(name):  # what else lies there is not ours
+                    yield Stored(name=name, size_bytes=info["size"], modify_time=_modify_time(info))
+
+    def remove(self, stored: Stored, *, written_before: datetime) -> bool:
+        """Delete a file unless it was written since `written_before`; say whether it was deleted."""
+        is_artifact = stored.name.startswith("sha256:")
+        path = self._path(stored.name) if is_artifact else f"{self._root}/{stored.name}"
+        try:
+            if _modify_time(self._fs.info(path)) >= written_before:
+                return False
+            self._fs.rm_file(path)
+        except FileNotFoundError:
+            return False
+        return True
 
     def local_path(self, digest: str) -> Path:
         """A local, verified, read-only file with the artifact's bytes, for memory-mapping."""
@@ -148,3 +228,22 @@ class ArtifactStore:
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(building, folder)
         return folder
+
+
+def _absent(digest: str) -> NotFound:
+    return NotFound(f"no artifact {digest} in the store; upload it first")
+
+
+def _modify_time(info: dict[str, Any]) -> datetime:
+    """Of a file as fsspec describes it: seconds where it is local, `LastModified` on S3."""
+    found = info["mtime"] if "mtime" in info else info["LastModified"]
+    return found if isinstance(found, datetime) else datetime.fromtimestamp(found, UTC)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A file that was moved here stays here when the power fails."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -20,9 +20,12 @@ REGISTRY: Access = {
     "SetAlias": _TRAIN,
     "ListAliases": _READ,
     "ResolveModel": _READ,
+    "BeginUpload": _TRAIN,
     "UploadArtifact": _TRAIN,
     "DownloadArtifact": _READ,
     "GetArtifact": _READ,
+    "VerifyArtifacts": _READ,  # everything in the store: admins, rpc/transfers.py
+    "CollectGarbage": _ADMIN,
     "CreateDataset": _TRAIN,
     "GetDataset": _READ,
     "ListDatasets": _READ,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from services.common.settings import Platform
 from services.registry.estimates import THIS_MACHINE, TrainingCluster
+from services.registry.upload_limits import DEFAULT_LIMITS, UploadLimits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +22,7 @@ class RegistryConfig:
     max_lost_leases: int = 20  # a job whose workers died this often fails
     training_cluster: TrainingCluster = THIS_MACHINE  # what jobs' costs are estimated for
     watch_poll_s: float = 0.3  # how soon WatchJob sees what another process wrote
+    uploads: UploadLimits = DEFAULT_LIMITS
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> "RegistryConfig":
@@ -33,6 +35,7 @@ class RegistryConfig:
             pepper=read_pepper(platform.data_dir, env),
             job_lease_s=float(env.get("ANTHESIS_LEASE_SECONDS") or 15),
             training_cluster=TrainingCluster.parse(env.get("ANTHESIS_TRAINING_CLUSTER") or "this-machine"),
+            uploads=UploadLimits.from_env(env),
             worker_lease_s=float(env.get("ANTHESIS_WORKER_LEASE_SECONDS") or 10),
             max_lost_leases=int(env.get("ANTHESIS_MAX_ATTEMPTS") or 20),
         )

@@ -11,6 +11,7 @@ from services.registry import audit
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
 from services.registry.names import check_name
 from services.registry.pages import Page, PageRequest, read_page
+from services.registry.references import keep
 from services.registry.tables import Dataset
 from services.registry.training_data import check_mixture
 
@@ -33,6 +34,7 @@ class Datasets:
         if dataset_format == "MIXTURE":
             summary = await check_mixture(self._database, self._artifacts, digest)
         async with self._database.write() as session:
+            await keep(session, self._artifacts, [digest])
             created = await insert_if_absent(
                 session,
                 Dataset,

@@ -30,6 +30,7 @@ from services.registry.job_specs import (
 )
 from services.registry.names import check_model_name, check_name, new_id
 from services.registry.pages import Page, PageRequest, read_page
+from services.registry.references import keep
 from services.registry.tables import CANCELLED, PENDING, Job, JobEvent, Model
 from services.registry.tokenizers import check_fits, vocabulary_size
 from services.registry.training_data import read_training_data
@@ -84,6 +85,8 @@ class Jobs:
         async with self._database.write() as session:
             if new.idempotency_key and (job := await _find_by_key(session, new)):
                 return job
+            if isinstance(new.spec, PretrainSpec):
+                await keep(session, self._artifacts, [new.spec.tokenizer_digest])
             return await self._insert(session, new, expected)
 
     async def _insert(self, session: AsyncSession, new: NewJob, expected: Estimate) -> Job:

@@ -21,6 +21,7 @@ from services.registry.database import Clock, Database, insert_if_absent, utc_no
 from services.registry.job_events import enter, lock_job, read_job, record, say, wake
 from services.registry.job_progress import Progress, newest
 from services.registry.job_specs import FineTuneSpec, spec_from_row
+from services.registry.references import keep
 from services.registry.tables import (
     CANCELLED,
     FAILED,
@@ -166,6 +167,7 @@ class Leases:
             _report(session, job, now, progress)
             match outcome:
                 case Succeeded():
+                    await keep(session, self._artifacts, new.digests)
                     await _succeed(session, job, new, checkpoint, now)
                 case Failed():
                     job.error = {"code": outcome.code, "message": outcome.message, "parameter": outcome.parameter}

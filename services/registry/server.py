@@ -10,6 +10,7 @@ from services.common.server import GrpcServer
 from services.registry import access
 from services.registry.aliases import Aliases
 from services.registry.audit import Audit
+from services.registry.collection import Collector
 from services.registry.config import RegistryConfig
 from services.registry.database import Database
 from services.registry.datasets import Datasets
@@ -21,6 +22,8 @@ from services.registry.models import Models
 from services.registry.reproduction import Reproductions
 from services.registry.rpc.jobs import JobRpc
 from services.registry.rpc.registry import RegistryRpc, RegistryUseCases
+from services.registry.uploads import Uploads
+from services.registry.verification import Verification
 from services.registry.versions import Versions
 
 REGISTRY = "anthesis.v1.RegistryService"
@@ -30,6 +33,7 @@ JOBS = "anthesis.v1.JobService"
 def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
     artifacts = ArtifactStore(config.artifacts_url, config.data_dir / "cache" / "artifacts")
     keys, audit = Keys(database, config.pepper), Audit(database)
+    uploads = Uploads(database, artifacts, config.uploads)
     use_cases = RegistryUseCases(
         models=Models(database),
         versions=Versions(database, artifacts),
@@ -39,6 +43,9 @@ def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
         keys=keys,
         audit=audit,
         artifacts=artifacts,
+        uploads=uploads,
+        verification=Verification(database, artifacts),
+        collector=Collector(database, artifacts, uploads),
     )
     jobs = Jobs(database, artifacts, watch_poll_s=config.watch_poll_s, cluster=config.training_cluster)
     leases = Leases(database, artifacts, ttl_s=config.job_lease_s, max_lost_leases=config.max_lost_leases)

@@ -237,3 +237,17 @@ class AuditEntry(Base):
     resource: Mapped[str]
     outcome: Mapped[str]
     value: Mapped[str]
+
+
+class Upload(Base):
+    """An artifact that is being sent, or was within the grace of uploads.py. Its staged file says how far it is."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (Index(None, "principal"), Index(None, "digest"))
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    principal: Mapped[str]
+    digest: Mapped[str]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)  # as the sender states it
+    create_time: Mapped[datetime]
+    finish_time: Mapped[datetime | None]  # when it was found to be in the store

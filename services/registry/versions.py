@@ -18,6 +18,7 @@ from services.registry.database import Clock, Database, utc_now
 from services.registry.models import check_licence, ensure_model
 from services.registry.names import check_model_name
 from services.registry.pages import Page, PageRequest, read_page
+from services.registry.references import keep
 from services.registry.tables import Dataset, Model, ModelVersion
 
 SOURCES = ("import", "job")
@@ -34,6 +35,11 @@ class NewVersion:
     datasets: list[str] = field(default_factory=list)
     source: str = "import"
     job_id: str | None = None
+
+    @property
+    def digests(self) -> list[str]:
+        """Of all artifacts that it needs."""
+        return [self.tokenizer_digest, *(file.digest for file in self.files)]
 
 
 async def add_version(session: AsyncSession, new: NewVersion, checkpoint: Checkpoint, now: datetime) -> ModelVersion:
@@ -124,6 +130,7 @@ class Versions:
             raise InvalidArgument(f"source {new.source!r} is not known; use {' or '.join(SOURCES)}")
         checkpoint = await asyncio.to_thread(inspect_checkpoint, self._artifacts, new.files, new.tokenizer_digest)
         async with self._database.write() as session:
+            await keep(session, self._artifacts, new.digests)
             return await add_version(session, new, checkpoint, self._clock())
 
     async def list_versions(self, model: str, page: PageRequest) -> Page[ModelVersion]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from anthesis import Client
-from anthesis.cli import comparison, models_import
+from anthesis.cli import artifacts, comparison, models_import
 from anthesis.cli.output import Json, print_json, print_table, show_bytes, show_count, show_time
 from anthesis.errors import NotFoundError
 from anthesis.provenance import training_digest
@@ -15,6 +15,8 @@ from anthesis.v1.registry_pb2 import Model, ModelVersion
 group = typer.Typer(help="Models, their versions, lineage and licences.", no_args_is_help=True)
 group.command("import")(models_import.import_model)
 group.command("compare")(comparison.compare_models)
+group.command("verify")(artifacts.verify_model)
+group.command("download")(artifacts.download_model)
 
 
 def register(app: typer.Typer) -> None:

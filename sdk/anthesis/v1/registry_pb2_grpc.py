@@ -91,6 +91,11 @@ class RegistryServiceStub(object):
                 request_serializer=anthesis_dot_v1_dot_registry__pb2.ResolveModelRequest.SerializeToString,
                 response_deserializer=anthesis_dot_v1_dot_registry__pb2.ResolveModelResponse.FromString,
                 _registered_method=True)
+        self.BeginUpload = channel.unary_unary(
+                '/anthesis.v1.RegistryService/BeginUpload',
+                request_serializer=anthesis_dot_v1_dot_registry__pb2.BeginUploadRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_registry__pb2.BeginUploadResponse.FromString,
+                _registered_method=True)
         self.UploadArtifact = channel.stream_unary(
                 '/anthesis.v1.RegistryService/UploadArtifact',
                 request_serializer=anthesis_dot_v1_dot_registry__pb2.UploadArtifactRequest.SerializeToString,
@@ -105,6 +110,16 @@ class RegistryServiceStub(object):
                 '/anthesis.v1.RegistryService/GetArtifact',
                 request_serializer=anthesis_dot_v1_dot_registry__pb2.GetArtifactRequest.SerializeToString,
                 response_deserializer=anthesis_dot_v1_dot_registry__pb2.GetArtifactResponse.FromString,
+                _registered_method=True)
+        self.VerifyArtifacts = channel.unary_stream(
+                '/anthesis.v1.RegistryService/VerifyArtifacts',
+                request_serializer=anthesis_dot_v1_dot_registry__pb2.VerifyArtifactsRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_registry__pb2.VerifyArtifactsResponse.FromString,
+                _registered_method=True)
+        self.CollectGarbage = channel.unary_stream(
+                '/anthesis.v1.RegistryService/CollectGarbage',
+                request_serializer=anthesis_dot_v1_dot_registry__pb2.CollectGarbageRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_registry__pb2.CollectGarbageResponse.FromString,
                 _registered_method=True)
         self.CreateDataset = channel.unary_unary(
                 '/anthesis.v1.RegistryService/CreateDataset',
@@ -253,22 +268,49 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BeginUpload(self, request, context):
+        """Whether an artifact is there, and else where its upload goes on. Nothing is
+        sent yet. RESOURCE_EXHAUSTED: the caller has too many unfinished uploads.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UploadArtifact(self, request_iterator, context):
         """First message: the header; then data. Content-addressed: uploading what is
-        there is no error. DATA_LOSS: the bytes do not have the stated sha256.
+        there is no error. An upload that breaks off is kept for a while, and
+        BeginUpload says where it goes on. DATA_LOSS: the bytes do not have the
+        stated sha256; nothing is kept. ABORTED: another stream sends this upload.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DownloadArtifact(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """From the start DATA_LOSS ends what is damaged in the store. From an offset
+        nothing is verified here: the receiver hashes the whole.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetArtifact(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyArtifacts(self, request, context):
+        """Reads artifacts and hashes them again, where they lie; each is told as it
+        is found. All of them: admins only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CollectGarbage(self, request, context):
+        """Admins only: what nothing needs, told or deleted.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -418,6 +460,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=anthesis_dot_v1_dot_registry__pb2.ResolveModelRequest.FromString,
                     response_serializer=anthesis_dot_v1_dot_registry__pb2.ResolveModelResponse.SerializeToString,
             ),
+            'BeginUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginUpload,
+                    request_deserializer=anthesis_dot_v1_dot_registry__pb2.BeginUploadRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_registry__pb2.BeginUploadResponse.SerializeToString,
+            ),
             'UploadArtifact': grpc.stream_unary_rpc_method_handler(
                     servicer.UploadArtifact,
                     request_deserializer=anthesis_dot_v1_dot_registry__pb2.UploadArtifactRequest.FromString,
@@ -432,6 +479,16 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.GetArtifact,
                     request_deserializer=anthesis_dot_v1_dot_registry__pb2.GetArtifactRequest.FromString,
                     response_serializer=anthesis_dot_v1_dot_registry__pb2.GetArtifactResponse.SerializeToString,
+            ),
+            'VerifyArtifacts': grpc.unary_stream_rpc_method_handler(
+                    servicer.VerifyArtifacts,
+                    request_deserializer=anthesis_dot_v1_dot_registry__pb2.VerifyArtifactsRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_registry__pb2.VerifyArtifactsResponse.SerializeToString,
+            ),
+            'CollectGarbage': grpc.unary_stream_rpc_method_handler(
+                    servicer.CollectGarbage,
+                    request_deserializer=anthesis_dot_v1_dot_registry__pb2.CollectGarbageRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_registry__pb2.CollectGarbageResponse.SerializeToString,
             ),
             'CreateDataset': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateDataset,
@@ -809,6 +866,33 @@ class RegistryService(object):
             _registered_method=True)
 
     @staticmethod
+    def BeginUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.RegistryService/BeginUpload',
+            anthesis_dot_v1_dot_registry__pb2.BeginUploadRequest.SerializeToString,
+            anthesis_dot_v1_dot_registry__pb2.BeginUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def UploadArtifact(request_iterator,
             target,
             options=(),
@@ -879,6 +963,60 @@ class RegistryService(object):
             '/anthesis.v1.RegistryService/GetArtifact',
             anthesis_dot_v1_dot_registry__pb2.GetArtifactRequest.SerializeToString,
             anthesis_dot_v1_dot_registry__pb2.GetArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyArtifacts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/anthesis.v1.RegistryService/VerifyArtifacts',
+            anthesis_dot_v1_dot_registry__pb2.VerifyArtifactsRequest.SerializeToString,
+            anthesis_dot_v1_dot_registry__pb2.VerifyArtifactsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectGarbage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/anthesis.v1.RegistryService/CollectGarbage',
+            anthesis_dot_v1_dot_registry__pb2.CollectGarbageRequest.SerializeToString,
+            anthesis_dot_v1_dot_registry__pb2.CollectGarbageResponse.FromString,
             options,
             channel_credentials,
             insecure,

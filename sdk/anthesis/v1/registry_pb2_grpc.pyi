@@ -58,12 +58,27 @@ class RegistryServiceStub:
     """An alias, "<model>@<number>" or a model's name (its newest READY version),
     with the workers that have it ready.
     """
+    BeginUpload: _grpc.UnaryUnaryMultiCallable[_registry_pb2.BeginUploadRequest, _registry_pb2.BeginUploadResponse]
+    """Whether an artifact is there, and else where its upload goes on. Nothing is
+    sent yet. RESOURCE_EXHAUSTED: the caller has too many unfinished uploads.
+    """
     UploadArtifact: _grpc.StreamUnaryMultiCallable[_registry_pb2.UploadArtifactRequest, _registry_pb2.UploadArtifactResponse]
     """First message: the header; then data. Content-addressed: uploading what is
-    there is no error. DATA_LOSS: the bytes do not have the stated sha256.
+    there is no error. An upload that breaks off is kept for a while, and
+    BeginUpload says where it goes on. DATA_LOSS: the bytes do not have the
+    stated sha256; nothing is kept. ABORTED: another stream sends this upload.
     """
     DownloadArtifact: _grpc.UnaryStreamMultiCallable[_registry_pb2.DownloadArtifactRequest, _registry_pb2.DownloadArtifactResponse]
+    """From the start DATA_LOSS ends what is damaged in the store. From an offset
+    nothing is verified here: the receiver hashes the whole.
+    """
     GetArtifact: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetArtifactRequest, _registry_pb2.GetArtifactResponse]
+    VerifyArtifacts: _grpc.UnaryStreamMultiCallable[_registry_pb2.VerifyArtifactsRequest, _registry_pb2.VerifyArtifactsResponse]
+    """Reads artifacts and hashes them again, where they lie; each is told as it
+    is found. All of them: admins only.
+    """
+    CollectGarbage: _grpc.UnaryStreamMultiCallable[_registry_pb2.CollectGarbageRequest, _registry_pb2.CollectGarbageResponse]
+    """Admins only: what nothing needs, told or deleted."""
     CreateDataset: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateDatasetRequest, _registry_pb2.CreateDatasetResponse]
     """Validates every row; INVALID_ARGUMENT lists all bad rows with reasons."""
     GetDataset: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetDatasetRequest, _registry_pb2.GetDatasetResponse]
@@ -120,12 +135,27 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """An alias, "<model>@<number>" or a model's name (its newest READY version),
     with the workers that have it ready.
     """
+    BeginUpload: _aio.UnaryUnaryMultiCallable[_registry_pb2.BeginUploadRequest, _registry_pb2.BeginUploadResponse]  # type: ignore[assignment]
+    """Whether an artifact is there, and else where its upload goes on. Nothing is
+    sent yet. RESOURCE_EXHAUSTED: the caller has too many unfinished uploads.
+    """
     UploadArtifact: _aio.StreamUnaryMultiCallable[_registry_pb2.UploadArtifactRequest, _registry_pb2.UploadArtifactResponse]  # type: ignore[assignment]
     """First message: the header; then data. Content-addressed: uploading what is
-    there is no error. DATA_LOSS: the bytes do not have the stated sha256.
+    there is no error. An upload that breaks off is kept for a while, and
+    BeginUpload says where it goes on. DATA_LOSS: the bytes do not have the
+    stated sha256; nothing is kept. ABORTED: another stream sends this upload.
     """
     DownloadArtifact: _aio.UnaryStreamMultiCallable[_registry_pb2.DownloadArtifactRequest, _registry_pb2.DownloadArtifactResponse]  # type: ignore[assignment]
+    """From the start DATA_LOSS ends what is damaged in the store. From an offset
+    nothing is verified here: the receiver hashes the whole.
+    """
     GetArtifact: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetArtifactRequest, _registry_pb2.GetArtifactResponse]  # type: ignore[assignment]
+    VerifyArtifacts: _aio.UnaryStreamMultiCallable[_registry_pb2.VerifyArtifactsRequest, _registry_pb2.VerifyArtifactsResponse]  # type: ignore[assignment]
+    """Reads artifacts and hashes them again, where they lie; each is told as it
+    is found. All of them: admins only.
+    """
+    CollectGarbage: _aio.UnaryStreamMultiCallable[_registry_pb2.CollectGarbageRequest, _registry_pb2.CollectGarbageResponse]  # type: ignore[assignment]
+    """Admins only: what nothing needs, told or deleted."""
     CreateDataset: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateDatasetRequest, _registry_pb2.CreateDatasetResponse]  # type: ignore[assignment]
     """Validates every row; INVALID_ARGUMENT lists all bad rows with reasons."""
     GetDataset: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetDatasetRequest, _registry_pb2.GetDatasetResponse]  # type: ignore[assignment]
@@ -247,13 +277,25 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def BeginUpload(
+        self,
+        request: _registry_pb2.BeginUploadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.BeginUploadResponse, _abc.Awaitable[_registry_pb2.BeginUploadResponse]]:
+        """Whether an artifact is there, and else where its upload goes on. Nothing is
+        sent yet. RESOURCE_EXHAUSTED: the caller has too many unfinished uploads.
+        """
+
+    @_abc_1.abstractmethod
     def UploadArtifact(
         self,
         request_iterator: _MaybeAsyncIterator[_registry_pb2.UploadArtifactRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.UploadArtifactResponse, _abc.Awaitable[_registry_pb2.UploadArtifactResponse]]:
         """First message: the header; then data. Content-addressed: uploading what is
-        there is no error. DATA_LOSS: the bytes do not have the stated sha256.
+        there is no error. An upload that breaks off is kept for a while, and
+        BeginUpload says where it goes on. DATA_LOSS: the bytes do not have the
+        stated sha256; nothing is kept. ABORTED: another stream sends this upload.
         """
 
     @_abc_1.abstractmethod
@@ -261,7 +303,10 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _registry_pb2.DownloadArtifactRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_registry_pb2.DownloadArtifactResponse], _abc.AsyncIterator[_registry_pb2.DownloadArtifactResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_registry_pb2.DownloadArtifactResponse], _abc.AsyncIterator[_registry_pb2.DownloadArtifactResponse]]:
+        """From the start DATA_LOSS ends what is damaged in the store. From an offset
+        nothing is verified here: the receiver hashes the whole.
+        """
 
     @_abc_1.abstractmethod
     def GetArtifact(
@@ -269,6 +314,24 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.GetArtifactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.GetArtifactResponse, _abc.Awaitable[_registry_pb2.GetArtifactResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def VerifyArtifacts(
+        self,
+        request: _registry_pb2.VerifyArtifactsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_registry_pb2.VerifyArtifactsResponse], _abc.AsyncIterator[_registry_pb2.VerifyArtifactsResponse]]:
+        """Reads artifacts and hashes them again, where they lie; each is told as it
+        is found. All of them: admins only.
+        """
+
+    @_abc_1.abstractmethod
+    def CollectGarbage(
+        self,
+        request: _registry_pb2.CollectGarbageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_registry_pb2.CollectGarbageResponse], _abc.AsyncIterator[_registry_pb2.CollectGarbageResponse]]:
+        """Admins only: what nothing needs, told or deleted."""
 
     @_abc_1.abstractmethod
     def CreateDataset(

@@ -10,6 +10,7 @@ from anthesis.v1 import job_pb2, registry_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.access import ROLES, Permission
+from services.common.artifacts import Stored
 from services.common.auth import Principal
 from services.common.errors import InvalidArgument
 from services.registry import tables
@@ -19,6 +20,7 @@ from services.registry.deployments import DeploymentStatus, ReadyWorker
 from services.registry.job_specs import FineTuneSpec, JobSpec, LoraOptions, PretrainSpec, TrainOptions, spec_from_row
 from services.registry.leases import Failed, Outcome, Stopped, Succeeded
 from services.registry.pages import PageRequest
+from services.registry.verification import Verified
 
 _ROLES = {name: registry_pb2.Role.Value(f"ROLE_{name.upper()}") for name in ROLES}
 _PERMISSIONS = {name: registry_pb2.Permission.Value(f"PERMISSION_{name.name}") for name in Permission}
@@ -123,6 +125,23 @@ def dataset(row: tables.Dataset) -> registry_pb2.Dataset:
         size_bytes=row.size_bytes,
         languages=row.languages,
         create_time=timestamp(row.create_time),
+    )
+
+
+def verified(found: Verified) -> registry_pb2.VerifyArtifactsResponse:
+    return registry_pb2.VerifyArtifactsResponse(
+        artifact=registry_pb2.Artifact(digest=found.digest, size_bytes=found.size_bytes),
+        state=registry_pb2.ArtifactState.Value(f"ARTIFACT_STATE_{found.state}"),
+        needed_by=found.needed_by,
+    )
+
+
+def garbage(stored: Stored, *, deleted: bool) -> registry_pb2.CollectGarbageResponse:
+    return registry_pb2.CollectGarbageResponse(
+        name=stored.name,
+        size_bytes=stored.size_bytes,
+        modify_time=timestamp(stored.modify_time),
+        deleted=deleted,
     )
 
 

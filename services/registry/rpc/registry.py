@@ -9,15 +9,18 @@ from anthesis.v1 import registry_pb2 as pb
 from anthesis.v1 import registry_pb2_grpc
 
 from services.common.artifacts import ArtifactStore
-from services.common.auth import current_principal
+from services.common.auth import current_call, current_principal
 from services.registry.aliases import Aliases
 from services.registry.audit import Audit
+from services.registry.collection import GRACE_S, Collector
 from services.registry.comparison import compare
 from services.registry.datasets import Datasets
 from services.registry.deployments import Deployments
 from services.registry.keys import Keys
 from services.registry.models import Models, NewModel
 from services.registry.rpc import messages, transfers
+from services.registry.uploads import Uploads
+from services.registry.verification import Verification
 from services.registry.versions import NewVersion, Versions
 
 Context = Any
@@ -33,6 +36,9 @@ class RegistryUseCases:
     keys: Keys
     audit: Audit
     artifacts: ArtifactStore
+    uploads: Uploads
+    verification: Verification
+    collector: Collector
 
 
 class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
@@ -102,10 +108,20 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
         workers = await self._on.deployments.ready_workers(version.name)
         return pb.ResolveModelResponse(version=messages.version(version), workers=map(messages.worker, workers))
 
+    async def BeginUpload(self, request: pb.BeginUploadRequest, context: Context) -> pb.BeginUploadResponse:
+        begun = await self._on.uploads.begin(
+            current_principal().name,
+            request.digest,
+            request.size_bytes,
+            upload_id=request.upload_id,
+            again=request.again,
+        )
+        return pb.BeginUploadResponse(exists=not begun.upload_id, upload_id=begun.upload_id, offset_bytes=begun.offset)
+
     async def UploadArtifact(
         self, request_iterator: AsyncIterator[pb.UploadArtifactRequest], context: Context
     ) -> pb.UploadArtifactResponse:
-        header, existed = await transfers.receive(self._on.artifacts, request_iterator)
+        header, existed = await transfers.receive(self._on.uploads, current_principal().name, request_iterator)
         artifact = pb.Artifact(digest=header.digest, size_bytes=header.size_bytes)
         await self._on.audit.append(f"artifact/{header.digest}", f"{header.size_bytes} bytes")
         return pb.UploadArtifactResponse(artifact=artifact, existed=existed)
@@ -113,12 +129,28 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
     async def DownloadArtifact(
         self, request: pb.DownloadArtifactRequest, context: Context
     ) -> AsyncIterator[pb.DownloadArtifactResponse]:
-        async for data in transfers.send(self._on.artifacts, request.digest):
+        async for data in transfers.send(self._on.artifacts, request.digest, request.offset_bytes):
             yield pb.DownloadArtifactResponse(data=data)
 
     async def GetArtifact(self, request: pb.GetArtifactRequest, context: Context) -> pb.GetArtifactResponse:
-        size = await asyncio.to_thread(self._on.artifacts.size, request.digest)
-        return pb.GetArtifactResponse(artifact=pb.Artifact(digest=request.digest, size_bytes=size))
+        return await asyncio.to_thread(transfers.describe, self._on.artifacts, request)
+
+    async def VerifyArtifacts(
+        self, request: pb.VerifyArtifactsRequest, context: Context
+    ) -> AsyncIterator[pb.VerifyArtifactsResponse]:
+        async for verified in transfers.choose(self._on.verification, request, current_call()):
+            yield messages.verified(verified)
+
+    async def CollectGarbage(
+        self, request: pb.CollectGarbageRequest, context: Context
+    ) -> AsyncIterator[pb.CollectGarbageResponse]:
+        older_than_s = request.older_than_seconds if request.HasField("older_than_seconds") else GRACE_S
+        if request.delete:
+            async for stored in self._on.collector.collect(older_than_s):
+                yield messages.garbage(stored, deleted=True)
+        else:
+            for stored in await self._on.collector.find(older_than_s):
+                yield messages.garbage(stored, deleted=False)
 
     async def CreateDataset(self, request: pb.CreateDatasetRequest, context: Context) -> pb.CreateDatasetResponse:
         dataset_format = messages.enum_name(pb.DatasetFormat, "DATASET_FORMAT_", request.format)

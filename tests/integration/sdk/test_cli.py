@@ -1,8 +1,10 @@
 """The `anthesis` command against a real registry, as a program in a pipe."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ from anthesis.errors import NotFoundError
 
 from bloom.quantize import quantize_checkpoint
 from bloom.tensors import expected_tensors
+from services.common.artifacts import ArtifactStore
 from tests.support.registry_data import TINY, safetensors_bytes, text_rows, tokenizer_bytes
+from tests.support.registry_server import RegistryProcess
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Json = Callable[..., Any]
@@ -144,6 +148,65 @@ def test_versions_are_compared_and_one_that_no_job_made_is_not_run_again(
     ]
     assert "1 tensors differ, by at most 1 (ln_f.bias)" in anthesis("models", "compare", name, other, code=3).stdout
     assert "lab/one@1 was imported: it has no training.json" in anthesis("reproduce", name, code=1).stderr
+
+
+def test_artifacts_go_up_and_come_down_and_are_verified(anthesis: Run, anthesis_json: Json, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_bytes(b"a file of mine")
+
+    digest = anthesis("artifacts", "upload", tmp_path / "mine").stdout.strip()
+
+    assert digest == digest_file(tmp_path / "mine")
+    anthesis("artifacts", "download", digest, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"a file of mine"
+    assert anthesis("artifacts", "verify", digest).stdout.splitlines()[1] == f"{digest}\tOK\t14\t-"
+    missing = "sha256:" + "0" * 64
+    found = json.loads(anthesis("artifacts", "verify", digest, missing, "--json", code=1).stdout)
+    assert [item["state"] for item in found] == ["OK", "MISSING"]
+    assert "say what to verify" in anthesis("artifacts", "verify", code=1).stderr
+
+
+def test_a_damaged_file_of_a_model_is_named_and_repaired(
+    anthesis: Run, anthesis_json: Json, checkpoint: Path, registry: RegistryProcess, tmp_path: Path
+) -> None:
+    config = json.dumps(TINY.to_hf() | {"seq_length": 77})  # a file of its own
+    (checkpoint / "config.json").write_text(config)
+    anthesis("models", "import", "lab/rotten", "--from", checkpoint, "--licence", "mit")
+    digest = digest_file(checkpoint / "config.json")
+    lies = Path(registry.platform.artifacts_url) / "sha256" / digest[7:9] / digest[7:]
+    lies.write_text(config.replace("77", "78"))
+
+    lines = anthesis("models", "verify", "lab/rotten", code=1).stdout.splitlines()
+    assert [line.split("\t")[1:] for line in lines if digest in line] == [["DAMAGED", str(len(config)), "config.json"]]
+    assert len(lines) == 6
+    everything = json.loads(anthesis("artifacts", "verify", "--all", "--json", code=1).stdout)
+    assert [item["artifact"]["digest"] for item in everything if item["state"] != "OK"] == [digest]
+    assert anthesis("models", "download", "lab/rotten", "--to", tmp_path / "copy", code=1).stderr.startswith("error: ")
+
+    anthesis("artifacts", "upload", checkpoint / "config.json", "--again")
+    anthesis("models", "verify", "lab/rotten")
+    shown = anthesis("models", "download", "lab/rotten", "--to", tmp_path / "copy").stdout
+    assert shown.startswith("lab/rotten@1, licence mit: ")
+    names = {path.name for path in checkpoint.iterdir()}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "copy").iterdir()} == {
+        name: (checkpoint / name).read_bytes() for name in names
+    }
+
+
+def test_garbage_is_listed_and_deleted_when_it_is_asked_for(
+    anthesis: Run, anthesis_json: Json, registry: RegistryProcess
+) -> None:
+    store = ArtifactStore(registry.platform.artifacts_url, registry.platform.data_dir / "cache")
+    digest = store.write_bytes(b"needed by nothing")
+    two_days_ago = time.time() - 2 * 86_400
+    os.utime(store.local_path(digest), (two_days_ago, two_days_ago))
+
+    assert f"{digest}\t17 B\t" in anthesis("artifacts", "gc").stdout
+    assert anthesis_json("artifacts", "gc", "--older-than", "3d") == []
+    assert store.exists(digest)
+    deleted = anthesis_json("artifacts", "gc", "--delete")
+    assert [(item["name"], item["deleted"]) for item in deleted] == [(digest, True)]
+    assert not store.exists(digest)
+    assert "'soon' is no age" in anthesis("artifacts", "gc", "--older-than", "soon", code=1).stderr
 
 
 def test_an_import_that_was_broken_off_sends_only_what_is_missing(

@@ -1,7 +1,10 @@
 """The content-addressed store, on a folder and on S3 (moto's server)."""
 
 import hashlib
+import os
+import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from services.common.artifacts import ArtifactStore
 from services.common.errors import DataLoss, InvalidArgument, NotFound
+from tests.support.s3 import s3_store
 
 
 def digest_of(data: bytes) -> str:
@@ -18,21 +22,8 @@ def digest_of(data: bytes) -> str:
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    with pytest.MonkeyPatch.context() as patch:
-        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-        server.start()
-        host, port = server.get_host_and_port()
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        import s3fs
-
-        s3fs.S3FileSystem().mkdir("artifacts")
-        yield "s3://artifacts/anthesis"
-        server.stop()
+    with s3_store() as url:
+        yield url
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -106,3 +97,65 @@ def test_a_file_name_cannot_leave_its_folder(store: ArtifactStore, tmp_path: Pat
     with pytest.raises(InvalidArgument, match="leaves"):
         store.materialize([(name, store.write_bytes(b"x"))], tmp_path / "models" / "m@1")
     assert not (tmp_path / "models" / "outside").exists()
+
+
+def test_a_part_is_read_from_its_offset_and_none_behind_the_end(store: ArtifactStore) -> None:
+    digest = store.write_bytes(b"0123456789")
+    assert [b"".join(store.read(digest, offset)) for offset in (0, 4, 10)] == [b"0123456789", b"456789", b""]
+    with pytest.raises(InvalidArgument, match=r"offset 11 is behind the end of .*, which has 10 bytes"):
+        next(store.read(digest, 11))
+
+
+def test_a_staged_file_becomes_the_artifact_and_replaces_a_damaged_one(store: ArtifactStore) -> None:
+    digest = digest_of(b"whole")
+    for _ in range(2):
+        store.staging.mkdir(parents=True, exist_ok=True)
+        staged = store.staging / "upload"
+        staged.write_bytes(b"whole")
+        store.adopt(digest, staged)
+        assert store.read_bytes(digest) == b"whole"
+        assert not staged.exists()
+        with store._fs.open(store._path(digest), "wb") as file:
+            file.write(b"damaged")
+
+
+def test_what_is_stored_is_listed_and_removed_unless_it_was_written_since(store: ArtifactStore) -> None:
+    digest = store.write_bytes(b"listed")
+    start, soon = datetime.now(UTC) - timedelta(minutes=5), datetime.now(UTC) + timedelta(minutes=5)
+    found = next(stored for stored in store.stored() if stored.name == digest)
+    assert found.size_bytes == 6
+    assert start < found.modify_time < soon
+    assert not store.remove(found, written_before=start)
+    assert store.exists(digest)
+    assert store.remove(found, written_before=soon)
+    assert not store.exists(digest)
+    assert not store.remove(found, written_before=soon)
+    assert digest not in {stored.name for stored in store.stored()}
+
+
+def test_a_file_that_is_no_artifact_is_not_listed(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")
+    digest = store.write_bytes(b"ours")
+    store.local_path(digest).with_name("notes.txt").write_text("a person's")
+    assert [stored.name for stored in store.stored()] == [digest]
+
+
+def test_an_old_artifact_is_written_again_so_that_it_is_not_collected(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")
+    digest = store.write_bytes(b"again")
+    path = store.local_path(digest)
+    fresh, old = (datetime.now(UTC) - timedelta(hours=hours) for hours in (1, 23))
+    for written in (fresh, old):
+        os.utime(path, (written.timestamp(),) * 2)
+        store.write_bytes(b"again")
+        was_written_again = path.stat().st_mtime - written.timestamp() > 60
+        assert was_written_again == (written == old)
+
+
+def test_a_store_with_urls_hands_out_one_that_works_without_a_key(s3: str, tmp_path: Path) -> None:
+    store = ArtifactStore(s3, tmp_path / "cache")
+    url = store.url(store.write_bytes(b"for anybody"), 60)
+    with urllib.request.urlopen(url) as answer:
+        assert answer.read() == b"for anybody"
+    folder = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")
+    assert folder.url(folder.write_bytes(b"for us"), 60) == ""

@@ -9,6 +9,7 @@ import pytest
 
 from services.common.artifacts import ArtifactStore
 from services.registry.aliases import Aliases
+from services.registry.collection import Collector
 from services.registry.database import Database
 from services.registry.datasets import Datasets
 from services.registry.deployments import Deployments
@@ -17,6 +18,8 @@ from services.registry.jobs import Jobs, NewJob
 from services.registry.leases import Leases
 from services.registry.models import Models
 from services.registry.tables import Job, ModelVersion
+from services.registry.uploads import Uploads
+from services.registry.verification import Verification
 from services.registry.versions import NewVersion, Versions
 from tests.support.registry_data import (
     DATABASES,
@@ -62,6 +65,9 @@ class Registry:
         self.deployments = Deployments(self.database, worker_lease_s=10, clock=self.clock)
         self.jobs = Jobs(self.database, self.artifacts, self.clock, watch_poll_s=0.01)
         self.leases = Leases(self.database, self.artifacts, ttl_s=15, clock=self.clock)
+        self.uploads = Uploads(self.database, self.artifacts, clock=self.clock)
+        self.verification = Verification(self.database, self.artifacts)
+        self.collector = Collector(self.database, self.artifacts, self.uploads, self.clock)
 
     async def add_version(self, model: str = "seedling", licence: str = "apache-2.0", **changes) -> ModelVersion:
         stored = store_checkpoint(self.artifacts)

@@ -18,6 +18,7 @@ from services.registry.jobs import Jobs, NewJob
 from services.registry.keys import Keys
 from services.registry.leases import Leases, Succeeded
 from services.registry.tables import Base
+from services.registry.uploads import Uploads
 from tests.support.registry_data import DATABASES, empty_database, store_checkpoint, text_rows
 
 REVISIONS = [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()][::-1]
@@ -51,6 +52,7 @@ async def fill(database, artifacts):
     await leases.finish(job.id, 1, Succeeded(stored.files))
     await Aliases(database).set("flower", "bud")
     await Deployments(database).heartbeat("w1", "a:1", "cpu", [])
+    await Uploads(database, artifacts).begin("ada", "sha256:" + "0" * 64, 1)
 
 
 async def row_counts(database):

@@ -2,14 +2,14 @@
 
 Who had the role "user" could train: such a key becomes a trainer's.
 
-Revises: 0002
+Revises: 0004
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0005"
-down_revision = "0002"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 
