@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.common.artifacts import ArtifactStore
+from services.registry.alias_changes import NewChange
 from services.registry.aliases import Aliases
 from services.registry.database import Database
 from services.registry.datasets import Datasets
@@ -16,7 +17,7 @@ from services.registry.job_specs import FineTuneSpec, PretrainSpec, TrainOptions
 from services.registry.jobs import Jobs, NewJob
 from services.registry.leases import Leases
 from services.registry.models import Models
-from services.registry.tables import Job, ModelVersion
+from services.registry.tables import Alias, Job, ModelVersion
 from services.registry.versions import NewVersion, Versions
 from tests.support.registry_data import (
     DATABASES,
@@ -62,6 +63,9 @@ class Registry:
         self.deployments = Deployments(self.database, worker_lease_s=10, clock=self.clock)
         self.jobs = Jobs(self.database, self.artifacts, self.clock, watch_poll_s=0.01)
         self.leases = Leases(self.database, self.artifacts, ttl_s=15, clock=self.clock)
+
+    async def set_alias(self, name: str, version: str, **changes) -> Alias:
+        return await self.aliases.set(name, version, NewChange(**({"principal": "ada"} | changes)))
 
     async def add_version(self, model: str = "seedling", licence: str = "apache-2.0", **changes) -> ModelVersion:
         stored = store_checkpoint(self.artifacts)
