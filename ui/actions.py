@@ -55,5 +55,5 @@ def _offer_alias(version: ModelVersion) -> None:
         alias = st.text_input("Alias", version.model.split("/")[-1], key=f"alias-{version.name}")
         st.caption("Who asks for the alias gets this version from now on; the alias's deployment follows.")
         if st.button("Point it here", key=f"point-{version.name}", disabled=not alias):
-            connect().client.models.set_alias(alias, version.name)
+            connect().client.aliases.set(alias, version.name)
             st.rerun()

@@ -79,7 +79,7 @@ def _submit(client: Client, spec: PretrainSpec | FineTuneSpec, alias: str) -> Jo
 def _answering(client: Client, version: str, alias: str) -> ModelVersion:
     """The version, once it is the alias's and a worker has it."""
     if client.models.get_version(alias).name != version:
-        client.models.set_alias(alias, version)
+        client.aliases.set(alias, version)
     client.deployments.create(alias)
     client.deployments.wait(alias)
     return client.models.get_version(version)

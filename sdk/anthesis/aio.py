@@ -8,6 +8,7 @@ from typing import Literal, Self, TypedDict, Unpack
 
 import grpc
 
+from anthesis.aliases import Aliases
 from anthesis.artifacts import Artifacts
 from anthesis.audit import Audit
 from anthesis.channel import open_aio_channel
@@ -73,6 +74,7 @@ class AsyncClient:
         }
         registry = self._channels["registry"]
         self.models = Models(registry)
+        self.aliases = Aliases(registry)
         self.artifacts = Artifacts(registry)
         self.datasets = Datasets(registry)
         self.jobs = Jobs(registry)

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from anthesis import aio
+from anthesis.aliases import Aliases as AioAliases
 from anthesis.artifacts import Artifacts as AioArtifacts
 from anthesis.audit import Audit as AioAudit
 from anthesis.datasets import Datasets as AioDatasets
@@ -90,8 +91,15 @@ class Models(_Blocking[AioModels]):
     list_versions = _call(AioModels.list_versions)
     lineage = _call(AioModels.lineage)
     compare = _iterate(AioModels.compare)
-    set_alias = _call(AioModels.set_alias)
-    list_aliases = _call(AioModels.list_aliases)
+
+
+class Aliases(_Blocking[AioAliases]):
+    list = _call(AioAliases.list)
+    set = _call(AioAliases.set)
+    history = _iterate(AioAliases.history)
+    resolve = _call(AioAliases.resolve)
+    rollback = _call(AioAliases.rollback)
+    delete = _call(AioAliases.delete)
 
 
 class Artifacts(_Blocking[AioArtifacts]):
@@ -152,6 +160,7 @@ class Client(_Blocking[aio.AsyncClient]):
         self.settings = settings or Settings.from_env()
         super().__init__(_run(_open(self.settings)))
         self.models = Models(self._twin.models)
+        self.aliases = Aliases(self._twin.aliases)
         self.artifacts = Artifacts(self._twin.artifacts)
         self.datasets = Datasets(self._twin.datasets)
         self.jobs = Jobs(self._twin.jobs)

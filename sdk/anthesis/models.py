@@ -1,4 +1,4 @@
-"""Models, their versions, aliases and lineage."""
+"""Models, their versions and lineage."""
 
 from collections.abc import AsyncGenerator, Sequence
 
@@ -57,12 +57,3 @@ class Models:
         async with stream(self._stub.CompareVersions(pb.CompareVersionsRequest(version=version, other=other))) as parts:
             async for part in parts:
                 yield part
-
-    async def set_alias(self, name: str, version: str) -> pb.Alias:
-        """Point an alias at a version; its deployments follow."""
-        return (await unary(self._stub.SetAlias(pb.SetAliasRequest(name=name, version=version)))).alias
-
-    async def list_aliases(self) -> Sequence[pb.Alias]:
-        """Every alias and the version it names now."""
-        request = pb.ListAliasesRequest(page_size=PAGE_SIZE)
-        return [alias async for page in pages(self._stub.ListAliases, request) for alias in page.aliases]

@@ -17,7 +17,10 @@ _RETRY = {
     "retryableStatusCodes": ["UNAVAILABLE"],
 }
 
-_READS = "ListModels GetModel GetModelVersion ListModelVersions GetLineage ListAliases ResolveModel GetArtifact"
+_READS = (
+    "ListModels GetModel GetModelVersion ListModelVersions GetLineage ListAliases ListAliasChanges ResolveAlias "
+    "ResolveModel GetArtifact"
+)
 _LOOKS = "GetDataset ListDatasets ListDeployments ListApiKeys ListAuditEntries"
 _IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {
     _READ_S: {

@@ -1,4 +1,4 @@
-"""From a name to a version: aliases, their history, and what a name given by a user means."""
+"""From a name to a version: aliases, where they pointed, and what a name given by a user means."""
 
 import difflib
 from datetime import datetime
@@ -7,8 +7,8 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.errors import FailedPrecondition, NotFound
-from services.registry import audit
-from services.registry.database import Clock, Database, insert_if_absent, utc_now
+from services.registry.alias_changes import NewChange, delete_alias, no_alias, roll_back, set_alias
+from services.registry.database import Clock, Database, utc_now
 from services.registry.names import check_name
 from services.registry.pages import Page, PageRequest, read_page
 from services.registry.tables import Alias, AliasChange, Model, ModelVersion
@@ -41,22 +41,12 @@ def no_weights(model: Model) -> str:
 
 
 async def _unknown(session: AsyncSession, name: str) -> str:
-    known = [*await session.scalars(select(Alias.name)), *await session.scalars(select(Model.name))]
+    aliases = select(Alias.name).where(Alias.version.is_not(None))
+    known = [*await session.scalars(aliases), *await session.scalars(select(Model.name))]
     known += await session.scalars(select(ModelVersion.name).where(ModelVersion.model == name.partition("@")[0]))
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     return f"no model, version or alias {name[:200]!r}; {hint}`anthesis models list` shows what there is"
-
-
-async def set_alias(session: AsyncSession, name: str, version: str, now: datetime) -> Alias:
-    """Point alias `name` at `version` (a version's own name) and remember since when."""
-    await insert_if_absent(session, Alias, name=name, version=version, update_time=now)
-    alias = await session.get_one(Alias, name, with_for_update=True, populate_existing=True)
-    alias.version, alias.update_time = version, now
-    session.add(AliasChange(alias=name, version=version, time=now))
-    audit.record(session, now, f"alias/{name}", version)
-    await session.flush()
-    return alias
 
 
 class Aliases:
@@ -64,30 +54,62 @@ class Aliases:
         self._database = database
         self._clock = clock
 
-    async def set(self, name: str, version: str) -> Alias:
-        """Point alias `name` at what `version` means now. Raises NotFound, InvalidArgument."""
+    async def set(self, name: str, version: str, new: NewChange) -> Alias:
+        """Point alias `name` at what `version` means now. Raises NotFound, InvalidArgument, Aborted."""
         check_name("alias", name)
         async with self._database.write() as session:
             target = await resolve(session, version)
-            return await set_alias(session, name, target.name, self._clock())
+            return await set_alias(session, name, target.name, new, self._clock())
+
+    async def roll_back(self, name: str, generation: int | None, new: NewChange) -> Alias:
+        """See the function of this name in `alias_changes`."""
+        async with self._database.write() as session:
+            return await roll_back(session, name, generation, new, self._clock())
+
+    async def delete(self, name: str, new: NewChange) -> None:
+        """See `delete_alias`."""
+        async with self._database.write() as session:
+            await delete_alias(session, name, new, self._clock())
 
     async def list_aliases(self, page: PageRequest) -> Page[Alias]:
+        query = select(Alias).where(Alias.version.is_not(None))
         async with self._database.read() as session:
-            return await read_page(session, select(Alias), Alias.name, page, scope="aliases")
+            return await read_page(session, query, Alias.name, page, scope="aliases")
 
-    async def at(self, name: str, time: datetime) -> str:
-        """The version that alias `name` pointed to at `time`. Raises NotFound when it did not exist then."""
+    async def list_changes(self, name: str, page: PageRequest) -> Page[AliasChange]:
+        """Newest first; also of an alias that was deleted. Raises NotFound."""
+        query = select(AliasChange).where(AliasChange.alias == name)
+        scope = f"changes of {name}"
+        async with self._database.read() as session:
+            if await session.get(Alias, name) is None:
+                raise no_alias(name)
+            return await read_page(session, query, AliasChange.generation, page, scope=scope, newest_first=True)
+
+    async def at(self, name: str, time: datetime | None = None) -> tuple[AliasChange, ModelVersion]:
+        """Where alias `name` pointed at `time` (None: points now), and the change that pointed it there.
+
+        That is the last change dated no later than `time`. Raises NotFound when the alias did not exist then.
+        """
         query = (
-            select(AliasChange.version)
-            .where(AliasChange.alias == name, AliasChange.time <= time)
-            .order_by(AliasChange.time.desc(), AliasChange.id.desc())
+            select(AliasChange, ModelVersion)
+            .outerjoin(ModelVersion, ModelVersion.name == AliasChange.version)
+            .where(AliasChange.alias == name)
+            .order_by(AliasChange.generation.desc())
             .limit(1)
         )
+        if time:
+            query = query.where(AliasChange.time <= time)
         async with self._database.read() as session:
-            version = await session.scalar(query)
-        if version is None:
-            raise NotFound(f"alias {name!r} did not exist at {time.isoformat()}")
-        return version
+            found = (await session.execute(query)).first()
+            if found is None and await session.get(Alias, name) is None:
+                raise no_alias(name)
+        see = f"see `anthesis aliases history {name}`"
+        if found is None:
+            raise NotFound(f"alias {name!r} did not exist at {time}; {see}")
+        change, version = found
+        if change.version is None:
+            raise NotFound(f"alias {name!r} was deleted at {change.time} by {change.principal!r}; {see}")
+        return change, version
 
     async def resolve(self, name: str) -> ModelVersion:
         """See the function of this name."""

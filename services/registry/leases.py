@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from services.common.artifacts import ArtifactStore
 from services.common.errors import Aborted, FailedPrecondition
 from services.registry import audit
-from services.registry.aliases import resolve, set_alias
+from services.registry.alias_changes import JOB, NewChange, set_alias
+from services.registry.aliases import resolve
 from services.registry.checkpoints import Checkpoint, File, inspect_checkpoint
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
 from services.registry.job_events import enter, lock_job, read_job, record, say, wake
@@ -229,7 +230,8 @@ async def _succeed(session: AsyncSession, job: Job, new: NewVersion, checkpoint:
     job.model_version = version.name
     if job.deploy_alias:
         alias = job.deploy_alias
-        await set_alias(session, alias, version.name, now)
+        change = NewChange(principal=job.created_by, reason=f"made by {job.id}")
+        await set_alias(session, alias, version.name, change, now, JOB)
         if await insert_if_absent(session, Deployment, name=alias, target=alias, replicas=0, create_time=now):
             audit.record(session, now, f"deployment/{alias}", f"{alias} on all workers")
     enter(session, job, SUCCEEDED, now)

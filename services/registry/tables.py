@@ -100,10 +100,13 @@ class ModelVersion(Base):
 
 
 class Alias(Base):
+    """A movable name of a version. Its row outlives it (see alias_changes.py)."""
+
     __tablename__ = "aliases"
 
     name: Mapped[str] = mapped_column(primary_key=True)
-    version: Mapped[str] = mapped_column(ForeignKey("model_versions.name"))
+    version: Mapped[str | None] = mapped_column(ForeignKey("model_versions.name"))  # null: deleted
+    generation: Mapped[int] = mapped_column(default=0)  # number of its changes
     update_time: Mapped[datetime]
 
 
@@ -111,12 +114,15 @@ class AliasChange(Base):
     """What an alias pointed to from `time` on, until its next change. Rows are never updated."""
 
     __tablename__ = "alias_changes"
-    __table_args__ = (Index(None, "alias", "time"),)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    alias: Mapped[str]
-    version: Mapped[str] = mapped_column(ForeignKey("model_versions.name"))
-    time: Mapped[datetime]
+    alias: Mapped[str] = mapped_column(ForeignKey("aliases.name"), primary_key=True)
+    generation: Mapped[int] = mapped_column(primary_key=True)  # 1, 2, 3, ...; their order, also where times are equal
+    kind: Mapped[str]  # SET, ROLLBACK, JOB, DELETE
+    version: Mapped[str | None] = mapped_column(ForeignKey("model_versions.name"))  # null: DELETE
+    time: Mapped[datetime]  # not before the change before
+    principal: Mapped[str]  # "": not recorded, by an older release
+    reason: Mapped[str]
+    restored_generation: Mapped[int | None]  # ROLLBACK: the generation that set the version
 
 
 class Dataset(Base):

@@ -81,7 +81,7 @@ def add_seedling(client: Client) -> None:
             model="seedling", licence="apache-2.0", tokenizer_digest=tokenizer.digest, files=files, source="import"
         )
     )
-    client.models.set_alias("seedling", "seedling@1")
+    client.aliases.set("seedling", "seedling@1")
     client.deployments.create("seedling")
     client.deployments.wait("seedling", timeout_s=120)
 

@@ -56,7 +56,7 @@ def nothing_changed(platform: LocalPlatform) -> Iterator[None]:
 def catalogue(client: Client) -> dict[str, object]:
     return {
         "models": {model.name: model.latest_version for model in client.models.list()},
-        "aliases": {alias.name: alias.version for alias in client.models.list_aliases()},
+        "aliases": {alias.name: alias.version for alias in client.aliases.list()},
         "deployments": {item.name: item.version for item in client.deployments.list()},
         "datasets": {dataset.name for dataset in client.datasets.list() if not dataset.name.startswith("good-")},
         "jobs": {job.id for job in client.jobs.list() if job.state != JOB_STATE_CANCELLED},

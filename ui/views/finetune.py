@@ -26,7 +26,7 @@ ROWS = {
 def main() -> None:
     with page("Fine-tune", "Teach a model something new; the result becomes a new version, with its lineage."):
         client = connect().client
-        names = [alias.name for alias in client.models.list_aliases()]
+        names = [alias.name for alias in client.aliases.list()]
         bases = names + [version.name for version in client.models.list_versions()]
         if not bases:
             st.info("**There is no model to tune yet.** `make demo` trains one; or import one (see Models).", icon="🌱")

@@ -7,6 +7,7 @@ from anthesis.v1.registry_pb2 import Model, ModelVersion
 
 from ui import lineage, markup
 from ui.actions import offer_version
+from ui.alias_history import offer_history
 from ui.chrome import VIEWS, page
 from ui.languages import label_of
 from ui.platform import connect
@@ -24,7 +25,7 @@ def main() -> None:
 def all_models() -> None:
     models = connect().client.models.list()
     aliases: dict[str, list[str]] = {}
-    for alias in connect().client.models.list_aliases():
+    for alias in connect().client.aliases.list():
         aliases.setdefault(alias.version.split("@")[0], []).append(alias.name)
     ours = [model for model in models if model.latest_version]
     rest = [model for model in models if not model.latest_version]
@@ -85,6 +86,9 @@ def one_model(name: str) -> None:
         if model.config_json:
             with st.expander("Configuration"):
                 st.json(model.config_json)
+    for alias in client.aliases.list():
+        if alias.version.split("@")[0] == name:
+            offer_history(alias)
     versions = client.models.list_versions(name)
     if not versions:
         st.info("**Its weights are not here.** Import them from a folder with the published checkpoint:", icon="📦")
@@ -95,7 +99,7 @@ def one_model(name: str) -> None:
 
 def one_version(version: ModelVersion) -> None:
     client = connect().client
-    names = [alias.name for alias in client.models.list_aliases() if alias.version == version.name]
+    names = [alias.name for alias in client.aliases.list() if alias.version == version.name]
     deployed = [d for d in client.deployments.list() if d.version == version.name]
     ready = any(d.ready_replicas for d in deployed)
     with st.container(border=True):

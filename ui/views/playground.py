@@ -20,7 +20,7 @@ NOBODY = Servable("", "")
 def main() -> None:
     with page("Playground", "Give a model the beginning of a text, and it goes on."):
         client = connect().client
-        choices = servable(client.deployments.list(), client.models.list_aliases())
+        choices = servable(client.deployments.list(), client.aliases.list())
         if not choices:
             nothing_ready()
             return

@@ -16,7 +16,7 @@ UNSPACED = {"zhs", "zht"}  # words are not separated: per character is what tell
 def main() -> None:
     with page("Tokens", "See a text as the model does."):
         client = connect().client
-        choices = servable(client.deployments.list(), client.models.list_aliases())
+        choices = servable(client.deployments.list(), client.aliases.list())
         if not choices:
             st.info("**No model is deployed yet**, so there is no tokenizer to ask. See the Models page.", icon="🌱")
             return

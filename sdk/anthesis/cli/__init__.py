@@ -4,7 +4,20 @@ import sys
 
 import typer
 
-from anthesis.cli import artifacts, audit, datasets, deployments, jobs, keys, models, plan, reproduce, status, text
+from anthesis.cli import (
+    aliases,
+    artifacts,
+    audit,
+    datasets,
+    deployments,
+    jobs,
+    keys,
+    models,
+    plan,
+    reproduce,
+    status,
+    text,
+)
 from anthesis.errors import AnthesisError
 
 app = typer.Typer(
@@ -13,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (status, text, models, artifacts, datasets, jobs, reproduce, deployments, keys, audit, plan):
+for module in (status, text, models, aliases, artifacts, datasets, jobs, reproduce, deployments, keys, audit, plan):
     module.register(app)
 
 

@@ -1,19 +1,16 @@
-"""`anthesis deploy`, `undeploy`, `alias`."""
+"""`anthesis deploy`, `undeploy`."""
 
 from typing import Annotated
 
 import typer
 
 from anthesis import Client
-from anthesis.cli.output import MAX_COUNT, Json, print_json, print_table, show_time, stderr
-
-group = typer.Typer(help="Names that point at versions.", no_args_is_help=True)
+from anthesis.cli.output import MAX_COUNT, Json, print_json, stderr
 
 
 def register(app: typer.Typer) -> None:
     app.command()(deploy)
     app.command()(undeploy)
-    app.add_typer(group, name="alias")
 
 
 def deploy(
@@ -42,30 +39,3 @@ def undeploy(name: Annotated[str, typer.Argument(help="The deployment.")]) -> No
     with Client() as client:
         client.deployments.delete(name)
     print(f"{name} is no longer deployed")
-
-
-@group.command("set")
-def set_alias(
-    name: Annotated[str, typer.Argument(help="The alias.")],
-    version: Annotated[str, typer.Argument(help='What it shall point at: "<model>@<number>".')],
-    as_json: Json = False,
-) -> None:
-    """Point an alias at a version; its deployments follow."""
-    with Client() as client:
-        alias = client.models.set_alias(name, version)
-    if as_json:
-        print_json(alias)
-    else:
-        print(f"{alias.name} -> {alias.version}")
-
-
-@group.command("list")
-def list_aliases(as_json: Json = False) -> None:
-    """Every alias and the version it names now."""
-    with Client() as client:
-        aliases = client.models.list_aliases()
-    if as_json:
-        print_json(aliases)
-    else:
-        rows = [(alias.name, alias.version, show_time(alias.update_time)) for alias in aliases]
-        print_table(("ALIAS", "VERSION", "SINCE"), rows)

@@ -57,7 +57,7 @@ def import_model(
         wanted.files.extend(_upload(client, folder, file) for file in _files(folder) + (state if with_state else []))
         version = _find_same(client, wanted) or client.models.create_version(wanted)
         if alias:
-            client.models.set_alias(alias, version.name)
+            client.aliases.set(alias, version.name)
         if deploy:
             deployment = client.deployments.create(alias or version.name)
             with stderr.status(f"{version.name} is being loaded"):

@@ -86,6 +86,26 @@ class RegistryServiceStub(object):
                 request_serializer=anthesis_dot_v1_dot_registry__pb2.ListAliasesRequest.SerializeToString,
                 response_deserializer=anthesis_dot_v1_dot_registry__pb2.ListAliasesResponse.FromString,
                 _registered_method=True)
+        self.ListAliasChanges = channel.unary_unary(
+                '/anthesis.v1.RegistryService/ListAliasChanges',
+                request_serializer=anthesis_dot_v1_dot_registry__pb2.ListAliasChangesRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_registry__pb2.ListAliasChangesResponse.FromString,
+                _registered_method=True)
+        self.ResolveAlias = channel.unary_unary(
+                '/anthesis.v1.RegistryService/ResolveAlias',
+                request_serializer=anthesis_dot_v1_dot_registry__pb2.ResolveAliasRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_registry__pb2.ResolveAliasResponse.FromString,
+                _registered_method=True)
+        self.RollbackAlias = channel.unary_unary(
+                '/anthesis.v1.RegistryService/RollbackAlias',
+                request_serializer=anthesis_dot_v1_dot_registry__pb2.RollbackAliasRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_registry__pb2.RollbackAliasResponse.FromString,
+                _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/anthesis.v1.RegistryService/DeleteAlias',
+                request_serializer=anthesis_dot_v1_dot_registry__pb2.DeleteAliasRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_registry__pb2.DeleteAliasResponse.FromString,
+                _registered_method=True)
         self.ResolveModel = channel.unary_unary(
                 '/anthesis.v1.RegistryService/ResolveModel',
                 request_serializer=anthesis_dot_v1_dot_registry__pb2.ResolveModelRequest.SerializeToString,
@@ -249,13 +269,46 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SetAlias(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Points an alias at a version; makes it where there is none. Pointing it
+        where it points already changes nothing. Without `if_generation` the last
+        writer wins; ABORTED: it is not at `if_generation`.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAliases(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAliasChanges(self, request, context):
+        """Newest first; also of an alias that was deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveAlias(self, request, context):
+        """Where an alias points, or pointed. NOT_FOUND: it did not exist then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackAlias(self, request, context):
+        """Points an alias back, as an undo would: twice goes two versions back.
+        FAILED_PRECONDITION: there is no version before; ABORTED as SetAlias.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlias(self, request, context):
+        """FAILED_PRECONDITION: a deployment follows it; ABORTED as SetAlias. Its
+        history stays, and RollbackAlias brings it back.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -454,6 +507,26 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ListAliases,
                     request_deserializer=anthesis_dot_v1_dot_registry__pb2.ListAliasesRequest.FromString,
                     response_serializer=anthesis_dot_v1_dot_registry__pb2.ListAliasesResponse.SerializeToString,
+            ),
+            'ListAliasChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAliasChanges,
+                    request_deserializer=anthesis_dot_v1_dot_registry__pb2.ListAliasChangesRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_registry__pb2.ListAliasChangesResponse.SerializeToString,
+            ),
+            'ResolveAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveAlias,
+                    request_deserializer=anthesis_dot_v1_dot_registry__pb2.ResolveAliasRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_registry__pb2.ResolveAliasResponse.SerializeToString,
+            ),
+            'RollbackAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackAlias,
+                    request_deserializer=anthesis_dot_v1_dot_registry__pb2.RollbackAliasRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_registry__pb2.RollbackAliasResponse.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=anthesis_dot_v1_dot_registry__pb2.DeleteAliasRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_registry__pb2.DeleteAliasResponse.SerializeToString,
             ),
             'ResolveModel': grpc.unary_unary_rpc_method_handler(
                     servicer.ResolveModel,
@@ -828,6 +901,114 @@ class RegistryService(object):
             '/anthesis.v1.RegistryService/ListAliases',
             anthesis_dot_v1_dot_registry__pb2.ListAliasesRequest.SerializeToString,
             anthesis_dot_v1_dot_registry__pb2.ListAliasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAliasChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.RegistryService/ListAliasChanges',
+            anthesis_dot_v1_dot_registry__pb2.ListAliasChangesRequest.SerializeToString,
+            anthesis_dot_v1_dot_registry__pb2.ListAliasChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.RegistryService/ResolveAlias',
+            anthesis_dot_v1_dot_registry__pb2.ResolveAliasRequest.SerializeToString,
+            anthesis_dot_v1_dot_registry__pb2.ResolveAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.RegistryService/RollbackAlias',
+            anthesis_dot_v1_dot_registry__pb2.RollbackAliasRequest.SerializeToString,
+            anthesis_dot_v1_dot_registry__pb2.RollbackAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.RegistryService/DeleteAlias',
+            anthesis_dot_v1_dot_registry__pb2.DeleteAliasRequest.SerializeToString,
+            anthesis_dot_v1_dot_registry__pb2.DeleteAliasResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,7 +53,23 @@ class RegistryServiceStub:
     model's order. FAILED_PRECONDITION: the two have other tensors.
     """
     SetAlias: _grpc.UnaryUnaryMultiCallable[_registry_pb2.SetAliasRequest, _registry_pb2.SetAliasResponse]
+    """Points an alias at a version; makes it where there is none. Pointing it
+    where it points already changes nothing. Without `if_generation` the last
+    writer wins; ABORTED: it is not at `if_generation`.
+    """
     ListAliases: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListAliasesRequest, _registry_pb2.ListAliasesResponse]
+    ListAliasChanges: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListAliasChangesRequest, _registry_pb2.ListAliasChangesResponse]
+    """Newest first; also of an alias that was deleted."""
+    ResolveAlias: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ResolveAliasRequest, _registry_pb2.ResolveAliasResponse]
+    """Where an alias points, or pointed. NOT_FOUND: it did not exist then."""
+    RollbackAlias: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RollbackAliasRequest, _registry_pb2.RollbackAliasResponse]
+    """Points an alias back, as an undo would: twice goes two versions back.
+    FAILED_PRECONDITION: there is no version before; ABORTED as SetAlias.
+    """
+    DeleteAlias: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteAliasRequest, _registry_pb2.DeleteAliasResponse]
+    """FAILED_PRECONDITION: a deployment follows it; ABORTED as SetAlias. Its
+    history stays, and RollbackAlias brings it back.
+    """
     ResolveModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ResolveModelRequest, _registry_pb2.ResolveModelResponse]
     """An alias, "<model>@<number>" or a model's name (its newest READY version),
     with the workers that have it ready.
@@ -130,7 +146,23 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     model's order. FAILED_PRECONDITION: the two have other tensors.
     """
     SetAlias: _aio.UnaryUnaryMultiCallable[_registry_pb2.SetAliasRequest, _registry_pb2.SetAliasResponse]  # type: ignore[assignment]
+    """Points an alias at a version; makes it where there is none. Pointing it
+    where it points already changes nothing. Without `if_generation` the last
+    writer wins; ABORTED: it is not at `if_generation`.
+    """
     ListAliases: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListAliasesRequest, _registry_pb2.ListAliasesResponse]  # type: ignore[assignment]
+    ListAliasChanges: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListAliasChangesRequest, _registry_pb2.ListAliasChangesResponse]  # type: ignore[assignment]
+    """Newest first; also of an alias that was deleted."""
+    ResolveAlias: _aio.UnaryUnaryMultiCallable[_registry_pb2.ResolveAliasRequest, _registry_pb2.ResolveAliasResponse]  # type: ignore[assignment]
+    """Where an alias points, or pointed. NOT_FOUND: it did not exist then."""
+    RollbackAlias: _aio.UnaryUnaryMultiCallable[_registry_pb2.RollbackAliasRequest, _registry_pb2.RollbackAliasResponse]  # type: ignore[assignment]
+    """Points an alias back, as an undo would: twice goes two versions back.
+    FAILED_PRECONDITION: there is no version before; ABORTED as SetAlias.
+    """
+    DeleteAlias: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteAliasRequest, _registry_pb2.DeleteAliasResponse]  # type: ignore[assignment]
+    """FAILED_PRECONDITION: a deployment follows it; ABORTED as SetAlias. Its
+    history stays, and RollbackAlias brings it back.
+    """
     ResolveModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.ResolveModelRequest, _registry_pb2.ResolveModelResponse]  # type: ignore[assignment]
     """An alias, "<model>@<number>" or a model's name (its newest READY version),
     with the workers that have it ready.
@@ -257,7 +289,11 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _registry_pb2.SetAliasRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_registry_pb2.SetAliasResponse, _abc.Awaitable[_registry_pb2.SetAliasResponse]]: ...
+    ) -> _typing.Union[_registry_pb2.SetAliasResponse, _abc.Awaitable[_registry_pb2.SetAliasResponse]]:
+        """Points an alias at a version; makes it where there is none. Pointing it
+        where it points already changes nothing. Without `if_generation` the last
+        writer wins; ABORTED: it is not at `if_generation`.
+        """
 
     @_abc_1.abstractmethod
     def ListAliases(
@@ -265,6 +301,42 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.ListAliasesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListAliasesResponse, _abc.Awaitable[_registry_pb2.ListAliasesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListAliasChanges(
+        self,
+        request: _registry_pb2.ListAliasChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListAliasChangesResponse, _abc.Awaitable[_registry_pb2.ListAliasChangesResponse]]:
+        """Newest first; also of an alias that was deleted."""
+
+    @_abc_1.abstractmethod
+    def ResolveAlias(
+        self,
+        request: _registry_pb2.ResolveAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ResolveAliasResponse, _abc.Awaitable[_registry_pb2.ResolveAliasResponse]]:
+        """Where an alias points, or pointed. NOT_FOUND: it did not exist then."""
+
+    @_abc_1.abstractmethod
+    def RollbackAlias(
+        self,
+        request: _registry_pb2.RollbackAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.RollbackAliasResponse, _abc.Awaitable[_registry_pb2.RollbackAliasResponse]]:
+        """Points an alias back, as an undo would: twice goes two versions back.
+        FAILED_PRECONDITION: there is no version before; ABORTED as SetAlias.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteAlias(
+        self,
+        request: _registry_pb2.DeleteAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.DeleteAliasResponse, _abc.Awaitable[_registry_pb2.DeleteAliasResponse]]:
+        """FAILED_PRECONDITION: a deployment follows it; ABORTED as SetAlias. Its
+        history stays, and RollbackAlias brings it back.
+        """
 
     @_abc_1.abstractmethod
     def ResolveModel(

@@ -97,10 +97,6 @@ def files(messages: Iterable[registry_pb2.ModelFile]) -> tuple[File, ...]:
     return tuple(File(path=message.path, digest=message.digest) for message in messages)
 
 
-def alias(row: tables.Alias) -> registry_pb2.Alias:
-    return registry_pb2.Alias(name=row.name, version=row.version, update_time=timestamp(row.update_time))
-
-
 def worker(ready: ReadyWorker) -> registry_pb2.Worker:
     return registry_pb2.Worker(
         id=ready.worker.id,

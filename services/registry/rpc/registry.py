@@ -18,7 +18,7 @@ from services.registry.datasets import Datasets
 from services.registry.deployments import Deployments
 from services.registry.keys import Keys
 from services.registry.models import Models, NewModel
-from services.registry.rpc import messages, transfers
+from services.registry.rpc import aliases, messages, transfers
 from services.registry.uploads import Uploads
 from services.registry.verification import Verification
 from services.registry.versions import NewVersion, Versions
@@ -97,11 +97,32 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
             yield pb.CompareVersionsResponse(**asdict(distance))
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.SetAliasResponse:
-        return pb.SetAliasResponse(alias=messages.alias(await self._on.aliases.set(request.name, request.version)))
+        row = await self._on.aliases.set(request.name, request.version, aliases.new_change(request))
+        return pb.SetAliasResponse(alias=aliases.alias(row))
 
     async def ListAliases(self, request: pb.ListAliasesRequest, context: Context) -> pb.ListAliasesResponse:
         page = await self._on.aliases.list_aliases(messages.page_request(request))
-        return pb.ListAliasesResponse(aliases=map(messages.alias, page.rows), next_page_token=page.next_token)
+        return pb.ListAliasesResponse(aliases=map(aliases.alias, page.rows), next_page_token=page.next_token)
+
+    async def ListAliasChanges(
+        self, request: pb.ListAliasChangesRequest, context: Context
+    ) -> pb.ListAliasChangesResponse:
+        page = await self._on.aliases.list_changes(request.name, messages.page_request(request))
+        rows = map(aliases.alias_change, page.rows)
+        return pb.ListAliasChangesResponse(changes=rows, next_page_token=page.next_token)
+
+    async def ResolveAlias(self, request: pb.ResolveAliasRequest, context: Context) -> pb.ResolveAliasResponse:
+        change, version = await self._on.aliases.at(request.name, aliases.time_asked(request))
+        return pb.ResolveAliasResponse(version=messages.version(version), change=aliases.alias_change(change))
+
+    async def RollbackAlias(self, request: pb.RollbackAliasRequest, context: Context) -> pb.RollbackAliasResponse:
+        generation = request.generation if request.HasField("generation") else None
+        row = await self._on.aliases.roll_back(request.name, generation, aliases.new_change(request))
+        return pb.RollbackAliasResponse(alias=aliases.alias(row))
+
+    async def DeleteAlias(self, request: pb.DeleteAliasRequest, context: Context) -> pb.DeleteAliasResponse:
+        await self._on.aliases.delete(request.name, aliases.new_change(request))
+        return pb.DeleteAliasResponse()
 
     async def ResolveModel(self, request: pb.ResolveModelRequest, context: Context) -> pb.ResolveModelResponse:
         version = await self._on.aliases.resolve(request.name)

@@ -94,12 +94,43 @@ def test_a_checkpoint_is_imported_once(anthesis: Run, anthesis_json: Json, check
     assert version["name"] == again["name"] == "lab/tiny@1"
     assert version["parameters"] == TINY.parameters
     assert len(version["files"]) == 4
-    aliases = {alias["name"]: alias["version"] for alias in anthesis_json("alias", "list")}
+    aliases = {alias["name"]: alias["version"] for alias in anthesis_json("aliases", "list")}
     assert aliases["tiny"] == "lab/tiny@1"
     shown = anthesis_json("models", "show", "tiny")
     assert shown["model"]["name"] == "lab/tiny"
     assert [found["name"] for found in shown["versions"]] == ["lab/tiny@1"]
     assert "lab/tiny@1" in anthesis("models", "show", "lab/tiny").stdout
+
+
+def test_an_alias_is_moved_asked_about_rolled_back_and_deleted(
+    anthesis: Run, anthesis_json: Json, checkpoint: Path
+) -> None:
+    for model in ("lab/early", "lab/late"):
+        anthesis("models", "import", model, "--from", checkpoint, "--licence", "mit")
+    anthesis("aliases", "set", "live", "lab/early", "--if-generation", 0)
+    set_time = anthesis_json("aliases", "resolve", "live")["change"]["time"]
+
+    moved = anthesis("aliases", "set", "live", "lab/late", "--reason", "fewer errors").stdout
+    beaten = anthesis("aliases", "set", "live", "lab/early", "--if-generation", 1, code=1).stderr
+
+    assert moved == "live -> lab/late@1 (generation 2)\n"
+    assert "'live' is at generation 2 (lab/late@1), not at if_generation=1" in beaten
+    assert anthesis("aliases", "resolve", "live").stdout == "lab/late@1\n"
+    assert anthesis("aliases", "resolve", "live", "--at", set_time).stdout == "lab/early@1\n"
+    assert "--at 'noon' is no time" in anthesis("aliases", "resolve", "live", "--at", "noon", code=1).stderr
+    assert anthesis_json("aliases", "rollback", "live", "--reason", "more errors")["version"] == "lab/early@1"
+    lines = [line.split("\t") for line in anthesis("aliases", "history", "live").stdout.splitlines()[1:]]
+    assert [[line[column] for column in (0, 1, 2, 4, 5)] for line in lines] == [
+        ["3", "lab/early@1", "rollback to 1", "admin", "more errors"],
+        ["2", "lab/late@1", "set", "admin", "fewer errors"],
+        ["1", "lab/early@1", "set", "admin", "-"],
+    ]
+    assert anthesis("aliases", "delete", "live", "--if-generation", 3).stdout == "live is deleted\n"
+    assert [change["kind"] for change in anthesis_json("aliases", "history", "live", "--limit", 2)] == [
+        "DELETE",
+        "ROLLBACK",
+    ]
+    assert "live" not in {alias["name"] for alias in anthesis_json("aliases", "list")}
 
 
 def test_a_quantized_checkpoint_is_a_child_of_the_version_it_was_made_from(

@@ -10,6 +10,7 @@ import pytest
 from anthesis import Client, PretrainSpec, Settings, TrainOptions
 from anthesis.artifacts import digest_file
 from anthesis.errors import (
+    AbortedError,
     DeadlineExceededError,
     FailedPreconditionError,
     InvalidArgumentError,
@@ -192,6 +193,25 @@ def test_a_deployment_nobody_can_load_is_not_waited_for_without_end(client: Clie
     client.deployments.delete(deployment.name)
     with pytest.raises(NotFoundError, match="no deployment"):
         client.deployments.wait(deployment.name)
+
+
+def test_an_alias_moves_and_its_past_is_known(client: Client) -> None:
+    first, second = import_tiny(client).name, import_tiny(client).name
+    client.aliases.set("sdk-alias", first, if_generation=0, reason="first")
+    since = client.aliases.resolve("sdk-alias").change.time.ToDatetime(UTC)
+    moved = client.aliases.set("sdk-alias", second, if_generation=1)
+
+    with pytest.raises(AbortedError, match=f"at generation 2 .{second}., not at if_generation=1"):
+        client.aliases.rollback("sdk-alias", if_generation=1)
+    assert client.aliases.resolve("sdk-alias", at=since).version.name == first
+    assert client.aliases.resolve("sdk-alias").version.name == moved.version == second
+    assert client.aliases.rollback("sdk-alias", generation=1).version == first
+    assert [change.generation for change in client.aliases.history("sdk-alias")] == [3, 2, 1]
+    assert next(client.aliases.history("sdk-alias")).principal == "admin"
+    client.aliases.delete("sdk-alias")
+    with pytest.raises(NotFoundError, match="was deleted at"):
+        client.aliases.resolve("sdk-alias")
+    assert "sdk-alias" not in {alias.name for alias in client.aliases.list()}
 
 
 def import_tiny(client: Client) -> ModelVersion:

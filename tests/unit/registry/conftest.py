@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.common.artifacts import ArtifactStore
+from services.registry.alias_changes import NewChange
 from services.registry.aliases import Aliases
 from services.registry.collection import Collector
 from services.registry.database import Database
@@ -17,7 +18,7 @@ from services.registry.job_specs import FineTuneSpec, PretrainSpec, TrainOptions
 from services.registry.jobs import Jobs, NewJob
 from services.registry.leases import Leases
 from services.registry.models import Models
-from services.registry.tables import Job, ModelVersion
+from services.registry.tables import Alias, Job, ModelVersion
 from services.registry.uploads import Uploads
 from services.registry.verification import Verification
 from services.registry.versions import NewVersion, Versions
@@ -68,6 +69,9 @@ class Registry:
         self.uploads = Uploads(self.database, self.artifacts, clock=self.clock)
         self.verification = Verification(self.database, self.artifacts)
         self.collector = Collector(self.database, self.artifacts, self.uploads, self.clock)
+
+    async def set_alias(self, name: str, version: str, **changes) -> Alias:
+        return await self.aliases.set(name, version, NewChange(**({"principal": "ada"} | changes)))
 
     async def add_version(self, model: str = "seedling", licence: str = "apache-2.0", **changes) -> ModelVersion:
         stored = store_checkpoint(self.artifacts)

@@ -32,11 +32,11 @@ async def test_a_worker_learns_from_its_heartbeat_what_it_should_have(registry):
 
 async def test_moving_the_alias_moves_the_deployment(registry):
     await registry.add_version()
-    await registry.aliases.set("flower", "seedling@1")
+    await registry.set_alias("flower", "seedling@1")
     await registry.deployments.create("garden", "flower", 0)
     await registry.add_version()
     assert await beat(registry) == ["seedling@1"]
-    await registry.aliases.set("flower", "seedling@2")
+    await registry.set_alias("flower", "seedling@2")
     assert await beat(registry) == ["seedling@2"]
 
 

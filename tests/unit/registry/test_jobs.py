@@ -26,12 +26,12 @@ async def test_a_job_and_its_wake_up_are_stored_together(registry):
 
 async def test_the_base_of_a_fine_tune_is_fixed_when_the_job_is_created(registry):
     spec = await registry.fine_tune_spec()
-    await registry.aliases.set("flower", "seedling")
+    await registry.set_alias("flower", "seedling")
     job = await registry.submit(
         spec=type(spec)(output_model="sprout", base="flower", datasets=["tasks"], options=spec.options)
     )
     await registry.add_version()
-    await registry.aliases.set("flower", "seedling@2")
+    await registry.set_alias("flower", "seedling@2")
     assert (await registry.jobs.get(job.id)).spec["base"] == "seedling@1"
 
 

@@ -8,6 +8,7 @@ from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from sqlalchemy import Column, Integer, inspect, select, text
 
+from services.registry.alias_changes import NewChange
 from services.registry.aliases import Aliases
 from services.registry.catalogue import seed_catalogue
 from services.registry.database import Database, alembic_config, open_engine
@@ -50,7 +51,7 @@ async def fill(database, artifacts):
     leases = Leases(database, artifacts)
     await leases.acquire(job.id, "w1")
     await leases.finish(job.id, 1, Succeeded(stored.files))
-    await Aliases(database).set("flower", "bud")
+    await Aliases(database).set("flower", "bud", NewChange(principal="ada"))
     await Deployments(database).heartbeat("w1", "a:1", "cpu", [])
     await Uploads(database, artifacts).begin("ada", "sha256:" + "0" * 64, 1)
 

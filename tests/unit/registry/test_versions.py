@@ -24,10 +24,10 @@ async def test_versions_registered_at_once_get_different_numbers(registry):
 async def test_a_name_means_an_alias_first_then_a_version_then_the_newest_version(registry):
     for _ in range(3):
         await registry.add_version()
-    await registry.aliases.set("flower", "seedling@1")
+    await registry.set_alias("flower", "seedling@1")
     resolved = [(await registry.aliases.resolve(name)).name for name in ("flower", "seedling@2", "seedling")]
     assert resolved == ["seedling@1", "seedling@2", "seedling@3"]
-    await registry.aliases.set("seedling", "seedling@2")
+    await registry.set_alias("seedling", "seedling@2")
     assert (await registry.aliases.resolve("seedling")).name == "seedling@2"
 
 
@@ -43,7 +43,7 @@ async def test_a_name_means_an_alias_first_then_a_version_then_the_newest_versio
 )
 async def test_an_unknown_name_is_not_found_and_close_ones_are_offered(registry, name, hint):
     await registry.add_version()
-    await registry.aliases.set("flower", "seedling")
+    await registry.set_alias("flower", "seedling")
     with pytest.raises(NotFound) as refused:
         await registry.aliases.resolve(name)
     assert hint in str(refused.value)
@@ -132,33 +132,6 @@ async def test_versions_are_listed_newest_first_of_one_model_or_of_all(registry)
     ]
     with pytest.raises(NotFound):
         await registry.versions.list_versions("z", PageRequest())
-
-
-async def test_what_an_alias_pointed_to_at_any_past_time_can_be_answered(registry):
-    await registry.add_version()
-    await registry.add_version()
-    created = registry.clock.now
-    await registry.aliases.set("flower", "seedling@1")
-    registry.clock.advance(60)
-    moved = registry.clock.now
-    await registry.aliases.set("flower", "seedling@2")
-    registry.clock.advance(60)
-    await registry.aliases.set("flower", "seedling@1")
-    assert await registry.aliases.at("flower", created) == "seedling@1"
-    assert await registry.aliases.at("flower", moved) == "seedling@2"
-    assert await registry.aliases.at("flower", registry.clock.now) == "seedling@1"
-    registry.clock.advance(-121)
-    with pytest.raises(NotFound, match="did not exist at"):
-        await registry.aliases.at("flower", registry.clock.now)
-    assert [alias.version for alias in (await registry.aliases.list_aliases(PageRequest())).rows] == ["seedling@1"]
-
-
-async def test_an_alias_has_a_plain_name_and_an_existing_target(registry):
-    await registry.add_version()
-    with pytest.raises(InvalidArgument, match="alias name 'a/b' is not allowed"):
-        await registry.aliases.set("a/b", "seedling")
-    with pytest.raises(NotFound):
-        await registry.aliases.set("flower", "tulip")
 
 
 async def test_a_model_is_created_once(registry):

@@ -34,6 +34,7 @@ def test_what_would_happen_twice_is_never_retried() -> None:
     once = (
         *("RegistryService.CreateModel", "RegistryService.CreateModelVersion", "RegistryService.CreateDataset"),
         *("RegistryService.CreateApiKey", "RegistryService.RevokeApiKey", "RegistryService.DeleteDeployment"),
+        *("RegistryService.RollbackAlias", "RegistryService.DeleteAlias"),
         *("JobService.CancelJob", "GenerationService.Generate", "TokenizerService.TrainTokenizer"),
     )
 

@@ -64,7 +64,7 @@ class Stage:
         )
 
     def deploy(self, alias: str, version: str) -> None:
-        self.client.models.set_alias(alias, version)
+        self.client.aliases.set(alias, version)
         self.client.deployments.create(alias)
 
     def add_dataset(self, name: str) -> None:

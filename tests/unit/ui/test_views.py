@@ -231,6 +231,33 @@ def test_a_version_shows_licence_languages_lineage_and_files(stage):
     assert '"seedling@1" -> "child@1"' in graph
 
 
+def test_a_models_page_shows_its_aliases_history_and_rolls_one_back(stage):
+    first, second = stage.add_version("seedling"), stage.add_version("seedling")
+    stage.client.aliases.set("bud", first)
+    stage.client.aliases.set("bud", second, reason="fewer errors")
+    app = stage.open("models", model="seedling")
+    shown = app.dataframe[0].value
+    assert list(shown["version"]) == [second, first]
+    assert (shown["reason"][0], shown["by"][0], shown["change"][0]) == ("fewer errors", "admin", "set")
+    app.text_input(key="reason-bud-2").set_value("more errors")
+    app.button(key="rollback-bud-2").click().run()
+    assert not app.exception
+    newest = next(stage.client.aliases.history("bud"))
+    assert (newest.version, newest.generation, newest.reason) == (first, 3, "more errors")
+    assert list(app.dataframe[0].value["change"]) == ["rollback to 1", "set", "set"]
+
+
+def test_a_rollback_that_was_clicked_on_a_page_that_fell_behind_undoes_nothing(stage):
+    first, second = stage.add_version("seedling"), stage.add_version("seedling")
+    stage.client.aliases.set("bud", first)
+    app = stage.open("models", model="seedling")
+    stage.client.aliases.set("bud", second)
+    app.button(key="rollback-bud-1").click().run()
+    assert not app.exception
+    assert stage.client.aliases.resolve("bud").version.name == second
+    assert list(app.dataframe[0].value["version"]) == [second, first]
+
+
 def test_a_version_is_deployed_and_gets_an_alias(stage):
     version = stage.add_version("seedling")
     app = stage.open("models", model="seedling")
@@ -239,4 +266,4 @@ def test_a_version_is_deployed_and_gets_an_alias(stage):
     assert [deployment.target for deployment in stage.client.deployments.list()] == [version]
     app.text_input(key=f"alias-{version}").set_value("mine").run()
     app.button(key=f"point-{version}").click().run()
-    assert [(alias.name, alias.version) for alias in stage.client.models.list_aliases()] == [("mine", version)]
+    assert [(alias.name, alias.version) for alias in stage.client.aliases.list()] == [("mine", version)]

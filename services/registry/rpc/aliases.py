@@ -1,0 +1,53 @@
+"""Aliases <-> messages."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from anthesis.v1 import registry_pb2
+
+from services.common.auth import current_principal
+from services.common.errors import InvalidArgument
+from services.registry import tables
+from services.registry.alias_changes import NewChange
+from services.registry.rpc.messages import timestamp
+
+
+def alias(row: tables.Alias) -> registry_pb2.Alias:
+    return registry_pb2.Alias(
+        name=row.name, version=row.version, update_time=timestamp(row.update_time), generation=row.generation
+    )
+
+
+def alias_change(row: tables.AliasChange) -> registry_pb2.AliasChange:
+    return registry_pb2.AliasChange(
+        alias=row.alias,
+        generation=row.generation,
+        kind=registry_pb2.AliasChangeKind.Value(f"ALIAS_CHANGE_KIND_{row.kind}"),
+        version=row.version,
+        time=timestamp(row.time),
+        principal=row.principal,
+        reason=row.reason,
+        restored_generation=row.restored_generation,
+    )
+
+
+def new_change(request: Any) -> NewChange:
+    """By who calls."""
+    return NewChange(
+        principal=current_principal().name,
+        reason=request.reason,
+        if_generation=request.if_generation if request.HasField("if_generation") else None,
+    )
+
+
+def time_asked(request: registry_pb2.ResolveAliasRequest) -> datetime | None:
+    """None: now. Raises InvalidArgument for what is no time."""
+    if not request.HasField("at"):
+        return None
+    try:
+        return request.at.ToDatetime(UTC)
+    except (ValueError, OverflowError):
+        raise InvalidArgument(
+            f"at has seconds={request.at.seconds} and nanos={request.at.nanos}, which is no time; "
+            "send a google.protobuf.Timestamp of the years 1 to 9999"
+        ) from None
