@@ -35,6 +35,11 @@ class Principal:
     name: str
     role: str
 
+    @property
+    def is_service(self) -> bool:
+        """A part of the platform, which acts for whoever it serves and accepts no licences itself."""
+        return self.role == "service"
+
 
 Authenticate = Callable[[str], Awaitable[Principal]]
 """Secret -> principal. Raises Unauthenticated for a key that is nobody's."""

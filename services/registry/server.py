@@ -2,7 +2,7 @@
 
 import asyncio
 
-from anthesis.v1 import job_pb2_grpc, registry_pb2_grpc
+from anthesis.v1 import job_pb2_grpc, licence_pb2_grpc, registry_pb2_grpc
 
 from services.common.artifacts import ArtifactStore
 from services.common.auth import ADMIN, ANYONE, INTERNAL
@@ -16,26 +16,32 @@ from services.registry.deployments import Deployments
 from services.registry.jobs import Jobs
 from services.registry.keys import Keys
 from services.registry.leases import Leases
+from services.registry.licences.builtin import check_seeded
+from services.registry.licences.service import Licences
 from services.registry.models import Models
 from services.registry.reproduction import Reproductions
 from services.registry.rpc.jobs import JobRpc
+from services.registry.rpc.licences import LicenceRpc
 from services.registry.rpc.registry import RegistryRpc, RegistryUseCases
 from services.registry.versions import Versions
 
 REGISTRY = "anthesis.v1.RegistryService"
 JOBS = "anthesis.v1.JobService"
+LICENCES = "anthesis.v1.LicenceService"
 ROLES = {
     **dict.fromkeys((f"/{REGISTRY}/{rpc}" for rpc in ("HeartbeatWorker", "Authenticate")), INTERNAL),
     **dict.fromkeys(
         (f"/{JOBS}/{rpc}" for rpc in ("AcquireLease", "RenewLease", "FinishJob", "ReleaseLease")), INTERNAL
     ),
     **dict.fromkeys((f"/{REGISTRY}/{rpc}" for rpc in ("CreateApiKey", "ListApiKeys", "RevokeApiKey")), ADMIN),
+    f"/{LICENCES}/CreateLicence": ADMIN,
 }
 
 
 def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
     artifacts = ArtifactStore(config.artifacts_url, config.data_dir / "cache" / "artifacts")
     keys = Keys(database, config.pepper)
+    licences = Licences(database)
     use_cases = RegistryUseCases(
         models=Models(database),
         versions=Versions(database, artifacts),
@@ -43,6 +49,7 @@ def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
         datasets=Datasets(database, artifacts),
         deployments=Deployments(database, worker_lease_s=config.worker_lease_s),
         keys=keys,
+        licences=licences,
         artifacts=artifacts,
     )
     jobs = Jobs(database, artifacts, watch_poll_s=config.watch_poll_s, cluster=config.training_cluster)
@@ -54,13 +61,15 @@ def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
         JobRpc(jobs, leases, Reproductions(database, artifacts, jobs)),
         JOBS,
     )
+    server.add(licence_pb2_grpc.add_LicenceServiceServicer_to_server, LicenceRpc(licences), LICENCES)
     return server
 
 
 async def serve(config: RegistryConfig) -> None:
-    """Serve until SIGTERM or SIGINT. Raises RuntimeError when the database needs a migration."""
+    """Serve until SIGTERM or SIGINT. Raises RuntimeError when the database needs a migration or a licence's text."""
     database = Database(config.database_url)
     await database.check_revision()
+    await check_seeded(database)
     await build_server(config, database).run()
     await database.close()
 

@@ -9,11 +9,13 @@ from anthesis.v1 import registry_pb2 as pb
 from anthesis.v1 import registry_pb2_grpc
 
 from services.common.artifacts import ArtifactStore
+from services.common.auth import current_principal
 from services.registry.aliases import Aliases
 from services.registry.comparison import compare
 from services.registry.datasets import Datasets
 from services.registry.deployments import Deployments
 from services.registry.keys import Keys
+from services.registry.licences.service import Licences
 from services.registry.models import Models, NewModel
 from services.registry.rpc import messages, transfers
 from services.registry.versions import NewVersion, Versions
@@ -29,6 +31,7 @@ class RegistryUseCases:
     datasets: Datasets
     deployments: Deployments
     keys: Keys
+    licences: Licences
     artifacts: ArtifactStore
 
 
@@ -60,6 +63,7 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
             tokenizer_digest=asked.tokenizer_digest,
             files=messages.files(asked.files),
             parent=asked.parent,
+            other_parents=list(asked.other_parents),
             datasets=list(asked.datasets),
             source=asked.source or "import",
         )
@@ -109,6 +113,7 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
     async def DownloadArtifact(
         self, request: pb.DownloadArtifactRequest, context: Context
     ) -> AsyncIterator[pb.DownloadArtifactResponse]:
+        await self._on.licences.check_download(current_principal(), request.digest)
         async for data in transfers.send(self._on.artifacts, request.digest):
             yield pb.DownloadArtifactResponse(data=data)
 
