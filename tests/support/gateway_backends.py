@@ -12,7 +12,14 @@ from typing import Any
 
 import grpc
 from anthesis.decoding import Vocabulary
-from anthesis.v1 import inference_pb2, inference_pb2_grpc, registry_pb2, registry_pb2_grpc
+from anthesis.v1 import (
+    inference_pb2,
+    inference_pb2_grpc,
+    licence_pb2,
+    licence_pb2_grpc,
+    registry_pb2,
+    registry_pb2_grpc,
+)
 
 from services.common.artifacts import ArtifactStore
 from services.common.auth import ANYONE, INTERNAL, Principal
@@ -26,6 +33,7 @@ from tests.support.tokenizers import small_tokenizer_json
 
 SERVICE_KEY, USER_KEY = "service-key", "user-key"
 VERSION = "anthesis/demo@1"
+LICENCE = "apache-2.0 AND mit"
 MAX_SEQUENCE_TOKENS = 64
 
 
@@ -163,7 +171,7 @@ class SmallRegistry(registry_pb2_grpc.RegistryServiceServicer):
 
     def __init__(self, tokenizer_digest: str) -> None:
         self.version = registry_pb2.ModelVersion(
-            name=VERSION, model="anthesis/demo", number=1, tokenizer_digest=tokenizer_digest
+            name=VERSION, model="anthesis/demo", number=1, tokenizer_digest=tokenizer_digest, licence=LICENCE
         )
         self.version.create_time.seconds = 1_700_000_000
         self.workers: list[registry_pb2.Worker] = []
@@ -186,6 +194,18 @@ class SmallRegistry(registry_pb2_grpc.RegistryServiceServicer):
         return registry_pb2.ListModelsResponse(models=[registry_pb2.Model(name="bigscience/bloom")])
 
 
+class SmallLicences(licence_pb2_grpc.LicenceServiceServicer):
+    """Refuses the principals in `refused`, in its words."""
+
+    def __init__(self) -> None:
+        self.refused: dict[str, str] = {}
+        self.asked: list[tuple[str, str]] = []  # principal and version
+
+    async def CheckAcceptance(self, request: Any, context: Any) -> Any:
+        self.asked.append((request.principal, request.version))
+        return licence_pb2.CheckAcceptanceResponse(refusal=self.refused.get(request.principal, ""))
+
+
 @dataclass(kw_only=True)
 class Backends:
     """A running gateway and what is behind it."""
@@ -196,6 +216,7 @@ class Backends:
     tokenizer: LoadedTokenizer
     store: ArtifactStore
     registry: SmallRegistry
+    licences: SmallLicences
     workers: list[ScriptedWorker]
     gateway: Gateway
     servers: dict[str, GrpcServer] = field(default_factory=dict)  # "registry", "tokenizer", "worker-0", …
@@ -233,6 +254,8 @@ async def running_gateway(folder: Path, *, num_workers: int = 1, resolve_ttl_s: 
         registry = SmallRegistry(digest)
         server = GrpcServer("registry", "127.0.0.1:0", authenticate=authenticate, default_roles=ANYONE)
         server.add(registry_pb2_grpc.add_RegistryServiceServicer_to_server, registry, "anthesis.v1.RegistryService")
+        licences = SmallLicences()
+        server.add(licence_pb2_grpc.add_LicenceServiceServicer_to_server, licences, "anthesis.v1.LicenceService")
         registry_address = await start("registry", server)
         tokenizer_address = await start("tokenizer", build_server("127.0.0.1:0", store, authenticate))
         workers = [ScriptedWorker() for _ in range(num_workers)]
@@ -265,6 +288,7 @@ async def running_gateway(folder: Path, *, num_workers: int = 1, resolve_ttl_s: 
             tokenizer=tokenizer,
             store=store,
             registry=registry,
+            licences=licences,
             workers=workers,
             gateway=gateway,
             servers=servers,
