@@ -22,11 +22,13 @@ _IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {
     _READ_S: {
         "RegistryService": [*_READS.split(), "GetDataset", "ListDatasets", "ListDeployments", "ListApiKeys"],
         "JobService": ["GetJob", "ListJobs"],
+        "LicenceService": ["ListLicences", "GetLicence", "ListAcceptances", "CheckAcceptance"],
         "InferenceService": ["GetWorkerStatus"],
     },
     _WRITE_S: {
         "RegistryService": ["SetAlias", "CreateDeployment"],
         "JobService": ["CreateJob"],  # the client always sends an idempotency key
+        "LicenceService": ["AcceptLicence"],
         "GenerationService": ["Tokenize", "Count"],
     },
     _COMPUTE_S: {"GenerationService": ["Score", "Embed"]},

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from anthesis.cli import datasets, deployments, jobs, keys, models, plan, reproduce, status, text
+from anthesis.cli import datasets, deployments, jobs, keys, licences, models, plan, reproduce, status, text
 from anthesis.errors import AnthesisError
 
 app = typer.Typer(
@@ -13,7 +13,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (status, text, models, datasets, jobs, reproduce, deployments, keys, plan):
+for module in (status, text, models, datasets, jobs, reproduce, deployments, keys, licences, plan):
     module.register(app)
 
 
