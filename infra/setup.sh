@@ -20,5 +20,7 @@ fi
 echo "Installing the platform ..."
 "${pip[@]}" setuptools
 "${pip[@]}" -e sdk -e '.[all]'
+echo "Fetching the licence texts ..."
+"$venv/bin/python" -m infra.licences
 echo "Compiling the CPU operators ..."
 "$venv/bin/python" -m bloom.cpu >/dev/null || echo "The engine will compute in plain torch, which is several times slower on a CPU."

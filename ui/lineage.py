@@ -19,8 +19,8 @@ def dot(version: ModelVersion, ancestors: Sequence[ModelVersion]) -> str:
     edges = []
     for child in (version, *ancestors):
         made_by = f" [label={_quote(child.job_id[:12])}]" if child.job_id else ""
-        if child.parent:
-            edges.append(f"{_quote(child.parent)} -> {_quote(child.name)}{made_by};")
+        for parent in filter(None, (child.parent, *child.other_parents)):
+            edges.append(f"{_quote(parent)} -> {_quote(child.name)}{made_by};")
         for dataset in child.datasets:
             nodes.append(_node(f"dataset {dataset}", dataset, 'shape=ellipse fillcolor="#E4F0E8" color="#BBD3C2"'))
             label = "" if child.parent else made_by

@@ -51,7 +51,7 @@ def of_model(client: Client, version: ModelVersion, data: Data, folder: Path) ->
 
 
 def _weights(version: ModelVersion) -> list[str]:
-    return [version.tokenizer_digest, *sorted(file.digest for file in version.files)]
+    return [version.tokenizer_digest, *sorted(file.digest for file in version.files if not file.carried)]
 
 
 def _kept(folder: Path, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from anthesis.deployments import Deployments
 from anthesis.errors import AnthesisError
 from anthesis.jobs import Jobs
 from anthesis.keys import Keys
+from anthesis.licences import Licences
 from anthesis.models import Models
 from anthesis.policy import service_config
 from anthesis.rpc import HEALTH_CHECK, HEALTH_REQUEST, HEALTH_SERVING, stream, unary
@@ -46,6 +47,8 @@ class Completion:
     finish_reason: "FinishReason.ValueType"
     usage: pb.Usage
     model_version: str
+    machine_generated: bool = False
+    licences: Sequence[str] = ()  # of the version that answered
     prompt_tokens: Sequence[pb.TextToken] = ()  # with `prompt_logprobs`
 
 
@@ -81,6 +84,7 @@ class AsyncClient:
         self.deployments = Deployments(registry)
         self.keys = Keys(registry)
         self.audit = Audit(registry)
+        self.licences = Licences(registry)
         self.tokenizers = Tokenizers(self._channels["tokenizer"])
         self._generation = GenerationServiceStub(self._channels["gateway"])
         self._inference = InferenceServiceStub(self._channels["inference"])
@@ -199,6 +203,8 @@ def _completion(parts: Sequence[pb.GenerateResponse], prompt_tokens: Sequence[pb
         finish_reason=last.finish_reason,
         usage=last.usage,
         model_version=last.model_version,
+        machine_generated=last.machine_generated,
+        licences=last.licences,
         prompt_tokens=prompt_tokens,
     )
 

@@ -18,6 +18,7 @@ from anthesis.datasets import Datasets as AioDatasets
 from anthesis.deployments import Deployments as AioDeployments
 from anthesis.jobs import Jobs as AioJobs
 from anthesis.keys import Keys as AioKeys
+from anthesis.licences import Licences as AioLicences
 from anthesis.models import Models as AioModels
 from anthesis.settings import Settings
 from anthesis.tokenizers import Tokenizers as AioTokenizers
@@ -146,6 +147,15 @@ class Audit(_Blocking[AioAudit]):
     list = _iterate(AioAudit.list)
 
 
+class Licences(_Blocking[AioLicences]):
+    list = _call(AioLicences.list)
+    get = _call(AioLicences.get)
+    create = _call(AioLicences.create)
+    accept = _call(AioLicences.accept)
+    accepted = _call(AioLicences.accepted)
+    missing = _call(AioLicences.missing)
+
+
 class Tokenizers(_Blocking[AioTokenizers]):
     train = _call(AioTokenizers.train)
 
@@ -167,6 +177,7 @@ class Client(_Blocking[aio.AsyncClient]):
         self.deployments = Deployments(self._twin.deployments)
         self.keys = Keys(self._twin.keys)
         self.audit = Audit(self._twin.audit)
+        self.licences = Licences(self._twin.licences)
         self.tokenizers = Tokenizers(self._twin.tokenizers)
 
     generate = _iterate(aio.AsyncClient.generate)

@@ -26,11 +26,13 @@ _IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {
     _READ_S: {
         "RegistryService": [*_READS.split(), *_LOOKS.split()],
         "JobService": ["GetJob", "ListJobs"],
+        "LicenceService": ["ListLicences", "GetLicence", "ListAcceptances", "CheckAcceptance"],
         "InferenceService": ["GetWorkerStatus"],
     },
     _WRITE_S: {
         "RegistryService": ["SetAlias", "CreateDeployment", "BeginUpload"],
         "JobService": ["CreateJob"],  # the client always sends an idempotency key
+        "LicenceService": ["AcceptLicence"],
         "GenerationService": ["Tokenize", "Count"],
     },
     _COMPUTE_S: {"GenerationService": ["Score", "Embed"]},

@@ -37,6 +37,11 @@ class Principal:
     def rights(self) -> frozenset[Permission]:
         return rights(self.role, self.scopes)
 
+    @property
+    def is_service(self) -> bool:
+        """A part of the platform, which acts for whoever it serves and accepts no licences itself."""
+        return self.role == "service"
+
 
 @dataclass(frozen=True, slots=True)
 class Call:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from anthesis.decoding import IncrementalDecoder
 
+from services.common.auth import Principal
 from services.gateway.generation import ANONYMOUS, Caller, Piece, PlacedToken, Prompt, Sampling, Token
 from services.gateway.service import GatewayService, OpenModel
 
@@ -48,9 +49,9 @@ class Completions:
     def __init__(self, service: GatewayService) -> None:
         self._service = service
 
-    async def start(self, request: CompletionRequest) -> Completion:
-        """Resolve the model, encode prompts and bad words, check ids and lengths."""
-        model = await self._service.open(request.model)
+    async def start(self, principal: Principal, request: CompletionRequest) -> Completion:
+        """Resolve the model, which `principal` may have to accept first, encode prompts and bad words, check all."""
+        model = await self._service.open_for(principal, request.model)
         prompt_ids = await self._service.encode(model, request.prompts)
         for ids in prompt_ids:
             self._service.check_length(model, ids, num_new_tokens=1 if request.with_output else 0)

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -32,8 +32,8 @@ async def events(
 class EventStream(StreamingResponse):
     """Sends `first`, then the rest; closes `stream`, and so the generation, when the client goes away."""
 
-    def __init__(self, first: str, stream: AsyncGenerator[str, None]) -> None:
-        super().__init__(_from_first(first, stream), media_type="text/event-stream")
+    def __init__(self, first: str, stream: AsyncGenerator[str, None], headers: Mapping[str, str]) -> None:
+        super().__init__(_from_first(first, stream), headers=headers, media_type="text/event-stream")
         self._stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

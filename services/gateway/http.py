@@ -31,7 +31,7 @@ from services.gateway.openai_embeddings import EmbeddingBody
 from services.gateway.openai_errors import domain_error_json, error_json, retry_after
 from services.gateway.registry_client import ListedModel, RegistryClient
 from services.gateway.routing import Router
-from services.gateway.service import GatewayService
+from services.gateway.service import GatewayService, OpenModel
 
 MAX_BODY_BYTES = 16 << 20  # 128 prompts of 2,048 tokens are about 1.5 MB
 T = TypeVar("T")
@@ -67,24 +67,30 @@ def build_app(
 
     @app.post("/v1/completions")
     async def complete(body: CompletionBody, request: Request) -> Response:
-        completion = await completions.start(body.to_request(current_principal().key_id))
+        principal = current_principal()
+        completion = await completions.start(principal, body.to_request(principal.key_id))
+        headers = {"x-anthesis-machine-generated": "true"} | _licences(completion.model)
         writer = CompletionWriter(completion)
         if not body.stream:
             choices = await _unless_disconnected(request, completions.collect(completion))
-            return JSONResponse(writer.whole(choices))
+            return JSONResponse(writer.whole(choices), headers=headers)
         with_usage = bool(body.stream_options and body.stream_options.include_usage)
         stream = events(completions.stream(completion), writer, with_usage=with_usage)
         # The first event is awaited here, so that an error before it has a status of its own.
-        return EventStream(await _unless_disconnected(request, anext(stream)), stream)
+        return EventStream(await _unless_disconnected(request, anext(stream)), stream, headers)
 
     @app.post("/v1/embeddings")
     async def embed(body: EmbeddingBody, request: Request) -> Response:
         inputs, caller = body.inputs(), body.caller(current_principal().key_id)
-        model = await service.open(body.model)
+        model = await service.open_for(current_principal(), body.model)
         embedded = await _unless_disconnected(request, service.embed(model, inputs, body.how(), caller))
-        return JSONResponse(body.answer(model.version, embedded))
+        return JSONResponse(body.answer(model.version, embedded), headers=_licences(model))
 
     return Admission(app, access.HTTP, authenticate, on_denied)
+
+
+def _licences(model: OpenModel) -> dict[str, str]:
+    return {"x-anthesis-licences": ", ".join(model.resolved.licences)}
 
 
 class Admission:

@@ -7,6 +7,7 @@ import grpc
 
 from services.common.errors import DomainError, NotFound, ResourceExhausted
 from services.gateway.generation import InvalidParameter
+from services.gateway.licence_client import LicenceNotAccepted
 
 Json = dict[str, Any]
 _PARAMS = {"stop_ids": "stop_token_ids"}  # the contract's names and those of the HTTP body
@@ -30,6 +31,8 @@ def domain_error_json(error: DomainError) -> tuple[int, Json]:
     """HTTP status and body."""
     status, kind, code = _STATUS.get(error.status, (500, "server_error", None))
     param = "model" if isinstance(error, NotFound) else None
+    if isinstance(error, LicenceNotAccepted):  # OpenAI's own words for what a key may not use yet are a 403
+        status, param, code = 403, "model", "licence_not_accepted"
     if isinstance(error, InvalidParameter):
         param, code = _PARAMS.get(error.param, error.param), error.code
     return status, error_json(str(error), kind, param=param, code=code)

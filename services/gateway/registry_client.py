@@ -31,6 +31,7 @@ class ResolvedModel:
     tokenizer_digest: str
     created_s: int  # seconds since 1970
     workers: tuple[Worker, ...]
+    licences: tuple[str, ...] = ()  # ids
 
     @property
     def max_sequence_tokens(self) -> int:
@@ -58,6 +59,7 @@ class RegistryClient:
         return ResolvedModel(
             version=answer.version.name,
             tokenizer_digest=answer.version.tokenizer_digest,
+            licences=tuple(filter(None, answer.version.licence.split(" AND "))),
             created_s=answer.version.create_time.seconds,
             workers=tuple(
                 Worker(worker.id, worker.address, worker.max_sequence_tokens, worker.load) for worker in answer.workers

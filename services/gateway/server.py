@@ -23,6 +23,7 @@ from services.gateway.config import GatewayConfig
 from services.gateway.generation import Caller, Piece, Pooling, Sampling, Token
 from services.gateway.http import build_app
 from services.gateway.inference_client import InferenceClient
+from services.gateway.licence_client import LicenceClient
 from services.gateway.registry_client import RegistryClient
 from services.gateway.routing import Router
 from services.gateway.service import GatewayService, OpenModel, ScoredText
@@ -41,7 +42,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
         sampling, caller = _sampling_from_proto(request.sampling), _caller(request.priority, context)
-        model = await self._service.open(request.model)
+        model = await self._service.open_for(current_principal(), request.model)
         (prompt_ids,) = await self._service.encode(model, [request.prompt])
         sampling = await self._service.sampling_for(
             model, sampling, bad_words=request.bad_words, ignore_eos=request.ignore_eos
@@ -58,13 +59,13 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         return pb.CountResponse(counts=await self._service.count(request.model, request.texts))
 
     async def Score(self, request: pb.ScoreRequest, context: Any) -> pb.ScoreResponse:
-        model = await self._service.open(request.model)
+        model = await self._service.open_for(current_principal(), request.model)
         items = [(item.context, item.text) for item in request.items]
         scored = await self._service.score_texts(model, items, _caller(request.priority, context))
         return pb.ScoreResponse(items=map(_scored_to_proto, scored), model_version=model.version)
 
     async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
-        model = await self._service.open(request.model)
+        model = await self._service.open_for(current_principal(), request.model)
         caller = _caller(request.priority, context)
         embedded = await self._service.embed(model, request.texts, _pooling_from_proto(request), caller)
         return pb.EmbedResponse(
@@ -99,12 +100,14 @@ def _piece_to_proto(model: OpenModel, piece: Piece, num_prompt_tokens: int) -> p
         tokens=[_token_to_proto(model.vocabulary, placed.token) for placed in piece.tokens],
         choice=piece.choice,
         prompt_tokens=[_token_to_proto(model.vocabulary, token) for token in piece.prompt],
+        machine_generated=not piece.prompt,
     )
     if piece.finish:
         response.finish_reason = _FINISH[piece.finish]
         response.usage.prompt_tokens = num_prompt_tokens
         response.usage.completion_tokens = piece.completion_tokens
         response.model_version = model.version
+        response.licences.extend(model.resolved.licences)
     return response
 
 
@@ -190,7 +193,8 @@ class Gateway:
         )
         router = Router(registry, ttl_s=config.resolve_ttl_s)
         self._inference = InferenceClient(config.service_key)
-        service = GatewayService(router, tokenizer, self._inference)
+        licences = LicenceClient(self._channels[0], config.registry_address, ttl_s=config.acceptance_ttl_s)
+        service = GatewayService(router, licences, tokenizer, self._inference)
         self._grpc = GrpcServer("gateway", config.address, authenticate=authenticate, on_denied=on_denied)
         add, servicer = pb_grpc.add_GenerationServiceServicer_to_server, GenerationServicer(service)
         self._grpc.add(add, servicer, "anthesis.v1.GenerationService", access.GENERATION)

@@ -7,10 +7,12 @@ from itertools import chain
 
 from anthesis.decoding import Vocabulary
 
+from services.common.auth import Principal
 from services.common.errors import InvalidArgument
 from services.gateway.choices import best_pieces, choices, drawing_all
 from services.gateway.generation import ANONYMOUS, Caller, InvalidParameter, Piece, Pooling, Prompt, Sampling, Token
 from services.gateway.inference_client import InferenceClient, ScoreIds
+from services.gateway.licence_client import LicenceClient
 from services.gateway.registry_client import ResolvedModel
 from services.gateway.routing import Router
 from services.gateway.tokenizer_client import Encoding, TokenizerClient
@@ -47,17 +49,26 @@ class ScoredText:
 
 
 class GatewayService:
-    def __init__(self, router: Router, tokenizer: TokenizerClient, inference: InferenceClient) -> None:
+    def __init__(
+        self, router: Router, licences: LicenceClient, tokenizer: TokenizerClient, inference: InferenceClient
+    ) -> None:
         self._router = router
+        self._licences = licences
         self._tokenizer = tokenizer
         self._inference = inference
 
     async def open(self, model: str) -> OpenModel:
-        """Raises NotFound for an unknown model, FailedPrecondition for one whose tokenizer is not byte-level."""
+        """To tokenize with it. Raises NotFound, FailedPrecondition for a model whose tokenizer is not byte-level."""
         if not model:
             raise InvalidParameter("model", "model is empty; name an alias, a version or a model")
         resolved = await self._router.resolve(model)
         return OpenModel(resolved, await self._tokenizer.vocabulary(resolved.tokenizer_digest))
+
+    async def open_for(self, principal: Principal, model: str) -> OpenModel:
+        """As `open`, to compute with it. Raises LicenceNotAccepted where `principal` has still to accept a licence."""
+        opened = await self.open(model)
+        await self._licences.require_acceptance(principal, opened.version)
+        return opened
 
     async def encode(self, model: OpenModel, prompts: Sequence[Prompt], param: str = "prompt") -> list[list[int]]:
         """Ids of each prompt, at least one: BLOOM puts nothing before a text, but an empty prompt becomes <s>.

@@ -45,6 +45,15 @@ REGISTRY: Access = {
     "ReportDenial": _INTERNAL,
 }
 
+LICENCES: Access = {
+    "ListLicences": _READ,
+    "GetLicence": _READ,
+    "CreateLicence": _ADMIN,
+    "AcceptLicence": _READ,  # for oneself
+    "ListAcceptances": _READ,
+    "CheckAcceptance": _READ,
+}
+
 JOBS: Access = {
     "CreateJob": _TRAIN,
     "ReproduceVersion": _TRAIN,

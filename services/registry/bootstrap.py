@@ -1,6 +1,6 @@
 """What must be there before anything starts: `python -m services.registry.bootstrap`. Run again, it changes nothing.
 
-Data folder, schema at its newest revision, catalogue, and a key for the admin and for each service.
+Data folder, schema at its newest revision, licence texts, catalogue, and a key for the admin and for each service.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from services.registry.catalogue import seed_catalogue
 from services.registry.config import pepper_path, read_pepper
 from services.registry.database import Database, alembic_config
 from services.registry.keys import Keys, new_secret
+from services.registry.licences.builtin import seed_licences
 
 PRINCIPALS = {
     "admin": "admin",
@@ -48,6 +49,7 @@ def bootstrap(platform: Platform, env: Mapping[str, str] = os.environ) -> None:
 async def _fill(platform: Platform, pepper: bytes) -> None:
     set_call(Call(PLATFORM, "bootstrap"))
     database = Database(platform.database_url)
+    await seed_licences(database)
     await seed_catalogue(database)
     keys = Keys(database, pepper)
     for principal, role in PRINCIPALS.items():

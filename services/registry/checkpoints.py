@@ -27,6 +27,7 @@ class File:
     path: str  # relative to the checkpoint's folder
     digest: str
     size_bytes: int = 0
+    carried: bool = False  # it goes along with the version: see licences/carried.py
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -28,6 +28,7 @@ from services.registry.job_specs import (
     check_validation,
     spec_to_row,
 )
+from services.registry.licences.acceptance import require_acceptance
 from services.registry.names import check_model_name, check_name, new_id
 from services.registry.pages import Page, PageRequest, read_page
 from services.registry.references import keep
@@ -45,6 +46,7 @@ VOCABULARY_MULTIPLE = 128
 class NewJob:
     spec: JobSpec
     created_by: str  # principal
+    accepts_licences: bool = True  # False for a service, which accepts none
     deploy_alias: str = ""
     idempotency_key: str = ""
 
@@ -91,7 +93,7 @@ class Jobs:
 
     async def _insert(self, session: AsyncSession, new: NewJob, expected: Estimate) -> Job:
         now = self._clock()
-        spec = await _resolve(session, new.spec)
+        spec = await _resolve(session, new)
         job_id = new_id("job", now)
         inserted = await insert_if_absent(
             session,
@@ -206,16 +208,22 @@ def _config(artifacts: ArtifactStore, spec: PretrainSpec) -> BloomConfig:
         raise InvalidArgument(f"config: {error}") from error
 
 
-async def _resolve(session: AsyncSession, spec: JobSpec) -> JobSpec:
-    """The spec with its references found and fixed, and a licence under which its version can be registered."""
+async def _resolve(session: AsyncSession, new: NewJob) -> JobSpec:
+    """The spec with its references found and fixed, and a licence under which its version can be registered.
+
+    Raises FailedPrecondition for a base whose licence the submitter has still to accept.
+    """
+    spec = new.spec
     await _check_held_out(session, spec)
     if isinstance(spec, PretrainSpec):
         model = await session.get(Model, spec.output_model)
         wanted = spec.licence or ("" if model else DEFAULT_LICENCE)
-        return replace(spec, licence=await decide_licence(session, spec.output_model, wanted, None))
+        return replace(spec, licence=await decide_licence(session, spec.output_model, wanted))
     base = await resolve(session, spec.base)
+    if new.accepts_licences:
+        await require_acceptance(session, new.created_by, base)
     check_layout_fits(spec, BloomConfig.from_hf(json.loads(base.config_json)))
-    await decide_licence(session, spec.output_model, "", base)
+    await decide_licence(session, spec.output_model, "", [base])
     return replace(spec, base=base.name)
 
 

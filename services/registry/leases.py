@@ -169,7 +169,7 @@ class Leases:
             match outcome:
                 case Succeeded():
                     await keep(session, self._artifacts, new.digests)
-                    await _succeed(session, job, new, checkpoint, now)
+                    await _succeed(session, self._artifacts, job, new, checkpoint, now)
                 case Failed():
                     job.error = {"code": outcome.code, "message": outcome.message, "parameter": outcome.parameter}
                     enter(session, job, FAILED, now)
@@ -225,8 +225,15 @@ def _new_version(job: Job, base: ModelVersion | None, files: tuple[File, ...]) -
     )
 
 
-async def _succeed(session: AsyncSession, job: Job, new: NewVersion, checkpoint: Checkpoint, now: datetime) -> None:
-    version = await add_version(session, new, checkpoint, now)
+async def _succeed(
+    session: AsyncSession,
+    artifacts: ArtifactStore,
+    job: Job,
+    new: NewVersion,
+    checkpoint: Checkpoint,
+    now: datetime,
+) -> None:
+    version = await add_version(session, artifacts, new, checkpoint, now)
     job.model_version = version.name
     if job.deploy_alias:
         alias = job.deploy_alias

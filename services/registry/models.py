@@ -6,14 +6,14 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from services.common.errors import AlreadyExists, InvalidArgument, NotFound
+from services.common.errors import AlreadyExists, NotFound
 from services.registry import audit
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
+from services.registry.licences.acceptance import find_licences
+from services.registry.licences.expression import normal
 from services.registry.names import check_model_name
 from services.registry.pages import Page, PageRequest, read_page
 from services.registry.tables import Model
-
-MAX_LICENCE = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,16 +22,6 @@ class NewModel:
     licence: str
     description: str = ""
     languages: list[str] = field(default_factory=list)
-
-
-def check_licence(licence: str) -> str:
-    """Return `licence`; raise InvalidArgument unless it may be one."""
-    if not licence or len(licence) > MAX_LICENCE or not licence.isprintable():
-        raise InvalidArgument(
-            f"licence {licence[:MAX_LICENCE]!r} is not allowed; give an SPDX identifier like 'apache-2.0', "
-            "or 'bigscience-rail-1.0'"
-        )
-    return licence
 
 
 async def ensure_model(session: AsyncSession, name: str, licence: str, base_model: str, now: datetime) -> Model:
@@ -48,15 +38,16 @@ class Models:
         self._clock = clock
 
     async def create(self, new: NewModel) -> Model:
-        """Raises AlreadyExists, InvalidArgument."""
+        """Raises AlreadyExists, InvalidArgument, FailedPrecondition for a licence whose text is not here."""
         check_model_name(new.name)
-        check_licence(new.licence)
+        licence = normal(new.licence)
         async with self._database.write() as session:
+            await find_licences(session, licence)
             created = await insert_if_absent(
                 session,
                 Model,
                 name=new.name,
-                licence=new.licence,
+                licence=licence,
                 description=new.description,
                 languages=new.languages,
                 create_time=self._clock(),

@@ -27,6 +27,7 @@ _EITHER = ({"steps", "epochs"}, {"warmup_steps", "warmup_samples"})  # one of ea
 class NewReproduction:
     version: str  # anything `resolve` takes
     created_by: str
+    accepts_licences: bool = True  # as in NewJob
     output_model: str = ""  # "": the version's with SUFFIX
     changes: TrainOptions = field(default_factory=TrainOptions)  # over the recipe
     idempotency_key: str = ""
@@ -46,7 +47,12 @@ class Reproductions:
             await self._check_datasets(session, version, record["datasets"])
         spec = _spec(version, record, new.output_model or f"{version.model}{SUFFIX}", new.changes)
         return await self._jobs.create(
-            NewJob(spec=spec, created_by=new.created_by, idempotency_key=new.idempotency_key)
+            NewJob(
+                spec=spec,
+                created_by=new.created_by,
+                accepts_licences=new.accepts_licences,
+                idempotency_key=new.idempotency_key,
+            )
         )
 
     async def _check_datasets(

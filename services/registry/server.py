@@ -2,7 +2,7 @@
 
 import asyncio
 
-from anthesis.v1 import job_pb2_grpc, registry_pb2_grpc
+from anthesis.v1 import job_pb2_grpc, licence_pb2_grpc, registry_pb2_grpc
 
 from services.common.artifacts import ArtifactStore
 from services.common.logs import set_up_logging
@@ -18,9 +18,12 @@ from services.registry.deployments import Deployments
 from services.registry.jobs import Jobs
 from services.registry.keys import Keys
 from services.registry.leases import Leases
+from services.registry.licences.builtin import check_seeded
+from services.registry.licences.service import Licences
 from services.registry.models import Models
 from services.registry.reproduction import Reproductions
 from services.registry.rpc.jobs import JobRpc
+from services.registry.rpc.licences import LicenceRpc
 from services.registry.rpc.registry import RegistryRpc, RegistryUseCases
 from services.registry.uploads import Uploads
 from services.registry.verification import Verification
@@ -28,12 +31,14 @@ from services.registry.versions import Versions
 
 REGISTRY = "anthesis.v1.RegistryService"
 JOBS = "anthesis.v1.JobService"
+LICENCES = "anthesis.v1.LicenceService"
 
 
 def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
     artifacts = ArtifactStore(config.artifacts_url, config.data_dir / "cache" / "artifacts")
     keys, audit = Keys(database, config.pepper), Audit(database)
     uploads = Uploads(database, artifacts, config.uploads)
+    licences = Licences(database)
     use_cases = RegistryUseCases(
         models=Models(database),
         versions=Versions(database, artifacts),
@@ -42,6 +47,7 @@ def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
         deployments=Deployments(database, worker_lease_s=config.worker_lease_s),
         keys=keys,
         audit=audit,
+        licences=licences,
         artifacts=artifacts,
         uploads=uploads,
         verification=Verification(database, artifacts),
@@ -58,13 +64,16 @@ def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
         JOBS,
         access.JOBS,
     )
+    add_licences = licence_pb2_grpc.add_LicenceServiceServicer_to_server
+    server.add(add_licences, LicenceRpc(licences), LICENCES, access.LICENCES)
     return server
 
 
 async def serve(config: RegistryConfig) -> None:
-    """Serve until SIGTERM or SIGINT. Raises RuntimeError when the database needs a migration."""
+    """Serve until SIGTERM or SIGINT. Raises RuntimeError when the database needs a migration or a licence's text."""
     database = Database(config.database_url)
     await database.check_revision()
+    await check_seeded(database)
     await build_server(config, database).run()
     await database.close()
 

@@ -88,11 +88,12 @@ class ModelVersion(Base):
     number: Mapped[int]
     licence: Mapped[str]
     tokenizer_digest: Mapped[str]
-    files: Mapped[list[dict[str, Any]]]  # path, digest, size_bytes
+    files: Mapped[list[dict[str, Any]]]  # path, digest, size_bytes, carried
     config_json: Mapped[str]
     parameters: Mapped[int] = mapped_column(BigInteger)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     parent: Mapped[str | None] = mapped_column(ForeignKey("model_versions.name"))
+    other_parents: Mapped[list[str]] = mapped_column(default=list)  # of a merge: versions' names
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
     datasets: Mapped[list[str]]
     source: Mapped[str]
@@ -257,3 +258,39 @@ class Upload(Base):
     size_bytes: Mapped[int] = mapped_column(BigInteger)  # as the sender states it
     create_time: Mapped[datetime]
     finish_time: Mapped[datetime | None]  # when it was found to be in the store
+
+
+class Licence(Base):
+    """Rows are never updated."""
+
+    __tablename__ = "licences"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    text: Mapped[str]
+    digest: Mapped[str]  # of the text
+    must_accept: Mapped[bool]
+    create_time: Mapped[datetime]
+
+
+class LicenceAcceptance(Base):
+    """Who accepted which text, when, with which API key. Rows are never updated."""
+
+    __tablename__ = "licence_acceptances"
+    __table_args__ = (UniqueConstraint("principal", "licence", "digest"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    principal: Mapped[str]
+    licence: Mapped[str] = mapped_column(ForeignKey("licences.id"))
+    digest: Mapped[str]
+    key_id: Mapped[str]
+    time: Mapped[datetime]
+
+
+class LicensedFile(Base):
+    """A licence under which some version has this artifact among its files."""
+
+    __tablename__ = "licensed_files"
+
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    licence: Mapped[str] = mapped_column(primary_key=True)

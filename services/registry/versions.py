@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -15,7 +16,10 @@ from services.registry import audit
 from services.registry.aliases import resolve
 from services.registry.checkpoints import Checkpoint, File, inspect_checkpoint
 from services.registry.database import Clock, Database, utc_now
-from services.registry.models import check_licence, ensure_model
+from services.registry.licences.acceptance import find_licences, note_files
+from services.registry.licences.carried import carry, read_ancestors
+from services.registry.licences.expression import join, normal, parse
+from services.registry.models import ensure_model
 from services.registry.names import check_model_name
 from services.registry.pages import Page, PageRequest, read_page
 from services.registry.references import keep
@@ -30,8 +34,9 @@ class NewVersion:
     model: str
     tokenizer_digest: str
     files: tuple[File, ...]
-    licence: str = ""  # "": the parent's, else the model's
+    licence: str = ""  # "": the parents', else the model's
     parent: str = ""  # anything `resolve` takes
+    other_parents: list[str] = field(default_factory=list)  # of a merge
     datasets: list[str] = field(default_factory=list)
     source: str = "import"
     job_id: str | None = None
@@ -42,15 +47,18 @@ class NewVersion:
         return [self.tokenizer_digest, *(file.digest for file in self.files)]
 
 
-async def add_version(session: AsyncSession, new: NewVersion, checkpoint: Checkpoint, now: datetime) -> ModelVersion:
-    """Register `checkpoint` under the model's next number; the model is made when missing.
+async def add_version(
+    session: AsyncSession, artifacts: ArtifactStore, new: NewVersion, checkpoint: Checkpoint, now: datetime
+) -> ModelVersion:
+    """Register `checkpoint`, and what its licences ask to go along, under the model's next number.
 
-    Raises InvalidArgument when the licence would change or the shape is not the catalogue's.
+    The model is made when missing. Raises InvalidArgument when a licence would be lost or the shape is not the
+    catalogue's, FailedPrecondition for a licence whose text is not here.
     """
-    parent = await resolve(session, new.parent) if new.parent else None
-    licence = await decide_licence(session, new.model, new.licence, parent)
+    parents = await _resolve_parents(session, new)
+    licence = await decide_licence(session, new.model, new.licence, parents)
     await check_datasets_exist(session, new.datasets)
-    model = await ensure_model(session, new.model, licence, parent.model if parent else "", now)
+    model = await ensure_model(session, new.model, licence, parents[0].model if parents else "", now)
     _check_shape(model, checkpoint.config)
     model.latest_version += 1
     model.config_json = model.config_json or checkpoint.config_json
@@ -64,35 +72,57 @@ async def add_version(session: AsyncSession, new: NewVersion, checkpoint: Checkp
         files=checkpoint.file_rows,
         config_json=checkpoint.config_json,
         parameters=checkpoint.config.parameters,
-        size_bytes=checkpoint.size_bytes,
-        parent=parent.name if parent else None,
+        parent=parents[0].name if parents else None,
+        other_parents=[parent.name for parent in parents[1:]],
         job_id=new.job_id,
         datasets=new.datasets,
         source=new.source,
         create_time=now,
     )
+    version.files = await carry(session, artifacts, version)
+    version.size_bytes = sum(file["size_bytes"] for file in version.files)
+    await note_files(session, licence, version.files)
     session.add(version)
     audit.record(session, now, f"version/{version.name}", f"{licence}, by {new.job_id or new.source}")
     await session.flush()
     return version
 
 
-async def decide_licence(session: AsyncSession, model_name: str, licence: str, parent: ModelVersion | None) -> str:
-    """The licence of a new version: the parent's, which is never lost; else the model's; else `licence`.
+async def _resolve_parents(session: AsyncSession, new: NewVersion) -> list[ModelVersion]:
+    """Raises NotFound, InvalidArgument for one named twice and for others without the first."""
+    if new.other_parents and not new.parent:
+        raise InvalidArgument(f"other_parents={new.other_parents} without parent; name the first one there")
+    names = [new.parent, *new.other_parents] if new.parent else []
+    parents = [await resolve(session, name) for name in names]
+    if len({parent.name for parent in parents}) != len(parents):
+        raise InvalidArgument(f"parents {', '.join(names)} name a version twice; name each once")
+    return parents
 
-    Raises InvalidArgument when `licence` or the model contradicts it.
+
+async def decide_licence(
+    session: AsyncSession, model_name: str, licence: str, parents: Sequence[ModelVersion] = ()
+) -> str:
+    """The licence of a new version: all of the parents', none of which is ever lost, and what `licence` adds.
+
+    Without parents the model's, else `licence`. Raises InvalidArgument when `licence` or the model contradicts it,
+    FailedPrecondition for a licence whose text is not here.
     """
     model = await session.get(Model, check_model_name(model_name))
-    inherited = parent.licence if parent else model.licence if model else check_licence(licence)
-    origin = f"its parent {parent.name}" if parent else f"model {model_name!r}"
-    if licence and licence != inherited:
-        raise InvalidArgument(f"licence {licence!r} would replace {inherited!r} of {origin}; leave it empty")
-    if model and model.licence != inherited:
+    inherited = {known for parent in parents for known in parse(parent.licence)}
+    if not parents and model:
+        inherited = set(parse(model.licence))
+    decided = normal(licence or join(inherited))
+    await find_licences(session, decided)
+    origin = f"its parent {' and '.join(parent.name for parent in parents)}" if parents else f"model {model_name!r}"
+    if not inherited <= set(parse(decided)):
+        remedy = f"leave it empty, or add to it: {join(inherited | set(parse(decided)))!r}"
+        raise InvalidArgument(f"licence {licence!r} would replace {join(inherited)!r} of {origin}; {remedy}")
+    if model and normal(model.licence) != decided:
         raise InvalidArgument(
-            f"model {model_name!r} is under {model.licence!r}, the new version under {inherited!r} of {origin}; "
+            f"model {model_name!r} is under {model.licence!r}, the new version under {decided!r} of {origin}; "
             "choose another model name"
         )
-    return inherited
+    return decided
 
 
 async def check_datasets_exist(session: AsyncSession, names: list[str]) -> list[Dataset]:
@@ -131,7 +161,7 @@ class Versions:
         checkpoint = await asyncio.to_thread(inspect_checkpoint, self._artifacts, new.files, new.tokenizer_digest)
         async with self._database.write() as session:
             await keep(session, self._artifacts, new.digests)
-            return await add_version(session, new, checkpoint, self._clock())
+            return await add_version(session, self._artifacts, new, checkpoint, self._clock())
 
     async def list_versions(self, model: str, page: PageRequest) -> Page[ModelVersion]:
         """Newest first; of all models when `model` is empty. Raises NotFound."""
@@ -146,11 +176,5 @@ class Versions:
 
     async def lineage(self, name: str) -> list[ModelVersion]:
         """The ancestors of the version that `name` means, nearest first. Raises NotFound."""
-        ancestors = []
         async with self._database.read() as session:
-            parent = (await resolve(session, name)).parent
-            while parent:
-                version = (await session.scalars(select(ModelVersion).where(ModelVersion.name == parent))).one()
-                ancestors.append(version)
-                parent = version.parent
-        return ancestors
+            return await read_ancestors(session, await resolve(session, name))

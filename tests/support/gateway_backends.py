@@ -12,7 +12,14 @@ from typing import Any
 
 import grpc
 from anthesis.decoding import Vocabulary
-from anthesis.v1 import inference_pb2, inference_pb2_grpc, registry_pb2, registry_pb2_grpc
+from anthesis.v1 import (
+    inference_pb2,
+    inference_pb2_grpc,
+    licence_pb2,
+    licence_pb2_grpc,
+    registry_pb2,
+    registry_pb2_grpc,
+)
 
 from services.common.artifacts import ArtifactStore
 from services.common.auth import Principal
@@ -21,6 +28,7 @@ from services.common.server import GrpcServer
 from services.gateway.config import GatewayConfig
 from services.gateway.server import Gateway
 from services.inference.server import ACCESS as INFERENCE_ACCESS
+from services.registry.access import LICENCES as LICENCES_ACCESS
 from services.registry.access import REGISTRY as REGISTRY_ACCESS
 from services.tokenizer.loaded import LoadedTokenizer
 from services.tokenizer.server import build_server
@@ -28,6 +36,7 @@ from tests.support.tokenizers import small_tokenizer_json
 
 SERVICE_KEY, USER_KEY = "service-key", "user-key"
 VERSION = "anthesis/demo@1"
+LICENCE = "apache-2.0 AND mit"
 MAX_SEQUENCE_TOKENS = 64
 
 
@@ -165,7 +174,7 @@ class SmallRegistry(registry_pb2_grpc.RegistryServiceServicer):
 
     def __init__(self, tokenizer_digest: str) -> None:
         self.version = registry_pb2.ModelVersion(
-            name=VERSION, model="anthesis/demo", number=1, tokenizer_digest=tokenizer_digest
+            name=VERSION, model="anthesis/demo", number=1, tokenizer_digest=tokenizer_digest, licence=LICENCE
         )
         self.version.create_time.seconds = 1_700_000_000
         self.workers: list[registry_pb2.Worker] = []
@@ -188,6 +197,18 @@ class SmallRegistry(registry_pb2_grpc.RegistryServiceServicer):
         return registry_pb2.ListModelsResponse(models=[registry_pb2.Model(name="bigscience/bloom")])
 
 
+class SmallLicences(licence_pb2_grpc.LicenceServiceServicer):
+    """Refuses the principals in `refused`, in its words."""
+
+    def __init__(self) -> None:
+        self.refused: dict[str, str] = {}
+        self.asked: list[tuple[str, str]] = []  # principal and version
+
+    async def CheckAcceptance(self, request: Any, context: Any) -> Any:
+        self.asked.append((request.principal, request.version))
+        return licence_pb2.CheckAcceptanceResponse(refusal=self.refused.get(request.principal, ""))
+
+
 @dataclass(kw_only=True)
 class Backends:
     """A running gateway and what is behind it."""
@@ -198,6 +219,7 @@ class Backends:
     tokenizer: LoadedTokenizer
     store: ArtifactStore
     registry: SmallRegistry
+    licences: SmallLicences
     workers: list[ScriptedWorker]
     gateway: Gateway
     servers: dict[str, GrpcServer] = field(default_factory=dict)  # "registry", "tokenizer", "worker-0", …
@@ -236,6 +258,8 @@ async def running_gateway(folder: Path, *, num_workers: int = 1, resolve_ttl_s: 
         server = GrpcServer("registry", "127.0.0.1:0", authenticate=authenticate)
         add_registry = registry_pb2_grpc.add_RegistryServiceServicer_to_server
         server.add(add_registry, registry, "anthesis.v1.RegistryService", REGISTRY_ACCESS)
+        add_licences = licence_pb2_grpc.add_LicenceServiceServicer_to_server
+        server.add(add_licences, SmallLicences(), "anthesis.v1.LicenceService", LICENCES_ACCESS)
         registry_address = await start("registry", server)
         tokenizer_address = await start("tokenizer", build_server("127.0.0.1:0", store, authenticate))
         workers = [ScriptedWorker() for _ in range(num_workers)]
@@ -268,6 +292,7 @@ async def running_gateway(folder: Path, *, num_workers: int = 1, resolve_ttl_s: 
             tokenizer=tokenizer,
             store=store,
             registry=registry,
+            licences=licences,
             workers=workers,
             gateway=gateway,
             servers=servers,

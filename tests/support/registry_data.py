@@ -1,5 +1,6 @@
 """What a registry's tests put into it: databases with the schema, tiny checkpoints (no torch), tokenizers, datasets."""
 
+import asyncio
 import json
 import math
 import shutil
@@ -16,7 +17,8 @@ from bloom.config import BloomConfig
 from bloom.tensors import expected_tensors
 from services.common.artifacts import ArtifactStore
 from services.registry.checkpoints import File
-from services.registry.database import alembic_config
+from services.registry.database import Database, alembic_config
+from services.registry.licences.builtin import seed_licences
 from tests.support.postgres import MISSING, shared_server
 
 TINY = BloomConfig(vocab_size=300, hidden_size=12, n_layer=2, n_head=3)
@@ -34,7 +36,7 @@ def empty_database(kind: str, folder: Path) -> str:
 
 
 def fresh_database(kind: str, folder: Path) -> str:
-    """URL of a database at the newest revision, without rows; copied, which is faster than migrating."""
+    """URL of a database at the newest revision, with licences alone; copied, which is faster than migrating."""
     if kind == "sqlite":
         shutil.copy(_sqlite_template(), folder / "registry.db")
         return f"sqlite+aiosqlite:///{folder}/registry.db"
@@ -47,7 +49,7 @@ def fresh_database(kind: str, folder: Path) -> str:
 @lru_cache
 def _sqlite_template() -> Path:
     path = Path(tempfile.mkdtemp(prefix="an-")) / "template.db"
-    command.upgrade(alembic_config(f"sqlite+aiosqlite:///{path}"), "head")
+    asyncio.run(_migrate_and_seed(f"sqlite+aiosqlite:///{path}"))
     return path
 
 
@@ -56,8 +58,15 @@ def _postgres_template() -> str:
     server = shared_server()
     assert server is not None
     name = server.create_database()
-    command.upgrade(alembic_config(server.url(name)), "head")
+    asyncio.run(_migrate_and_seed(server.url(name)))
     return name
+
+
+async def _migrate_and_seed(url: str) -> None:
+    await asyncio.to_thread(command.upgrade, alembic_config(url), "head")
+    database = Database(url)
+    await seed_licences(database)
+    await database.close()
 
 
 class ManualClock:

@@ -10,6 +10,7 @@ from anthesis.v1.registry_pb2 import DATASET_FORMAT_MULTITASK, DATASET_FORMAT_TE
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from ui.chrome import VIEWS, page, show_error
+from ui.licences import ask_to_accept
 from ui.platform import connect
 
 FORMATS: dict[str, DatasetFormat.ValueType] = {
@@ -52,11 +53,12 @@ def main() -> None:
                 help="When the job succeeds, this alias points to the new version and a worker loads it.",
             )
         spec = choose_options(base, output, datasets)
-        ready = bool(datasets)
+        blocked = ask_to_accept([base])
+        ready = bool(datasets) and not blocked
         if st.button("Start training", type="primary", icon=":material/play_arrow:", disabled=not ready):
             job = client.jobs.create(spec, deploy_alias=deploy.strip())
             st.switch_page(VIEWS / "jobs.py", query_params={"job": job.id})
-        if not ready:
+        if not datasets:
             st.caption("Choose at least one dataset first.")
 
 

@@ -11,6 +11,7 @@ from ui import markup
 from ui.answers import Answer, stream_answers
 from ui.chrome import VIEWS, page, show_error
 from ui.languages import BY_CODE, LANGUAGES, Language
+from ui.licences import ask_to_accept
 from ui.platform import Servable, connect, servable
 
 state: MutableMapping[Any, Any] = st.session_state
@@ -32,8 +33,9 @@ def main() -> None:
             chosen = settings(disabled=running)
         with left:
             models = pick_models(choices, disabled=running)
+            blocked = not running and ask_to_accept(model.version for model in models)
             language, prompt = write_prompt(disabled=running)
-            if buttons(prompt, running=running):
+            if buttons(prompt, running=running, blocked=blocked):
                 state["answers"] = [Answer(model=model, prompt=prompt, language=language) for model in models]
                 state["generate"] = (state["answers"], chosen)
                 st.rerun()
@@ -198,7 +200,7 @@ def take_prompt(number: int = 0) -> None:
     _, state["prompt"] = BY_CODE[state["language"]].examples[number]
 
 
-def buttons(prompt: str, *, running: bool) -> bool:
+def buttons(prompt: str, *, running: bool, blocked: bool) -> bool:
     """Whether Generate was pressed. Stop does nothing but rerun the page, which ends the calls."""
     with st.container(horizontal=True):
         pressed = st.button(
@@ -206,7 +208,7 @@ def buttons(prompt: str, *, running: bool) -> bool:
             type="primary",
             icon=":material/local_florist:",
             key="start",
-            disabled=running or not prompt,
+            disabled=running or blocked or not prompt,
         )
         st.button("Stop", icon=":material/stop_circle:", key="stop", disabled=not running)
     return pressed

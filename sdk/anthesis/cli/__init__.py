@@ -12,6 +12,7 @@ from anthesis.cli import (
     deployments,
     jobs,
     keys,
+    licences,
     models,
     plan,
     reproduce,
@@ -26,7 +27,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (status, text, models, aliases, artifacts, datasets, jobs, reproduce, deployments, keys, audit, plan):
+for module in (
+    status,
+    text,
+    models,
+    aliases,
+    artifacts,
+    datasets,
+    jobs,
+    reproduce,
+    deployments,
+    keys,
+    licences,
+    audit,
+    plan,
+):
     module.register(app)
 
 

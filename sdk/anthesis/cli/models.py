@@ -83,4 +83,5 @@ def _version_row(version: ModelVersion) -> tuple[object, ...]:
     source = version.job_id or version.source
     datasets = ",".join(version.datasets) or "-"
     size = show_bytes(version.size_bytes)
-    return version.name, size, version.licence, version.parent or "-", datasets, source, show_time(version.create_time)
+    parents = ",".join(filter(None, (version.parent, *version.other_parents))) or "-"
+    return version.name, size, version.licence, parents, datasets, source, show_time(version.create_time)

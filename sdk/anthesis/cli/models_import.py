@@ -1,6 +1,7 @@
 """`anthesis models import`: a Hugging Face BLOOM checkpoint becomes a version."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from anthesis.names import check_model_name, check_name
 from anthesis.v1.registry_pb2 import ModelFile, ModelVersion
 
 TOKENIZER_FILE = "tokenizer.json"
+NOTICES = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "COPYRIGHT", "AUTHORS", "CHANGES", "USE_RESTRICTIONS")
 STATE_FOLDER = "state"  # what `python -m services.trainer.megatron import` writes beside the weights
 
 
@@ -27,6 +29,9 @@ def import_model(
     parent: Annotated[
         str, typer.Option(help="The version it was made from, for example by quantizing; its licence is kept.")
     ] = "",
+    other_parent: Annotated[
+        list[str] | None, typer.Option(help="A further version that was merged into it; can be given several times.")
+    ] = None,
     with_state: Annotated[
         bool,
         typer.Option("--with-state", help="Upload the folder's state/, too: jobs on the version go on with its run."),
@@ -49,12 +54,14 @@ def import_model(
             )
         wanted = ModelVersion(model=name, source="import")
         if parent:
-            origin = client.models.get_version(parent)
-            wanted.parent, wanted.licence = origin.name, licence or origin.licence
+            first, *others = [client.models.get_version(name) for name in (parent, *(other_parent or ()))]
+            wanted.parent, wanted.licence = first.name, licence or _all_licences([first, *others])
+            wanted.other_parents.extend(other.name for other in others)
         else:
             wanted.licence = licence or _known_licence(client, name)
         wanted.tokenizer_digest = _tokenizer(client, folder, tokenizer)
-        wanted.files.extend(_upload(client, folder, file) for file in _files(folder) + (state if with_state else []))
+        files = [*_files(folder), *_notices(folder), *(state if with_state else [])]
+        wanted.files.extend(_upload(client, folder, file) for file in files)
         version = _find_same(client, wanted) or client.models.create_version(wanted)
         if alias:
             client.aliases.set(alias, version.name)
@@ -76,7 +83,7 @@ def _download(name: str) -> Path:
         raise ValueError(
             f"to fetch {name} from the Hugging Face hub, `pip install 'anthesis[hub]'`; or name a folder: --from DIR"
         ) from None
-    wanted = [CONFIG_FILE, SINGLE_FILE, "model-*.safetensors", INDEX_FILE, TOKENIZER_FILE]
+    wanted = [CONFIG_FILE, SINGLE_FILE, "model-*.safetensors", INDEX_FILE, TOKENIZER_FILE, *(f"{n}*" for n in NOTICES)]
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # the hub's client raises kinds of several libraries
@@ -98,6 +105,16 @@ def _files(folder: Path) -> list[str]:
         return [CONFIG_FILE, SINGLE_FILE]
     shards = json.loads((folder / INDEX_FILE).read_text())["weight_map"].values()
     return [CONFIG_FILE, INDEX_FILE, *sorted(set(shards))]
+
+
+def _all_licences(parents: Sequence[ModelVersion]) -> str:
+    return " AND ".join(sorted({licence for parent in parents for licence in parent.licence.split(" AND ")}))
+
+
+def _notices(folder: Path) -> list[str]:
+    """Licence texts and attributions, which have to stay with the weights."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    return [name for name in names if name.partition(".")[0].upper() in NOTICES]
 
 
 def _tokenizer(client: Client, folder: Path, choice: str) -> str:
@@ -123,8 +140,9 @@ def _find_same(client: Client, wanted: ModelVersion) -> ModelVersion | None:
         return (
             version.licence,
             version.parent,
+            list(version.other_parents),
             version.tokenizer_digest,
-            {(file.path, file.digest) for file in version.files},
+            {file.digest for file in version.files if not file.carried},  # the registry moves notices
         )
 
     try:

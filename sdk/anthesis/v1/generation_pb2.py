@@ -26,7 +26,7 @@ from anthesis.v1 import inference_pb2 as anthesis_dot_v1_dot_inference__pb2
 from anthesis.v1 import tokenizer_pb2 as anthesis_dot_v1_dot_tokenizer__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61nthesis/v1/generation.proto\x12\x0b\x61nthesis.v1\x1a\x1b\x61nthesis/v1/inference.proto\x1a\x1b\x61nthesis/v1/tokenizer.proto\"\xa6\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12-\n\x08sampling\x18\x03 \x01(\x0b\x32\x1b.anthesis.v1.SamplingParams\x12\x0c\n\x04stop\x18\x04 \x03(\t\x12\x11\n\tbad_words\x18\x05 \x03(\t\x12\x12\n\nignore_eos\x18\x06 \x01(\x08\x12\x10\n\x08priority\x18\x07 \x01(\x05\"\xf3\x01\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12&\n\x06tokens\x18\x02 \x03(\x0b\x32\x16.anthesis.v1.TextToken\x12\x30\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x19.anthesis.v1.FinishReason\x12!\n\x05usage\x18\x04 \x01(\x0b\x32\x12.anthesis.v1.Usage\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12\x0e\n\x06\x63hoice\x18\x06 \x01(\r\x12-\n\rprompt_tokens\x18\x07 \x03(\x0b\x32\x16.anthesis.v1.TextToken\"}\n\tTextToken\x12\n\n\x02id\x18\x01 \x01(\r\x12\r\n\x05\x62ytes\x18\x02 \x01(\x0c\x12\x14\n\x07logprob\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x33\n\x0ctop_logprobs\x18\x04 \x03(\x0b\x32\x1d.anthesis.v1.TextTokenLogprobB\n\n\x08_logprob\">\n\x10TextTokenLogprob\x12\n\n\x02id\x18\x01 \x01(\r\x12\r\n\x05\x62ytes\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\".\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xa9\x01\n\x10TokenizeResponse\x12\x0b\n\x03ids\x18\x01 \x03(\r\x12\x0e\n\x06tokens\x18\x02 \x03(\x0c\x12\'\n\x0c\x62yte_offsets\x18\x03 \x03(\x0b\x32\x11.anthesis.v1.Span\x12\'\n\x0c\x63har_offsets\x18\x04 \x03(\x0b\x32\x11.anthesis.v1.Span\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x06 \x01(\t\",\n\x0c\x43ountRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"\x1f\n\rCountResponse\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\r\"V\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\x05items\x18\x02 \x03(\x0b\x32\x16.anthesis.v1.ScoreItem\x12\x10\n\x08priority\x18\x03 \x01(\x05\"*\n\tScoreItem\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"N\n\rScoreResponse\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.anthesis.v1.ScoredItem\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"D\n\nScoredItem\x12\x0f\n\x07logprob\x18\x01 \x01(\x01\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x11\n\tnum_bytes\x18\x03 \x01(\r\"\x8b\x01\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12%\n\x07pooling\x18\x03 \x01(\x0e\x32\x14.anthesis.v1.Pooling\x12\x16\n\tnormalize\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12\x10\n\x08priority\x18\x05 \x01(\x05\x42\x0c\n\n_normalize\"u\n\rEmbedResponse\x12*\n\nembeddings\x18\x01 \x03(\x0b\x32\x16.anthesis.v1.Embedding\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.anthesis.v1.Usage\x12\x15\n\rmodel_version\x18\x03 \x01(\t2\xe7\x02\n\x11GenerationService\x12I\n\x08Generate\x12\x1c.anthesis.v1.GenerateRequest\x1a\x1d.anthesis.v1.GenerateResponse0\x01\x12G\n\x08Tokenize\x12\x1c.anthesis.v1.TokenizeRequest\x1a\x1d.anthesis.v1.TokenizeResponse\x12>\n\x05\x43ount\x12\x19.anthesis.v1.CountRequest\x1a\x1a.anthesis.v1.CountResponse\x12>\n\x05Score\x12\x19.anthesis.v1.ScoreRequest\x1a\x1a.anthesis.v1.ScoreResponse\x12>\n\x05\x45mbed\x12\x19.anthesis.v1.EmbedRequest\x1a\x1a.anthesis.v1.EmbedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61nthesis/v1/generation.proto\x12\x0b\x61nthesis.v1\x1a\x1b\x61nthesis/v1/inference.proto\x1a\x1b\x61nthesis/v1/tokenizer.proto\"\xa6\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12-\n\x08sampling\x18\x03 \x01(\x0b\x32\x1b.anthesis.v1.SamplingParams\x12\x0c\n\x04stop\x18\x04 \x03(\t\x12\x11\n\tbad_words\x18\x05 \x03(\t\x12\x12\n\nignore_eos\x18\x06 \x01(\x08\x12\x10\n\x08priority\x18\x07 \x01(\x05\"\xa0\x02\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12&\n\x06tokens\x18\x02 \x03(\x0b\x32\x16.anthesis.v1.TextToken\x12\x30\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x19.anthesis.v1.FinishReason\x12!\n\x05usage\x18\x04 \x01(\x0b\x32\x12.anthesis.v1.Usage\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12\x0e\n\x06\x63hoice\x18\x06 \x01(\r\x12-\n\rprompt_tokens\x18\x07 \x03(\x0b\x32\x16.anthesis.v1.TextToken\x12\x19\n\x11machine_generated\x18\x08 \x01(\x08\x12\x10\n\x08licences\x18\t \x03(\t\"}\n\tTextToken\x12\n\n\x02id\x18\x01 \x01(\r\x12\r\n\x05\x62ytes\x18\x02 \x01(\x0c\x12\x14\n\x07logprob\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x33\n\x0ctop_logprobs\x18\x04 \x03(\x0b\x32\x1d.anthesis.v1.TextTokenLogprobB\n\n\x08_logprob\">\n\x10TextTokenLogprob\x12\n\n\x02id\x18\x01 \x01(\r\x12\r\n\x05\x62ytes\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\".\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xa9\x01\n\x10TokenizeResponse\x12\x0b\n\x03ids\x18\x01 \x03(\r\x12\x0e\n\x06tokens\x18\x02 \x03(\x0c\x12\'\n\x0c\x62yte_offsets\x18\x03 \x03(\x0b\x32\x11.anthesis.v1.Span\x12\'\n\x0c\x63har_offsets\x18\x04 \x03(\x0b\x32\x11.anthesis.v1.Span\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x06 \x01(\t\",\n\x0c\x43ountRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"\x1f\n\rCountResponse\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\r\"V\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\x05items\x18\x02 \x03(\x0b\x32\x16.anthesis.v1.ScoreItem\x12\x10\n\x08priority\x18\x03 \x01(\x05\"*\n\tScoreItem\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"N\n\rScoreResponse\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.anthesis.v1.ScoredItem\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"D\n\nScoredItem\x12\x0f\n\x07logprob\x18\x01 \x01(\x01\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x11\n\tnum_bytes\x18\x03 \x01(\r\"\x8b\x01\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12%\n\x07pooling\x18\x03 \x01(\x0e\x32\x14.anthesis.v1.Pooling\x12\x16\n\tnormalize\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12\x10\n\x08priority\x18\x05 \x01(\x05\x42\x0c\n\n_normalize\"u\n\rEmbedResponse\x12*\n\nembeddings\x18\x01 \x03(\x0b\x32\x16.anthesis.v1.Embedding\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.anthesis.v1.Usage\x12\x15\n\rmodel_version\x18\x03 \x01(\t2\xe7\x02\n\x11GenerationService\x12I\n\x08Generate\x12\x1c.anthesis.v1.GenerateRequest\x1a\x1d.anthesis.v1.GenerateResponse0\x01\x12G\n\x08Tokenize\x12\x1c.anthesis.v1.TokenizeRequest\x1a\x1d.anthesis.v1.TokenizeResponse\x12>\n\x05\x43ount\x12\x19.anthesis.v1.CountRequest\x1a\x1a.anthesis.v1.CountResponse\x12>\n\x05Score\x12\x19.anthesis.v1.ScoreRequest\x1a\x1a.anthesis.v1.ScoreResponse\x12>\n\x05\x45mbed\x12\x19.anthesis.v1.EmbedRequest\x1a\x1a.anthesis.v1.EmbedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,33 +36,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATEREQUEST']._serialized_start=104
   _globals['_GENERATEREQUEST']._serialized_end=270
   _globals['_GENERATERESPONSE']._serialized_start=273
-  _globals['_GENERATERESPONSE']._serialized_end=516
-  _globals['_TEXTTOKEN']._serialized_start=518
-  _globals['_TEXTTOKEN']._serialized_end=643
-  _globals['_TEXTTOKENLOGPROB']._serialized_start=645
-  _globals['_TEXTTOKENLOGPROB']._serialized_end=707
-  _globals['_USAGE']._serialized_start=709
-  _globals['_USAGE']._serialized_end=766
-  _globals['_TOKENIZEREQUEST']._serialized_start=768
-  _globals['_TOKENIZEREQUEST']._serialized_end=814
-  _globals['_TOKENIZERESPONSE']._serialized_start=817
-  _globals['_TOKENIZERESPONSE']._serialized_end=986
-  _globals['_COUNTREQUEST']._serialized_start=988
-  _globals['_COUNTREQUEST']._serialized_end=1032
-  _globals['_COUNTRESPONSE']._serialized_start=1034
-  _globals['_COUNTRESPONSE']._serialized_end=1065
-  _globals['_SCOREREQUEST']._serialized_start=1067
-  _globals['_SCOREREQUEST']._serialized_end=1153
-  _globals['_SCOREITEM']._serialized_start=1155
-  _globals['_SCOREITEM']._serialized_end=1197
-  _globals['_SCORERESPONSE']._serialized_start=1199
-  _globals['_SCORERESPONSE']._serialized_end=1277
-  _globals['_SCOREDITEM']._serialized_start=1279
-  _globals['_SCOREDITEM']._serialized_end=1347
-  _globals['_EMBEDREQUEST']._serialized_start=1350
-  _globals['_EMBEDREQUEST']._serialized_end=1489
-  _globals['_EMBEDRESPONSE']._serialized_start=1491
-  _globals['_EMBEDRESPONSE']._serialized_end=1608
-  _globals['_GENERATIONSERVICE']._serialized_start=1611
-  _globals['_GENERATIONSERVICE']._serialized_end=1970
+  _globals['_GENERATERESPONSE']._serialized_end=561
+  _globals['_TEXTTOKEN']._serialized_start=563
+  _globals['_TEXTTOKEN']._serialized_end=688
+  _globals['_TEXTTOKENLOGPROB']._serialized_start=690
+  _globals['_TEXTTOKENLOGPROB']._serialized_end=752
+  _globals['_USAGE']._serialized_start=754
+  _globals['_USAGE']._serialized_end=811
+  _globals['_TOKENIZEREQUEST']._serialized_start=813
+  _globals['_TOKENIZEREQUEST']._serialized_end=859
+  _globals['_TOKENIZERESPONSE']._serialized_start=862
+  _globals['_TOKENIZERESPONSE']._serialized_end=1031
+  _globals['_COUNTREQUEST']._serialized_start=1033
+  _globals['_COUNTREQUEST']._serialized_end=1077
+  _globals['_COUNTRESPONSE']._serialized_start=1079
+  _globals['_COUNTRESPONSE']._serialized_end=1110
+  _globals['_SCOREREQUEST']._serialized_start=1112
+  _globals['_SCOREREQUEST']._serialized_end=1198
+  _globals['_SCOREITEM']._serialized_start=1200
+  _globals['_SCOREITEM']._serialized_end=1242
+  _globals['_SCORERESPONSE']._serialized_start=1244
+  _globals['_SCORERESPONSE']._serialized_end=1322
+  _globals['_SCOREDITEM']._serialized_start=1324
+  _globals['_SCOREDITEM']._serialized_end=1392
+  _globals['_EMBEDREQUEST']._serialized_start=1395
+  _globals['_EMBEDREQUEST']._serialized_end=1534
+  _globals['_EMBEDRESPONSE']._serialized_start=1536
+  _globals['_EMBEDRESPONSE']._serialized_end=1653
+  _globals['_GENERATIONSERVICE']._serialized_start=1656
+  _globals['_GENERATIONSERVICE']._serialized_end=2015
 # @@protoc_insertion_point(module_scope)

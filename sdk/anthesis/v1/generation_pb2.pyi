@@ -81,6 +81,8 @@ class GenerateResponse(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     CHOICE_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    MACHINE_GENERATED_FIELD_NUMBER: _builtins.int
+    LICENCES_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Text since the choice's previous message; may be empty while a character
     is incomplete.
@@ -91,6 +93,10 @@ class GenerateResponse(_message.Message):
     """The version that answered."""
     choice: _builtins.int
     """From 0."""
+    machine_generated: _builtins.bool
+    """True but in the prompt's message: who shows the text has to say so where
+    the version's licence asks for it.
+    """
     @_builtins.property
     def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextToken]: ...
     @_builtins.property
@@ -103,6 +109,10 @@ class GenerateResponse(_message.Message):
         all others.
         """
 
+    @_builtins.property
+    def licences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the version's licences; in the choice's last message."""
+
     def __init__(
         self,
         *,
@@ -113,10 +123,12 @@ class GenerateResponse(_message.Message):
         model_version: _builtins.str = ...,
         choice: _builtins.int = ...,
         prompt_tokens: _abc.Iterable[Global___TextToken] | None = ...,
+        machine_generated: _builtins.bool = ...,
+        licences: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "finish_reason", b"finish_reason", "model_version", b"model_version", "prompt_tokens", b"prompt_tokens", "text", b"text", "tokens", b"tokens", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "finish_reason", b"finish_reason", "licences", b"licences", "machine_generated", b"machine_generated", "model_version", b"model_version", "prompt_tokens", b"prompt_tokens", "text", b"text", "tokens", b"tokens", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -186,7 +186,9 @@ class Model(_message.Message):
     """"bigscience/bloom-560m"; [a-z0-9._-]+, at most one slash."""
     description: _builtins.str
     licence: _builtins.str
-    """SPDX identifier or "bigscience-rail-1.0"."""
+    """SPDX identifiers (or "bigscience-rail-1.0", or an admin's) joined by
+    " AND ", in lower case.
+    """
     config_json: _builtins.str
     """config.json of the architecture, when known (the catalogue's models)."""
     base_model: _builtins.str
@@ -367,12 +369,14 @@ class ModelVersion(_message.Message):
     DATASETS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    OTHER_PARENTS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     number: _builtins.int
     """1, 2, 3, ... within the model."""
     name: _builtins.str
     """"<model>@<number>"."""
     licence: _builtins.str
+    """Its parents', joined by " AND ", and what was added."""
     tokenizer_digest: _builtins.str
     config_json: _builtins.str
     parameters: _builtins.int
@@ -385,7 +389,9 @@ class ModelVersion(_message.Message):
     """Where it came from: "import", "job"."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelFile]:
-        """config.json, safetensors shards and their index."""
+        """config.json, safetensors shards and their index; LICENSES/<id>.txt,
+        USE_RESTRICTIONS, NOTICE and CHANGES, which the registry adds.
+        """
 
     @_builtins.property
     def datasets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -393,6 +399,10 @@ class ModelVersion(_message.Message):
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def other_parents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The further versions it was merged from."""
+
     def __init__(
         self,
         *,
@@ -410,10 +420,11 @@ class ModelVersion(_message.Message):
         datasets: _abc.Iterable[_builtins.str] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         source: _builtins.str = ...,
+        other_parents: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_json", b"config_json", "create_time", b"create_time", "datasets", b"datasets", "files", b"files", "job_id", b"job_id", "licence", b"licence", "model", b"model", "name", b"name", "number", b"number", "parameters", b"parameters", "parent", b"parent", "size_bytes", b"size_bytes", "source", b"source", "tokenizer_digest", b"tokenizer_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_json", b"config_json", "create_time", b"create_time", "datasets", b"datasets", "files", b"files", "job_id", b"job_id", "licence", b"licence", "model", b"model", "name", b"name", "number", b"number", "other_parents", b"other_parents", "parameters", b"parameters", "parent", b"parent", "size_bytes", b"size_bytes", "source", b"source", "tokenizer_digest", b"tokenizer_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -426,20 +437,26 @@ class ModelFile(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    CARRIED_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Relative, without "..": "model-00001-of-00002.safetensors"."""
     digest: _builtins.str
     size_bytes: _builtins.int
+    carried: _builtins.bool
+    """Not what was registered, but what goes along with it: licence texts,
+    notices, those of its parents included.
+    """
     def __init__(
         self,
         *,
         path: _builtins.str = ...,
         digest: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
+        carried: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "path", b"path", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["carried", b"carried", "digest", b"digest", "path", b"path", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -453,7 +470,7 @@ class CreateModelVersionRequest(_message.Message):
     @_builtins.property
     def version(self) -> Global___ModelVersion:
         """model, licence, tokenizer_digest, files (path and digest), parent,
-        datasets and source are read; the rest is derived.
+        other_parents, datasets and source are read; the rest is derived.
         """
 
     def __init__(

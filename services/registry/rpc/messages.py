@@ -86,6 +86,7 @@ def version(row: tables.ModelVersion) -> registry_pb2.ModelVersion:
         parameters=row.parameters,
         size_bytes=row.size_bytes,
         parent=row.parent or "",
+        other_parents=row.other_parents,
         job_id=row.job_id or "",
         datasets=row.datasets,
         create_time=timestamp(row.create_time),

@@ -17,6 +17,7 @@ from services.registry.comparison import compare
 from services.registry.datasets import Datasets
 from services.registry.deployments import Deployments
 from services.registry.keys import Keys
+from services.registry.licences.service import Licences
 from services.registry.models import Models, NewModel
 from services.registry.rpc import aliases, messages, transfers
 from services.registry.uploads import Uploads
@@ -35,6 +36,7 @@ class RegistryUseCases:
     deployments: Deployments
     keys: Keys
     audit: Audit
+    licences: Licences
     artifacts: ArtifactStore
     uploads: Uploads
     verification: Verification
@@ -69,6 +71,7 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
             tokenizer_digest=asked.tokenizer_digest,
             files=messages.files(asked.files),
             parent=asked.parent,
+            other_parents=list(asked.other_parents),
             datasets=list(asked.datasets),
             source=asked.source or "import",
         )
@@ -150,10 +153,13 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
     async def DownloadArtifact(
         self, request: pb.DownloadArtifactRequest, context: Context
     ) -> AsyncIterator[pb.DownloadArtifactResponse]:
+        await self._on.licences.check_download(current_principal(), request.digest)
         async for data in transfers.send(self._on.artifacts, request.digest, request.offset_bytes):
             yield pb.DownloadArtifactResponse(data=data)
 
     async def GetArtifact(self, request: pb.GetArtifactRequest, context: Context) -> pb.GetArtifactResponse:
+        if request.url_lifetime_seconds:
+            await self._on.licences.check_download(current_principal(), request.digest)
         return await asyncio.to_thread(transfers.describe, self._on.artifacts, request)
 
     async def VerifyArtifacts(

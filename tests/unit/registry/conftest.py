@@ -17,6 +17,7 @@ from services.registry.deployments import Deployments
 from services.registry.job_specs import FineTuneSpec, PretrainSpec, TrainOptions
 from services.registry.jobs import Jobs, NewJob
 from services.registry.leases import Leases
+from services.registry.licences.service import Licences
 from services.registry.models import Models
 from services.registry.tables import Alias, Job, ModelVersion
 from services.registry.uploads import Uploads
@@ -62,6 +63,7 @@ class Registry:
         self.models = Models(self.database, self.clock)
         self.versions = Versions(self.database, self.artifacts, self.clock)
         self.aliases = Aliases(self.database, self.clock)
+        self.licences = Licences(self.database, self.clock)
         self.datasets = Datasets(self.database, self.artifacts, self.clock)
         self.deployments = Deployments(self.database, worker_lease_s=10, clock=self.clock)
         self.jobs = Jobs(self.database, self.artifacts, self.clock, watch_poll_s=0.01)

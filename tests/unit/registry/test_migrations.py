@@ -8,6 +8,7 @@ from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from sqlalchemy import Column, Integer, inspect, select, text
 
+from services.common.auth import Principal
 from services.registry.alias_changes import NewChange
 from services.registry.aliases import Aliases
 from services.registry.catalogue import seed_catalogue
@@ -18,6 +19,8 @@ from services.registry.job_specs import PretrainSpec, TrainOptions
 from services.registry.jobs import Jobs, NewJob
 from services.registry.keys import Keys
 from services.registry.leases import Leases, Succeeded
+from services.registry.licences.builtin import BUILTIN, seed_licences
+from services.registry.licences.service import Licences
 from services.registry.tables import Base
 from services.registry.uploads import Uploads
 from tests.support.registry_data import DATABASES, empty_database, store_checkpoint, text_rows
@@ -37,6 +40,8 @@ async def migrate(url, direction, revision):
 async def fill(database, artifacts):
     """A row in every table."""
     await seed_catalogue(database)
+    await seed_licences(database)
+    await Licences(database).accept(Principal("key", "ada", "user"), BUILTIN[0].id, BUILTIN[0].digest)
     await Keys(database, b"pepper").create("ada", "user")
     await Datasets(database, artifacts).create("udhr", "TEXT", artifacts.write_bytes(text_rows()))
     stored = store_checkpoint(artifacts)

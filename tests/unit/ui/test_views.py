@@ -6,6 +6,8 @@ from anthesis import FineTuneSpec, TrainOptions
 
 from tests.unit.ui.conftest import html, words
 
+RAIL = "bigscience-rail-1.0"
+
 
 @pytest.fixture
 def served(stage):
@@ -91,6 +93,45 @@ def test_a_failed_completion_shows_the_servers_words(served):
     app = served.open()
     app.button(key="start").click().run()
     assert "the prompt has 3000 tokens; the model serves 2048" in words(app)
+
+
+def test_who_has_not_accepted_sees_the_licence_and_a_button_and_then_generates(stage):
+    version = stage.add_version("rail", licence=RAIL)
+    stage.deploy("rail", version)
+    stage.serve(version)
+    stage.gateway.script = [" text"]
+    app = stage.open()
+    assert not app.exception
+    page = words(app)
+    assert "BigScience RAIL License v1.0 comes first" in page
+    assert "12. To provide medical advice" in page
+    assert "Section III: CONDITIONS OF USAGE" in page
+    assert app.button(key="start").disabled
+    app.button(key=f"accept-{RAIL}").click().run()
+    assert [found.licence for found in stage.client.licences.accepted()] == [RAIL]
+    assert "comes first" not in words(app)
+    app.button(key="start").click().run()
+    assert not app.exception
+    assert "an-added" in html(app)
+
+
+def test_a_fine_tune_starts_once_its_bases_licence_is_accepted(stage):
+    stage.deploy("rail", stage.add_version("rail", licence=RAIL))
+    stage.add_dataset("tasks")
+    app = stage.open("finetune")
+    app.multiselect(key="datasets").select("tasks · tasks, 3 rows").run()
+    assert "comes first" in words(app)
+    assert button(app, "Start training").disabled
+    app.button(key=f"accept-{RAIL}").click().run()
+    button(app, "Start training").click().run()
+    assert not app.exception
+    assert [job.fine_tune.base for job in stage.client.jobs.list()] == ["rail@1"]
+
+
+def test_a_model_whose_licence_asks_for_nothing_is_used_as_ever(served):
+    app = served.open()
+    assert "comes first" not in words(app)
+    assert not app.button(key="start").disabled
 
 
 def test_when_the_registry_is_down_the_page_names_it_and_the_remedy(stage, monkeypatch):
