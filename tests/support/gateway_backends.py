@@ -258,8 +258,9 @@ async def running_gateway(folder: Path, *, num_workers: int = 1, resolve_ttl_s: 
         server = GrpcServer("registry", "127.0.0.1:0", authenticate=authenticate)
         add_registry = registry_pb2_grpc.add_RegistryServiceServicer_to_server
         server.add(add_registry, registry, "anthesis.v1.RegistryService", REGISTRY_ACCESS)
+        licences = SmallLicences()
         add_licences = licence_pb2_grpc.add_LicenceServiceServicer_to_server
-        server.add(add_licences, SmallLicences(), "anthesis.v1.LicenceService", LICENCES_ACCESS)
+        server.add(add_licences, licences, "anthesis.v1.LicenceService", LICENCES_ACCESS)
         registry_address = await start("registry", server)
         tokenizer_address = await start("tokenizer", build_server("127.0.0.1:0", store, authenticate))
         workers = [ScriptedWorker() for _ in range(num_workers)]
