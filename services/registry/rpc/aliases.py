@@ -14,7 +14,7 @@ from services.registry.rpc.messages import timestamp
 
 def alias(row: tables.Alias) -> registry_pb2.Alias:
     return registry_pb2.Alias(
-        name=row.name, version=row.version, update_time=timestamp(row.update_time), generation=row.generation
+        name=row.name, version=row.version or "", update_time=timestamp(row.update_time), generation=row.generation
     )
 
 
@@ -23,11 +23,11 @@ def alias_change(row: tables.AliasChange) -> registry_pb2.AliasChange:
         alias=row.alias,
         generation=row.generation,
         kind=registry_pb2.AliasChangeKind.Value(f"ALIAS_CHANGE_KIND_{row.kind}"),
-        version=row.version,
+        version=row.version or "",
         time=timestamp(row.time),
         principal=row.principal,
         reason=row.reason,
-        restored_generation=row.restored_generation,
+        restored_generation=row.restored_generation or 0,
     )
 
 
