@@ -203,6 +203,7 @@ async def test_garbage_is_listed_then_deleted_and_by_default_only_when_a_day_old
     assert not path.exists()
 
 
+@pytest.mark.long
 async def test_on_a_bucket_uploads_are_staged_here_and_downloads_have_a_url(tmp_path):
     data = os.urandom(MIB + 3)
     with s3_store() as url:
