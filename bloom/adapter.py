@@ -11,7 +11,7 @@ Source: Hu et al. 2021, section 4.1; peft's LoraConfig and save_pretrained.
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class Adapter:
 
     scale: float
     layers: dict[str, tuple[Tensor, Tensor]]  # A (r, in), B (out, r)
+    beside: Callable[[Tensor], Tensor] = Tensor.float  # makes of a layer's weight what it was trained beside, in fp32
 
     def merged(self, name: str, rows: slice, weight: Tensor) -> Tensor:
         """Rows (R, in) of the tensor `name` (canonical), with what the adapter adds, in fp32."""
@@ -56,7 +57,7 @@ class Adapter:
         if layer == name or layer not in self.layers:
             return weight.float()
         a, b = self.layers[layer]
-        return weight.float() + b[rows].float() @ a.float() * self.scale
+        return self.beside(weight) + b[rows].float() @ a.float() * self.scale
 
 
 def read_adapter(folder: str | Path, base: BloomConfig) -> Adapter:

@@ -12,6 +12,7 @@ from typing import Literal
 from .cluster import Cluster
 from .config import BloomConfig
 from .layout import Layout, Stage, stages, vocabulary_rows
+from .nf4 import BYTES as NF4_BYTES
 from .zero import BUCKET, LIVE, Zero
 
 Precision = Literal["bf16", "fp16", "fp32"]
@@ -52,6 +53,7 @@ class Run:
     sequence_parallel: bool = False  # between the cut layers, each tensor rank keeps its part of the tokens
     dropout: bool = False
     lora_rank: int = 0  # of adapters on all linear layers, trained alone; 0: all parameters are trained
+    base_in_nf4: bool = False  # the frozen weights of these layers
     attention: Attention = "dense"  # what is kept: as by bloom.attention, by Megatron in 2022, or no scores at all
     zero: Zero = field(default_factory=Zero)
 
@@ -61,6 +63,8 @@ class Run:
                 raise ValueError(f"{key}={getattr(self, key)} trains nothing; use at least 1")
         if self.lora_rank < 0:
             raise ValueError(f"lora_rank={self.lora_rank} is below zero; use 0 to train all parameters")
+        if self.base_in_nf4 and not self.lora_rank:
+            raise ValueError("base_in_nf4 with lora_rank=0: what is trained is not kept in NF4; set a lora_rank")
         if self.precision not in BYTES_PER_PARAMETER:
             raise ValueError(f"precision={self.precision!r} is not known; choose {', '.join(BYTES_PER_PARAMETER)}")
         if self.attention not in ("dense", "megatron", "fused"):
@@ -157,8 +161,13 @@ def activation_bytes(config: BloomConfig, run: Run, stage: Stage) -> int:
     in_flight = min(run.layout.pp - stage.index, run.num_micro_batches)
     ends = stage.has_embedding + 2 * stage.has_head + (not stage.has_head)
     of_one = stage.num_layers * (hidden if run.checkpointing else layer) + ends * hidden
-    working = layer * (2 if run.checkpointing else 1) if stage.num_layers else 0
+    working = layer * (2 if run.checkpointing else 1) + _unpacked_bytes(config, run) if stage.num_layers else 0
     return round(in_flight * of_one + working + _bias_bytes(config, run))
+
+
+def _unpacked_bytes(config: BloomConfig, run: Run) -> int:
+    """The largest weight of a layer, which a product makes of its NF4."""
+    return 4 * config.hidden_size**2 // run.layout.tp * run.element_bytes if run.base_in_nf4 else 0
 
 
 def _bias_bytes(config: BloomConfig, run: Run) -> float:
@@ -216,6 +225,9 @@ def stage_memory(config: BloomConfig, run: Run, stage: Stage, cluster: Cluster) 
     trained = adapters or parameters
     size, dp, zero = _bytes_per_parameter(run), run.layout.dp, run.zero
     own, frozen = divided(size, trained, dp, zero.stage), divided(size, parameters + adapters - trained, dp, zero.stage)
+    if run.base_in_nf4:
+        in_nf4 = stage.num_layers * 12 * config.hidden_size**2 // run.layout.tp
+        frozen = replace(frozen, weights=frozen.weights - round(in_nf4 * (size.weights - NF4_BYTES)))
     bucket = 0 if run.is_undivided else min(BUCKET, trained) * run.element_bytes
     memory = Memory(
         weights=own.weights + frozen.weights + size.weights * _gathered(config, run, parameters + adapters),

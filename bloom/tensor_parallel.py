@@ -41,22 +41,26 @@ class TensorParallel:
         return _apply(_Copy, parameter, self.group) if self.sequence else parameter
 
 
-class ColumnParallelLinear(nn.Linear):
+class _CutLinear(nn.Linear):
+    parallel: TensorParallel
+
+    def multiply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """By this rank's part of the weight."""
+        return F.linear(x, self.weight, bias)
+
+
+class ColumnParallelLinear(_CutLinear):
     """A rank's rows of the weight; outputs stay apart."""
 
-    parallel: TensorParallel
-
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(self.parallel.enter(x), self.weight, self.bias)
+        return self.multiply(self.parallel.enter(x), self.bias)
 
 
-class RowParallelLinear(nn.Linear):
+class RowParallelLinear(_CutLinear):
     """A rank's columns of the weight; the partial outputs are added up, then the whole bias."""
 
-    parallel: TensorParallel
-
     def forward(self, x: Tensor) -> Tensor:
-        return self.parallel.leave(F.linear(x, self.weight)) + self.parallel.shared(self.bias)
+        return self.parallel.leave(self.multiply(x)) + self.parallel.shared(self.bias)
 
 
 class VocabularyParallelEmbedding(TiedEmbedding):

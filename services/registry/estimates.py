@@ -98,6 +98,7 @@ def _run(spec: JobSpec) -> Run:
         sequence_parallel=True,
         dropout=bool(options.dropout),
         lora_rank=(lora.rank or LORA_RANK) if lora else 0,
+        base_in_nf4=bool(lora and lora.base_weights),
         zero=zero_of(options),
     )
 

@@ -3,9 +3,10 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from bloom import nf4
 from bloom.config import BloomConfig
 from bloom.layout import Layout
 from bloom.parallel import Shard
@@ -66,6 +67,7 @@ class LoraOptions:
     rank: int = 0
     alpha: float = 0.0
     dropout: float = 0.0
+    base_weights: str = ""  # or "nf4"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,9 +193,9 @@ def check_validation(spec: JobSpec) -> None:
 
 def check_lora(lora: LoraOptions) -> None:
     """Raise InvalidArgument naming the parameter, its value and its range."""
-    for item in fields(lora):
-        value = getattr(lora, item.name)
-        _check_range(f"lora.{item.name}", value or None, LORA_RANGES[item.name])
+    for name, allowed in LORA_RANGES.items():
+        _check_range(f"lora.{name}", getattr(lora, name) or None, allowed)
+    _check_choice("lora.base_weights", lora.base_weights, ("nf4",))
 
 
 def _check_range(name: str, value: float | None, allowed: Range) -> None:
@@ -239,6 +241,9 @@ def check_layout_fits(spec: JobSpec, config: BloomConfig) -> None:
     if layout.tp > 1 and options.optimizer == "muon":
         other = Layout(pp=layout.pp, dp=layout.tp * layout.dp)
         raise InvalidArgument(f"layout={options.layout!r}: muon needs whole matrices; choose adamw or '{other}'")
+    in_nf4 = isinstance(spec, FineTuneSpec) and spec.lora and spec.lora.base_weights
+    if in_nf4 and (reason := nf4.refusal(config, layout.tp, options.zero_stage)):
+        raise InvalidArgument(f"lora: {reason}")
 
 
 def _layout(text: str) -> Layout:

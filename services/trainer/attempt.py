@@ -101,7 +101,7 @@ class Attempt:
         self._folder = JobFolder(platform.data_dir / "jobs" / held.job_id)
         self._folder.path.mkdir(parents=True, exist_ok=True)
         self._reader = ProgressReader(self._folder.progress)
-        self._watchdog = Watchdog(Patience.from_env())
+        self._watchdog = Watchdog(Patience.from_env(), (self._folder.progress, self._folder.validating))
         self._told_to_stop = 0.0  # when, on the boot clock
         self._keep_every = 0  # steps whose checkpoints outlive the job
         self._hosts: Hosts | None = None  # None: all ranks run on this machine
@@ -196,9 +196,6 @@ class Attempt:
 
     def _check_for_steps(self) -> None:
         """Raises Killed where the ranks hang, with what they were doing among the job's events."""
-        if self._reader.was_touched():
-            self._watchdog.sign_of_life()
-        self._watchdog.saw_sign(self._folder.validating)
         if reason := self._watchdog.overdue():
             self._lease.say(f"{reason}; the ranks are stopped:\n{self._stacks()}")
             raise Killed(reason)

@@ -15,6 +15,7 @@ from services.trainer.schedule import Schedule
 
 Precision = Literal["bf16", "fp16", "fp32"]
 Optimizer = Literal["adamw", "muon"]
+BaseWeights = Literal["", "nf4"]
 RollbackOn = Literal["none", "nan", "spike"]
 # Rows; rows; rows; the YAML of corpus/blend.py; that of services/common/mixture.py
 DatasetFormat = Literal["text", "multitask", "fields", "blend", "mixture"]
@@ -34,6 +35,7 @@ class LoraConfig:
     rank: int = 8
     alpha: float = 16.0
     dropout: float = 0.0
+    base_weights: BaseWeights = ""  # what the frozen ones are kept in: bloom/nf4.py; "": as the run computes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

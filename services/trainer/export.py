@@ -64,4 +64,8 @@ def _export_adapter(saved: SavedState, lora: LoraConfig, target: Path) -> Adapte
     layers = {layer: (saved.read(f"{layer}.lora_a"), saved.read(f"{layer}.lora_b")) for layer in names}
     # Its base is the version that the job names: what peft puts here is a place on somebody's machine.
     write_adapter(target, layers, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, base="")
+    if lora.base_weights:
+        from services.trainer.nf4 import as_kept  # bitsandbytes takes seconds to import
+
+        return Adapter(lora.alpha / lora.rank, layers, beside=as_kept)
     return Adapter(lora.alpha / lora.rank, layers)

@@ -51,6 +51,10 @@ def add_adapters(model: BloomModel, config: LoraConfig, seed: int, shard: Shard 
         a = initial_a(expected_tensors(model.config)[f"{name}.weight"][1], config.rank, seed, name)
         _, columns = shard.part(model.config, f"{name}.lora_a")
         model.set_submodule(name, LoraLinear(linear, config, a[:, columns]))
+        if config.base_weights:
+            from services.trainer.nf4 import keep_in_nf4  # bitsandbytes takes seconds to import
+
+            keep_in_nf4(linear)
 
 
 def initial_a(num_inputs: int, rank: int, seed: int, layer: str) -> Tensor:

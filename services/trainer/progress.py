@@ -88,7 +88,6 @@ class ProgressReader:
         self._path = path
         self._reported = reported or path.with_suffix(".reported")
         self._offset = int(self._reported.read_text()) if self._reported.exists() else 0
-        self._touched = 0  # nanoseconds
 
     def read(self) -> tuple[list[Progress], list[str]]:
         """New steps and new messages; a line still being written waits for the next call."""
@@ -101,11 +100,6 @@ class ProgressReader:
         lines = [line for text in complete.splitlines() if (line := _parsed(text))]
         steps = [Progress.from_json(line["progress"]) for line in lines if "progress" in line]
         return steps, [line["message"] for line in lines if "message" in line]
-
-    def was_touched(self) -> bool:
-        """Whether rank 0 has written since the last call, or tried to on a full disk."""
-        before, self._touched = self._touched, self._path.stat().st_mtime_ns if self._path.exists() else 0
-        return self._touched != before
 
     def reported(self) -> None:
         """All that was read is with the registry."""

@@ -34,17 +34,23 @@ class Patience:
 
 
 class Watchdog:
-    """Told of every step of an attempt, asked whether the next one is overdue."""
+    """Told of every step of an attempt, asked whether the next one is overdue.
 
-    def __init__(self, patience: Patience, clock: Callable[[], float] = time.monotonic) -> None:
+    signs: files that rank 0 touches as it does what is no step, or has done one that it cannot write down.
+    """
+
+    def __init__(
+        self, patience: Patience, signs: Sequence[Path] = (), clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._patience = patience
+        self._signs = signs
         self._clock = clock
         self.start()
 
     def start(self) -> None:
         """The ranks are started now."""
         self._last = self._clock()
-        self._sign = time.time()
+        self._touched = [_touched_at(sign) for sign in self._signs]
         self._ends: list[float] = []  # of recent steps, as the rank says
         self._is_done = False
 
@@ -54,23 +60,16 @@ class Watchdog:
             self._ends = [*self._ends, *(step.time for step in steps)][-STEPS_KEPT - 1 :]
             self._is_done = steps[-1].step == steps[-1].total_steps
 
-    def sign_of_life(self) -> None:
-        """A step was done, though it may not have been read yet."""
-        self._last = self._clock()
-
     @property
     def has_steps(self) -> bool:
         """Whether the ranks have done a step since they were started."""
         return bool(self._ends)
 
-    def saw_sign(self, path: Path) -> None:
-        """A file that a rank touches while it does what is no step: it does not hang."""
-        if path.exists() and (touched := path.stat().st_mtime) > self._sign:
-            self._sign = touched
-            self._last = self._clock()
-
     def overdue(self) -> str:
         """Why the ranks are taken to hang; "" while they are not."""
+        before, self._touched = self._touched, [_touched_at(sign) for sign in self._signs]
+        if self._touched != before:
+            self._last = self._clock()
         silent_s = self._clock() - self._last
         if len(self._ends) < 2 or self._is_done:
             return f"nothing done for {silent_s:.0f} s" if silent_s > self._patience.ends_s else ""
@@ -78,6 +77,11 @@ class Watchdog:
         if silent_s <= max(self._patience.least_s, self._patience.factor * usual_s):
             return ""
         return f"no step for {silent_s:.0f} s, where one takes {usual_s:.2g} s"
+
+
+def _touched_at(path: Path) -> int:
+    """Nanoseconds, by the clock of who keeps the file; 0 where there is none."""
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def stacks(job_id: str) -> str:

@@ -46,19 +46,24 @@ def test_a_trained_adapter_loads_in_peft_and_merges_into_what_was_exported(tmp_p
         torch.testing.assert_close(tensor, merged[name], rtol=1e-5, atol=1e-6)
 
 
+def peft_model(base: BloomForCausalLM | None = None) -> peft.PeftModel:
+    base = base or make_hf_model(n_head=HEADS, n_layer=LAYERS, vocab=512)
+    options = peft.LoraConfig(r=RANK, lora_alpha=LORA.alpha, target_modules=list(LAYERS_WITH_ADAPTERS))
+    return peft.get_peft_model(base, options)
+
+
 def peft_run(
-    folder: JobFolder, config: TrainConfig, seed: int
+    folder: JobFolder, config: TrainConfig, model: peft.PeftModel
 ) -> tuple[list[tuple[float, float]], dict[str, torch.Tensor]]:
     """(loss, gradient norm) of each step and the final adapter, of peft's layers that begin with the same A."""
     windows = Windows(Path(Prepared.load(folder.tokens).windows_folder), config.seed)
-    options = peft.LoraConfig(r=RANK, lora_alpha=LORA.alpha, target_modules=list(LAYERS_WITH_ADAPTERS))
-    model = peft.get_peft_model(make_hf_model(n_head=HEADS, n_layer=LAYERS, vocab=512), options).train()
+    model.train()
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     with torch.no_grad():
         for name, parameter in trained.items():
             if ".lora_A." in name:
                 layer = name.removeprefix("base_model.model.transformer.").partition(".lora_A")[0]
-                parameter.copy_(initial_a(parameter.shape[1], RANK, seed, layer))
+                parameter.copy_(initial_a(parameter.shape[1], RANK, config.seed, layer))
     optimizer = torch.optim.AdamW(
         trained.values(), weight_decay=config.weight_decay, betas=(config.beta1, config.beta2)
     )
@@ -92,7 +97,7 @@ def test_an_adapter_trains_on_any_layout_as_in_peft(tmp_path, layout, options):
     config = dataclasses.replace(config_of(layout, lora=LORA, **options), steps=10, learning_rate=1e-2)
     spec = make_fine_tune(tmp_path, config)
     folder = run_stages(spec)
-    want, adapter = peft_run(folder, config, config.seed)
+    want, adapter = peft_run(folder, config, peft_model())
     got = [(step.loss, step.grad_norm) for step in progress(folder)]
     assert max(abs(a[0] - b[0]) for a, b in zip(got, want, strict=True)) < 1e-5
     assert max(abs(a[1] / b[1] - 1) for a, b in zip(got, want, strict=True)) < 1e-4
@@ -106,7 +111,7 @@ def test_an_adapter_trains_on_any_layout_as_in_peft(tmp_path, layout, options):
 def test_a_gradient_that_is_not_summed_over_ranks_is_noticed(tmp_path):
     config = dataclasses.replace(config_of("2x1x1", lora=LORA), steps=10, learning_rate=1e-2)
     folder = run_stages(make_fine_tune(tmp_path, config), mistake="adapters_sides_not_summed")
-    want, _ = peft_run(folder, config, config.seed)
+    want, _ = peft_run(folder, config, peft_model())
     assert max(abs(step.loss - loss) for step, (loss, _) in zip(progress(folder), want, strict=True)) > 1e-4
 
 
@@ -117,7 +122,7 @@ def test_in_bf16_an_adapter_trains_through_stages(tmp_path):
     spec = make_fine_tune(tmp_path, config)
     job_folder(spec).precision.write_text("bf16")
     folder = run_stages(spec)
-    want, _ = peft_run(folder, config, config.seed)
+    want, _ = peft_run(folder, config, peft_model())
     assert max(abs(step.loss - loss) for step, (loss, _) in zip(progress(folder), want, strict=True)) < 0.02
 
 

@@ -150,6 +150,12 @@ def choose_options(base: str, output: str, datasets: list[str]) -> FineTuneSpec:
                 lora.rank = int(one.number_input("LoRA rank", 1, 1024, 8, key="rank"))
                 lora.alpha = float(two.number_input("LoRA alpha", 0.1, 4096.0, 16.0, key="alpha"))
                 lora.dropout = float(three.number_input("LoRA dropout", 0.0, 0.95, 0.0, 0.05, key="lora_dropout"))
+                in_4_bits = st.toggle(
+                    "Frozen weights in 4 bits (QLoRA)",
+                    key="qlora",
+                    help="NF4 in place of 16 or 32 bits while adapters train: a larger model fits. Slower.",
+                )
+                lora.base_weights = "nf4" if in_4_bits else ""
     return FineTuneSpec(output_model=output, base=base, datasets=datasets, options=options, lora=lora)
 
 

@@ -49,6 +49,7 @@ def plan(
     sequence_parallel: Annotated[bool, typer.Option(help="With TP: each rank its part of the tokens.")] = True,
     attention: Annotated[str, typer.Option(help="What it keeps: dense, megatron or fused.")] = "dense",
     lora_rank: Annotated[int, typer.Option(min=0, help="Train adapters alone; 0: everything.")] = 0,
+    qlora: Annotated[bool, typer.Option("--qlora", help="With --lora-rank: layers' frozen weights in NF4.")] = False,
     zero_stage: Annotated[int, typer.Option(help="Replicas divide 1 optimizer, 2 gradients, 3 weights, too.")] = 1,
     offload: Annotated[str, typer.Option(help="To the host's memory: optimizer or parameters.")] = "",
     tokens: Annotated[int, typer.Option(min=0, help="Training tokens.")] = 366_000_000_000,
@@ -72,6 +73,7 @@ def plan(
         sequence_parallel=sequence_parallel,
         attention=cast(Attention, attention),
         lora_rank=lora_rank,
+        base_in_nf4=qlora,
         zero=Zero(zero_stage, cast(Offload, offload)),
     )
     speed = None if peak_tflops is None else peak_tflops * 1e12

@@ -86,20 +86,27 @@ def submit_finetune(
     ] = 0,
     lora_alpha: Annotated[float | None, typer.Option(min=0, help="With --lora-rank; default 16.")] = None,
     lora_dropout: Annotated[float | None, typer.Option(min=0, max=1, help="With --lora-rank; default 0.")] = None,
+    qlora: Annotated[
+        bool, typer.Option("--qlora", help="With --lora-rank: keep the frozen weights of the layers in 4 bits, NF4.")
+    ] = False,
     deploy_alias: DeployAlias = "",
     watch: Watch = False,
     as_json: Json = False,
 ) -> None:
     """Submit a fine-tuning job."""
-    if not lora_rank and (lora_alpha is not None or lora_dropout is not None):
-        raise ValueError("--lora-alpha and --lora-dropout are for adapters; give their --lora-rank too, for example 8")
+    if not lora_rank and (lora_alpha is not None or lora_dropout is not None or qlora):
+        what = "--lora-alpha, --lora-dropout and --qlora are for adapters"
+        raise ValueError(f"{what}; give their --lora-rank too, for example 8")
+    lora = LoraOptions(
+        rank=lora_rank, alpha=lora_alpha or 0, dropout=lora_dropout or 0, base_weights="nf4" if qlora else ""
+    )
     spec = FineTuneSpec(
         output_model=output,
         base=base,
         datasets=dataset,
         validation_datasets=validation_dataset,
         options=parse_options(option or [], steps, epochs),
-        lora=LoraOptions(rank=lora_rank, alpha=lora_alpha or 0, dropout=lora_dropout or 0) if lora_rank else None,
+        lora=lora if lora_rank else None,
     )
     with Client() as client:
         _submit(client, spec, deploy_alias, watch, as_json)

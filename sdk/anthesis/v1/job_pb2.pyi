@@ -401,22 +401,26 @@ class LoraOptions(_message.Message):
     RANK_FIELD_NUMBER: _builtins.int
     ALPHA_FIELD_NUMBER: _builtins.int
     DROPOUT_FIELD_NUMBER: _builtins.int
+    BASE_WEIGHTS_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     """default 8; 1 to 1024"""
     alpha: _builtins.float
     """default 16"""
     dropout: _builtins.float
     """[0, 1)"""
+    base_weights: _builtins.str
+    """What the frozen weights of the layers are kept in while adapters are trained: "nf4" (QLoRA), or as the run computes."""
     def __init__(
         self,
         *,
         rank: _builtins.int = ...,
         alpha: _builtins.float = ...,
         dropout: _builtins.float = ...,
+        base_weights: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "dropout", b"dropout", "rank", b"rank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "base_weights", b"base_weights", "dropout", b"dropout", "rank", b"rank"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -248,6 +248,7 @@ def test_adapter_settings_need_a_rank(anthesis: Run) -> None:
     args = ("finetune", "submit", "--output", "lab/f", "--base", "b", "--dataset", "d", "--steps", 1)
 
     assert "--lora-rank" in anthesis(*args, "--lora-dropout", 0.1, code=1).stderr
+    assert "--lora-rank" in anthesis(*args, "--qlora", code=1).stderr
 
 
 def test_datasets_are_uploaded_listed_and_shown(anthesis: Run, anthesis_json: Json, tmp_path: Path) -> None:

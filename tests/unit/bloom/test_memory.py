@@ -122,6 +122,15 @@ def test_adapters_need_no_gradient_and_no_optimizer_for_the_weights_they_leave()
     assert (memory.gradients, memory.optimizer) == (4 * adapters, 8 * adapters)  # without ZeRO: no master copy
 
 
+def test_layers_in_nf4_take_four_and_a_half_bits_and_are_unpacked_one_at_a_time():
+    run = Run(layout=Layout(), global_batch=1, lora_rank=8)
+    _, whole = peak_memory(PRESETS["560m"], run, BARE)
+    _, in_nf4 = peak_memory(PRESETS["560m"], replace(run, base_in_nf4=True), BARE)
+    assert whole.weights - in_nf4.weights == 24 * 12 * 1024**2 * (16 - 4.5) / 8
+    assert in_nf4.activations - whole.activations == 4 * 1024**2 * 2
+    assert in_nf4.optimizer == whole.optimizer
+
+
 def test_the_176b_runs_ranks_held_what_nvidia_smi_showed_less_a_fifth():
     """59 GiB with micro-batch 2, 73 with 4 and 64 heads, 40 at TP 8 x DP 4: chronicles-prequel, 02-28."""
     shown = {("4x12x8", 2, 112): 59, ("4x12x8", 4, 64): 73, ("8x12x4", 2, 64): 40}
@@ -215,6 +224,7 @@ def test_checkpointing_never_needs_more_where_a_stage_has_several_layers(drawn: 
         ({"precision": "fp8"}, "precision='fp8' is not known; choose bf16, fp16, fp32"),
         ({"attention": "flash"}, "attention='flash' is not known; choose dense, megatron or fused"),
         ({"lora_rank": -1}, "lora_rank=-1 is below zero"),
+        ({"base_in_nf4": True}, "set a lora_rank"),
     ],
 )
 def test_an_impossible_run_is_named_with_the_remedy(change: dict[str, object], message: str):

@@ -1,9 +1,10 @@
 import math
 import re
+from dataclasses import replace
 
 import pytest
 
-from bloom.config import PRESETS
+from bloom.config import PRESETS, BloomConfig
 from services.common.errors import InvalidArgument
 from services.registry.job_specs import (
     RANGES,
@@ -126,6 +127,24 @@ def test_a_layout_that_cannot_divide_the_model_is_refused_with_one_that_can(opti
         check_layout_fits(spec, PRESETS["560m"])
 
 
+def test_adapters_beside_4_bits_go_where_every_rank_rounds_as_one_would():
+    def check_nf4(config: BloomConfig = PRESETS["560m"], **options: object) -> None:
+        spec = FineTuneSpec(
+            output_model="m",
+            base="b@1",
+            datasets=["a"],
+            options=TrainOptions(steps=3, **options),
+            lora=LoraOptions(base_weights="nf4"),
+        )
+        check_layout_fits(spec, config)
+
+    check_nf4(layout="16x2x2", zero_stage=2)  # 64 columns
+    with pytest.raises(InvalidArgument, match=r"lora: zero_stage=3 with base_weights=nf4: .* use zero_stage 1 or 2"):
+        check_nf4(zero_stage=3)
+    with pytest.raises(InvalidArgument, match="rows of 32 columns are no multiple of 64; use a smaller tp"):
+        check_nf4(layout="32x1x1", config=replace(PRESETS["560m"], n_head=32))
+
+
 def test_adapters_go_with_every_layout_that_divides_the_model():
     options = TrainOptions(steps=3, layout="4x6x2")
     spec = FineTuneSpec(output_model="m", base="b@1", datasets=["a"], options=options, lora=LoraOptions())
@@ -157,7 +176,9 @@ def test_a_layout_that_is_no_layout_is_refused(layout):
         check(layout=layout)
 
 
-@pytest.mark.parametrize(("name", "value"), [("rank", 1025), ("alpha", -1.0), ("dropout", 1.0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("rank", 1025), ("alpha", -1.0), ("dropout", 1.0), ("base_weights", "int4")]
+)
 def test_lora_options_have_ranges_too(name, value):
     with pytest.raises(InvalidArgument, match=rf"lora\.{name}="):
         check_lora(LoraOptions(**{name: value}))

@@ -1,5 +1,6 @@
 """A full disk: a real one of a few pages, where this user may mount it."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from services.trainer.failure import NO_ROOM_TO_SAY, JobFailure, from_exception,
 from services.trainer.lease_file import LeaseFile, write_lease
 from services.trainer.progress import ProgressReader, ProgressWriter
 from services.trainer.room import when_there_is_room
+from services.trainer.watchdog import Watchdog
 from tests.support.small_disk import fill, small_disk
 from tests.unit.trainer.test_progress import step
+from tests.unit.trainer.test_watchdog import PATIENCE, Clock, steps
 
 
 @pytest.fixture
@@ -40,12 +43,17 @@ def test_progress_waits_in_memory_until_there_is_room(disk):
     writer.step(step(1))
     writer.flush()
     filler = fill(disk)
-    assert reader.was_touched()
-    assert not reader.was_touched()
+    os.utime(path, (0, 0))
+    clock = Clock()
+    watchdog = Watchdog(PATIENCE, [path], clock)
+    watchdog.saw(steps(1, 5, 0.2))
     for number in range(2, 50):  # more than the rest of a page
         writer.step(step(number))
         writer.flush()
-    assert reader.was_touched()
+    clock.now = PATIENCE.least_s + 1
+    assert not watchdog.overdue()  # the worker sees that it tries
+    clock.now *= 3
+    assert watchdog.overdue()
     seen = [found.step for found in reader.read()[0]]
     assert seen == list(range(1, len(seen) + 1))
     assert len(seen) < 49

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from services.trainer.progress import Progress
 from services.trainer.watchdog import Patience, Watchdog
 
@@ -36,7 +38,7 @@ def steps(first: int, count: int, seconds_per_step: float, total: int = 1000) ->
 def overdue_after(seconds: float, *seen: list[Progress]) -> str:
     """Seconds after the last of `seen`."""
     clock = Clock()
-    watchdog = Watchdog(PATIENCE, clock)
+    watchdog = Watchdog(PATIENCE, clock=clock)
     for some in seen:
         clock.now += 500.0
         watchdog.saw(some)
@@ -64,21 +66,9 @@ def test_start_and_export_are_waited_for_longer():
     assert overdue_after(601.0, steps(991, 10, 0.2))
 
 
-def test_a_rank_that_could_not_write_its_steps_down_is_alive():
-    clock = Clock()
-    watchdog = Watchdog(PATIENCE, clock)
-    watchdog.saw(steps(1, 5, 0.2))
-    clock.now = 59.0
-    watchdog.sign_of_life()
-    clock.now = 118.0
-    assert not watchdog.overdue()
-    clock.now = 120.0
-    assert watchdog.overdue()
-
-
 def test_another_start_forgets_the_steps_before():
     clock = Clock()
-    watchdog = Watchdog(PATIENCE, clock)
+    watchdog = Watchdog(PATIENCE, clock=clock)
     watchdog.saw(steps(1, 5, 0.2))
     clock.now = 500.0
     watchdog.start()
@@ -86,16 +76,15 @@ def test_another_start_forgets_the_steps_before():
     assert not watchdog.overdue()
 
 
-def test_a_rank_that_validates_hangs_only_once_it_shows_no_sign(tmp_path: Path):
-    clock, sign = Clock(), tmp_path / "validating"
-    watchdog = Watchdog(PATIENCE, clock)
+@pytest.mark.parametrize("does", ["validates", "cannot write its steps down"])
+def test_a_rank_that_does_else_than_steps_hangs_only_once_it_shows_no_sign(tmp_path: Path, does: str):
+    clock, signs = Clock(), {"cannot write its steps down": tmp_path / "progress", "validates": tmp_path / "validating"}
+    watchdog = Watchdog(PATIENCE, list(signs.values()), clock)
     watchdog.saw(steps(1, 3, seconds_per_step=1.0))
     for seconds in (1, 2):
         clock.now += 59.0
-        sign.touch()
-        os.utime(sign, (4e9 + seconds, 4e9 + seconds))
-        watchdog.saw_sign(sign)
+        signs[does].touch()
+        os.utime(signs[does], (4e9 + seconds, 4e9 + seconds))
         assert not watchdog.overdue()
     clock.now += 61.0
-    watchdog.saw_sign(sign)
     assert watchdog.overdue().startswith("no step for 61 s")
