@@ -65,7 +65,7 @@ def test_flops_are_short(per_second: float, text: str) -> None:
 def test_nested_and_repeated_messages_are_converted() -> None:
     version = ModelVersion(files=[ModelFile(path="config.json", size_bytes=3)], datasets=["a"])
 
-    assert plain(version)["files"] == [{"path": "config.json", "digest": "", "size_bytes": 3}]
+    assert plain(version)["files"] == [{"path": "config.json", "digest": "", "size_bytes": 3, "carried": False}]
     assert plain([version])[0]["datasets"] == ["a"]
 
 
