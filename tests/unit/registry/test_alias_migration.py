@@ -10,6 +10,7 @@ from sqlalchemy import text
 from services.registry.alias_changes import NewChange
 from services.registry.aliases import Aliases
 from services.registry.database import Database, alembic_config
+from services.registry.licences.builtin import seed_licences
 from services.registry.pages import PageRequest
 from services.registry.versions import NewVersion, Versions
 from tests.support.registry_data import DATABASES, empty_database, store_checkpoint
@@ -36,6 +37,7 @@ async def execute(database, statement, **values):
 
 
 async def add_versions(database, artifacts):
+    await seed_licences(database)
     stored = store_checkpoint(artifacts)
     new = NewVersion(model="a", files=stored.files, tokenizer_digest=stored.tokenizer_digest, licence="mit")
     for _ in range(2):

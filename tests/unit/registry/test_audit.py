@@ -56,7 +56,7 @@ async def test_a_change_that_fails_leaves_no_entry(audit, registry):
     with pytest.raises(AlreadyExists):
         await registry.models.create(NewModel(name="seedling", licence="mit"))
     with pytest.raises(NotFound):
-        await registry.aliases.set("production", "nobody")
+        await registry.set_alias("production", "nobody")
     assert await lines(audit) == [("model/seedling", "mit", "OK")]
 
 

@@ -98,14 +98,13 @@ async def test_the_key_goes_with_a_client_stream(client: AsyncClient, registry: 
     assert registry.keys == ["Bearer sesame"]
 
 
-async def test_the_key_goes_with_a_server_stream_whose_error_is_typed(
-    client: AsyncClient, registry: Registry, tmp_path
-) -> None:
-    received = bytearray()
-    with (tmp_path / "file").open("wb") as file, pytest.raises(DataLossError, match="damaged"):
-        await client.artifacts._receive("sha256:0", file, 10, lambda done, total: received.append(done))
+async def test_the_key_goes_with_a_server_stream_whose_error_is_typed(client: AsyncClient, registry: Registry) -> None:
+    received = []
+    with pytest.raises(DataLossError, match="damaged"):
+        async for data in client.artifacts._receive("sha256:0", 0):
+            received.append(data)
 
-    assert received == bytes([5])
+    assert [len(data) for data in received] == [5]
     assert registry.keys == ["Bearer sesame"]
 
 
