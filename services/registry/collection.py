@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.artifacts import ArtifactStore, Stored
+from services.registry import audit
 from services.registry.database import Clock, Database, utc_now
 from services.registry.references import exclude, read_references, read_uploading
 from services.registry.uploads import Uploads
@@ -50,6 +51,9 @@ class Collector:
             await exclude(session)
             unneeded = await _unneeded(session, batch)
             deleted = await asyncio.to_thread(self._remove, unneeded, before)
+            if deleted:
+                freed = sum(stored.size_bytes for stored in deleted)
+                audit.record(session, self._clock(), "artifacts", f"{len(deleted)} files, {freed} bytes deleted")
         log.info("collected %d files, %d bytes", len(deleted), sum(stored.size_bytes for stored in deleted))
         return deleted
 

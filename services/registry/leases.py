@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -217,7 +218,7 @@ def _new_version(job: Job, base: ModelVersion | None, files: tuple[File, ...]) -
     spec = spec_from_row(job.spec)
     if isinstance(spec, FineTuneSpec):
         assert base is not None
-        origin = {"parent": base.name, "tokenizer_digest": base.tokenizer_digest}
+        origin: dict[str, Any] = {"parent": base.name, "tokenizer_digest": base.tokenizer_digest}
     else:
         origin = {"licence": spec.licence, "tokenizer_digest": spec.tokenizer_digest}
     return NewVersion(

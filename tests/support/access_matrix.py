@@ -43,6 +43,7 @@ CALLERS = ("no key", "malformed", "unknown", "expired", "revoked", *ROLES)
 TABLES = {  # the same that the servers are started with: they refuse others
     "RegistryService": registry_access.REGISTRY,
     "JobService": registry_access.JOBS,
+    "LicenceService": registry_access.LICENCES,
     "GenerationService": gateway_access.GENERATION,
     "TokenizerService": TOKENIZER,
     "InferenceService": INFERENCE,
@@ -50,6 +51,7 @@ TABLES = {  # the same that the servers are started with: they refuse others
 SERVED_BY = {
     "RegistryService": "registry",
     "JobService": "registry",
+    "LicenceService": "registry",
     "GenerationService": "gateway",
     "TokenizerService": "tokenizer",
     "InferenceService": "inference",

@@ -22,8 +22,8 @@ from tests.support.access_matrix import Doors, open_doors
 from tests.support.registry_data import store_checkpoint, text_rows
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-# The rest of it is CreateJob's: it submits the job that made a version once more.
-BY_CREATE_JOB = {"JobService.ReproduceVersion"}
+# CreateJob's and UploadArtifact's entries tell of these: a job submitted once more, an upload that has begun.
+TOLD_BY_OTHERS = {"JobService.ReproduceVersion", "RegistryService.BeginUpload"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -52,9 +52,15 @@ async def change_everything(client: AsyncClient, doors: Doors) -> job_pb2.Job:
     stored = store_checkpoint(doors.registry.artifacts)
     version = pb.ModelVersion(model="seedling", tokenizer_digest=stored.tokenizer_digest, files=pb_files(stored))
     await client.models.create_version(version)
-    await client.models.set_alias("production", "seedling")
+    await client.aliases.set("production", "seedling")
     await client.deployments.create("production")
     await client.deployments.delete("production")
+    await client.aliases.delete("production")
+    await client.aliases.rollback("production", generation=1)
+    house = await client.licences.create("house", name="House rules", text="Be kind.", must_accept=True)
+    await client.licences.accept("house", house.digest)
+    doors.registry.artifacts.write_bytes(b"nobody's")
+    assert [found async for found in client.artifacts.collect_garbage(delete=True, older_than=timedelta(0))]
     created = await client.keys.create("bob", pb.ROLE_VIEWER, scopes=[pb.PERMISSION_READ])
     await client.keys.revoke(created.key.id)
     spec = job_pb2.FineTuneSpec(
@@ -75,10 +81,15 @@ async def test_every_change_is_in_the_log_with_its_maker(doors: Doors) -> None:
             print(entry.time.ToJsonString(), entry.action, entry.resource, entry.outcome, entry.value)
     must = {f"RegistryService.{rpc}" for rpc in changing(access.REGISTRY)}
     must |= {f"JobService.{rpc}" for rpc in changing(access.JOBS)}
-    assert must - {entry.action for entry in entries} == BY_CREATE_JOB, "call a new RPC in change_everything"
+    must |= {f"LicenceService.{rpc}" for rpc in (*changing(access.LICENCES), "AcceptLicence")}
+    assert must - {entry.action for entry in entries} == TOLD_BY_OTHERS, "call a new RPC in change_everything"
     assert {entry.outcome for entry in entries} == {"OK"}
     assert len({entry.key_id for entry in entries}) == 1
-    assert [(entry.action, entry.value) for entry in of_alias] == [("RegistryService.SetAlias", "seedling@1")]
+    assert [(entry.action, entry.value) for entry in of_alias] == [
+        ("RegistryService.RollbackAlias", "seedling@1"),
+        ("RegistryService.DeleteAlias", "deleted"),
+        ("RegistryService.SetAlias", "seedling@1"),
+    ]
     values = {(entry.resource, entry.value) for entry in entries}
     assert (f"job/{job.id}", "cancel requested") in values
     assert "bob: viewer; scopes read" in {value for _, value in values}
@@ -95,7 +106,7 @@ async def denials(doors: Doors, principal: str) -> list[tuple[str, str]]:
 async def test_refused_calls_are_in_the_log_whichever_service_refused(doors: Doors) -> None:
     async with AsyncClient(settings_of(doors, "viewer")) as client:
         for refused in (
-            client.models.set_alias("production", "seedling"),
+            client.aliases.set("production", "seedling"),
             client.keys.list(),
             client.count("demo", ["a secret prompt"]),
             client.tokenizers.train(["rows"], vocab_size=512),
@@ -162,7 +173,7 @@ async def put_everywhere(doors: Doors, secret: str) -> None:
     async with AsyncClient(settings_of(doors, "admin")) as client:
         for call in (
             client.models.get(secret),
-            client.models.set_alias(secret, secret),
+            client.aliases.set(secret, secret),
             client.models.create(pb.Model(name=secret, licence=secret)),
             client.datasets.create(secret, secret, pb.DATASET_FORMAT_TEXT),
             client.keys.create(secret),
@@ -174,7 +185,7 @@ async def put_everywhere(doors: Doors, secret: str) -> None:
                 await call
     async with AsyncClient(settings_of(doors, "viewer")) as client:
         with pytest.raises(PermissionDeniedError):
-            await client.models.set_alias(secret, secret)
+            await client.aliases.set(secret, secret)
     async with grpc.aio.insecure_channel(doors.registry.address) as channel:
         for metadata in ([("authorization", secret)], [("x-api-key", secret)], [("authorization", f"Basic {secret}")]):
             with pytest.raises(grpc.aio.AioRpcError):

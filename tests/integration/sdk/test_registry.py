@@ -136,7 +136,7 @@ def test_a_key_is_made_with_all_that_it_may_have_and_the_log_knows(client: Clien
     with Client(Settings(api_key=made.secret, registry_address=settings.registry_address)) as theirs:
         assert theirs.models.list()
         with pytest.raises(PermissionDeniedError, match="'reader' has role 'user' and this key only the scopes read"):
-            theirs.models.set_alias("a", "b")
+            theirs.aliases.set("a", "b")
     refused, *_ = client.audit.list(principal="reader")
     assert (refused.action, refused.resource) == ("RegistryService.SetAlias", "alias/a")
 
