@@ -36,7 +36,7 @@ async def set_alias(stub, version, **options):
 
 
 async def test_a_history_names_the_caller_and_answers_who_was_live(registry, stub):
-    key = (await stub.CreateApiKey(pb.CreateApiKeyRequest(principal="ada", role=pb.ROLE_USER))).secret
+    key = (await stub.CreateApiKey(pb.CreateApiKeyRequest(principal="ada", role=pb.ROLE_TRAINER))).secret
     await set_alias(stub, "seedling@1", if_generation=0)
     async with open_aio_channel(registry.address, key) as channel:
         theirs = registry_pb2_grpc.RegistryServiceStub(channel)
