@@ -26,9 +26,8 @@ class LicenceClient:
         self._accepted = Memo(self._ask, max_size=MAX_PAIRS, ttl_s=ttl_s)
 
     async def require_acceptance(self, principal: Principal, version: str) -> None:
-        """Raises LicenceNotAccepted. Services are exempt: they act for whoever they serve."""
-        if not principal.is_service:
-            await self._accepted.get((principal.name, version))
+        """Raises LicenceNotAccepted."""
+        await self._accepted.get((principal.name, version))
 
     async def _ask(self, pair: tuple[str, str]) -> None:
         principal, version = pair

@@ -12,7 +12,7 @@ from anthesis.channel import open_aio_channel
 from anthesis.v1 import generation_pb2 as pb
 from anthesis.v1.generation_pb2_grpc import GenerationServiceStub
 
-from tests.support.gateway_backends import SERVICE_KEY, USER_KEY, VERSION, Backends, running_gateway
+from tests.support.gateway_backends import USER_KEY, VERSION, Backends, running_gateway
 
 WORDS = "'user-key' has first to accept what anthesis/demo@1 is under. Licence bigscience-rail-1.0 forbids, …"
 LICENCES = ["apache-2.0", "mit"]
@@ -89,12 +89,6 @@ async def test_an_acceptance_counts_at_once_and_is_remembered(backends: Backends
         assert (await client.completions.create(model="demo", prompt="Hello")).choices[0].text == " world"
     assert len(await generate(backends)) > 0
     assert backends.licences.asked == [(USER_KEY, VERSION)] * 3
-
-
-async def test_a_service_is_not_asked(backends: Backends) -> None:
-    backends.licences.refused[SERVICE_KEY] = WORDS
-    assert (await generate(backends, SERVICE_KEY))[-1].model_version == VERSION
-    assert not backends.licences.asked
 
 
 async def test_messages_say_that_text_is_machine_generated_and_the_last_under_which_licences(backends) -> None:

@@ -12,10 +12,11 @@ from anthesis.errors import FailedPreconditionError
 from anthesis.v1 import inference_pb2_grpc, job_pb2, job_pb2_grpc, registry_pb2, registry_pb2_grpc
 
 from bloom.config import BloomConfig
-from services.common.auth import INTERNAL, RegistryAuthenticator
+from services.common.auth import RegistryAuthenticator
 from services.common.server import GrpcServer
 from services.gateway.config import GatewayConfig
 from services.gateway.server import Gateway
+from services.inference.server import ACCESS as INFERENCE_ACCESS
 from services.tokenizer.loaded import LoadedTokenizer
 from services.tokenizer.server import build_server
 from tests.support.gateway_backends import ScriptedWorker
@@ -77,8 +78,9 @@ async def stack() -> AsyncIterator[Stack]:
         authenticate = RegistryAuthenticator(registry.address, registry.keys["gateway"])
         worker = ScriptedWorker()
         worker.script = [LoadedTokenizer("x", small_tokenizer_json().encode()).encode([" world"])[0].ids]
-        workers = GrpcServer("inference", "127.0.0.1:0", authenticate=authenticate, default_roles=INTERNAL)
-        workers.add(inference_pb2_grpc.add_InferenceServiceServicer_to_server, worker, "anthesis.v1.InferenceService")
+        workers = GrpcServer("inference", "127.0.0.1:0", authenticate=authenticate)
+        add = inference_pb2_grpc.add_InferenceServiceServicer_to_server
+        workers.add(add, worker, "anthesis.v1.InferenceService", INFERENCE_ACCESS)
         tokenizers = build_server("127.0.0.1:0", registry.artifacts, authenticate)
         async with served(workers) as worker_address, served(tokenizers) as tokenizer_address:
             config = GatewayConfig(
@@ -91,7 +93,7 @@ async def stack() -> AsyncIterator[Stack]:
             gateway = Gateway(config)
             grpc_port, http_port = await gateway.start()
             async with AsyncClient(Settings(api_key=registry.admin_key, registry_address=registry.address)) as admin:
-                key = (await admin.keys.create("ada")).secret
+                key = (await admin.keys.create("ada", registry_pb2.ROLE_TRAINER)).secret
             settings = Settings(
                 api_key=key, registry_address=registry.address, gateway_address=f"127.0.0.1:{grpc_port}"
             )

@@ -208,7 +208,7 @@ def test_a_damaged_file_of_a_model_is_named_and_repaired(
 
     lines = anthesis("models", "verify", "lab/rotten", code=1).stdout.splitlines()
     assert [line.split("\t")[1:] for line in lines if digest in line] == [["DAMAGED", str(len(config)), "config.json"]]
-    assert len(lines) == 6
+    assert len(lines) == 6 + 3  # LICENSES/mit.txt, NOTICE and CHANGES
     everything = json.loads(anthesis("artifacts", "verify", "--all", "--json", code=1).stdout)
     assert [item["artifact"]["digest"] for item in everything if item["state"] != "OK"] == [digest]
     assert anthesis("models", "download", "lab/rotten", "--to", tmp_path / "copy", code=1).stderr.startswith("error: ")
@@ -218,9 +218,11 @@ def test_a_damaged_file_of_a_model_is_named_and_repaired(
     shown = anthesis("models", "download", "lab/rotten", "--to", tmp_path / "copy").stdout
     assert shown.startswith("lab/rotten@1, licence mit: ")
     names = {path.name for path in checkpoint.iterdir()}
-    assert {path.name: path.read_bytes() for path in (tmp_path / "copy").iterdir()} == {
-        name: (checkpoint / name).read_bytes() for name in names
+    copied = {
+        str(path.relative_to(tmp_path / "copy")): path for path in (tmp_path / "copy").rglob("*") if path.is_file()
     }
+    assert copied.keys() == names | {"LICENSES/mit.txt", "NOTICE", "CHANGES"}
+    assert all(copied[name].read_bytes() == (checkpoint / name).read_bytes() for name in names)
 
 
 def test_garbage_is_listed_and_deleted_when_it_is_asked_for(
