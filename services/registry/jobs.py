@@ -46,7 +46,6 @@ VOCABULARY_MULTIPLE = 128
 class NewJob:
     spec: JobSpec
     created_by: str  # principal
-    accepts_licences: bool = True  # False for a service, which accepts none
     deploy_alias: str = ""
     idempotency_key: str = ""
 
@@ -220,8 +219,7 @@ async def _resolve(session: AsyncSession, new: NewJob) -> JobSpec:
         wanted = spec.licence or ("" if model else DEFAULT_LICENCE)
         return replace(spec, licence=await decide_licence(session, spec.output_model, wanted))
     base = await resolve(session, spec.base)
-    if new.accepts_licences:
-        await require_acceptance(session, new.created_by, base)
+    await require_acceptance(session, new.created_by, base)
     check_layout_fits(spec, BloomConfig.from_hf(json.loads(base.config_json)))
     await decide_licence(session, spec.output_model, "", [base])
     return replace(spec, base=base.name)

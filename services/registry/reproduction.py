@@ -27,7 +27,6 @@ _EITHER = ({"steps", "epochs"}, {"warmup_steps", "warmup_samples"})  # one of ea
 class NewReproduction:
     version: str  # anything `resolve` takes
     created_by: str
-    accepts_licences: bool = True  # as in NewJob
     output_model: str = ""  # "": the version's with SUFFIX
     changes: TrainOptions = field(default_factory=TrainOptions)  # over the recipe
     idempotency_key: str = ""
@@ -50,7 +49,6 @@ class Reproductions:
             NewJob(
                 spec=spec,
                 created_by=new.created_by,
-                accepts_licences=new.accepts_licences,
                 idempotency_key=new.idempotency_key,
             )
         )

@@ -26,7 +26,6 @@ class JobRpc(job_pb2_grpc.JobServiceServicer):
         new = NewJob(
             spec=messages.job_spec(request),
             created_by=current_principal().name,
-            accepts_licences=not current_principal().is_service,
             deploy_alias=request.deploy_alias,
             idempotency_key=request.idempotency_key,
         )
@@ -38,7 +37,6 @@ class JobRpc(job_pb2_grpc.JobServiceServicer):
         new = NewReproduction(
             version=request.version,
             created_by=current_principal().name,
-            accepts_licences=not current_principal().is_service,
             output_model=request.output_model,
             changes=messages.read_options(request.changes),
             idempotency_key=request.idempotency_key,

@@ -4,12 +4,13 @@ import random
 
 import pytest
 
+from services.common.auth import Principal
 from services.common.errors import InvalidArgument, NotFound
 from services.registry import versions
 from services.registry.checkpoints import File
 from services.registry.jobs import NewJob
 from services.registry.leases import Succeeded
-from services.registry.licences.builtin import BUILTIN, read_text
+from services.registry.licences.builtin import BUILTIN, digest_text, read_text
 from services.registry.licences.expression import parse
 from services.registry.licences.service import NewLicence
 from services.registry.licences.terms import use_restrictions
@@ -42,7 +43,8 @@ async def fine_tuned(registry, base="bloom"):
     """A version that a job made from a RAIL model."""
     spec = await registry.fine_tune_spec(base=base)
     await registry.add_version("bloom", licence=RAIL)
-    job = await registry.jobs.create(NewJob(spec=spec, created_by="trainer", accepts_licences=False))
+    await registry.licences.accept(Principal("key", "ada", "trainer"), RAIL, digest_text(TEXTS[RAIL]))
+    job = await registry.jobs.create(NewJob(spec=spec, created_by="ada"))
     await registry.leases.acquire(job.id, "w1")
     done = await registry.leases.finish(job.id, 1, Succeeded(store_checkpoint(registry.artifacts).files))
     return job, await registry.aliases.resolve(done.model_version)
