@@ -26,6 +26,7 @@ from services.common.settings import ROOT
 from services.trainer.folder import JobFolder
 from services.trainer.processes import JOB_VARIABLE
 from services.trainer.progress import Progress
+from services.trainer.provenance import TRAINING_FILE
 from tests.support.hosts import GATEWAY, Host, free_port
 from tests.support.registry_server import RegistryProcess, platform_env, test_platform
 from tests.support.tokenizers import small_tokenizer_json
@@ -178,9 +179,10 @@ class TrainingPlatform:
         return next(pid for pid, command in processes_of(job_id) if "deepspeed.launcher.launch" in command)
 
     def files(self, job_id: str) -> dict[str, str]:
-        """Path -> digest of the version that an ended job has made."""
+        """Path -> digest of what an ended job has made, without what tells of the job: training.json, NOTICE, CHANGES."""
         request = registry_pb2.GetModelVersionRequest(name=self.job(job_id).model_version)
-        return {file.path: file.digest for file in self.registry.GetModelVersion(request).version.files}
+        files = self.registry.GetModelVersion(request).version.files
+        return {file.path: file.digest for file in files if not file.carried and file.path != TRAINING_FILE}
 
     def _say_why(self) -> str:
         logs = [self.log_path("worker"), *self.settings.data_dir.glob("jobs/*/train.log")]
