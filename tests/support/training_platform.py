@@ -179,7 +179,7 @@ class TrainingPlatform:
         return next(pid for pid, command in processes_of(job_id) if "deepspeed.launcher.launch" in command)
 
     def files(self, job_id: str) -> dict[str, str]:
-        """Path -> digest of what an ended job has made, without what tells of the job: training.json, NOTICE, CHANGES."""
+        """Path -> digest of what an ended job has made, without what tells of the job, such as training.json."""
         request = registry_pb2.GetModelVersionRequest(name=self.job(job_id).model_version)
         files = self.registry.GetModelVersion(request).version.files
         return {file.path: file.digest for file in files if not file.carried and file.path != TRAINING_FILE}
