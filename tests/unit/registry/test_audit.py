@@ -69,28 +69,28 @@ async def test_what_is_done_again_without_a_change_is_no_second_entry(audit, reg
     assert [resource.partition("/")[0] for resource, *_ in await lines(audit)] == ["key", "dataset"]
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "UPDATE audit_entries SET principal = 'eve'",
-        "UPDATE audit_entries SET outcome = 'OK' WHERE id = 1",
-        "DELETE FROM audit_entries",
-        "DELETE FROM audit_entries WHERE id = 1",
-        "TRUNCATE audit_entries",
-        "INSERT OR REPLACE INTO audit_entries SELECT id, time, 'eve', '', '', '', '', '' FROM audit_entries",
-        "INSERT INTO audit_entries SELECT * FROM audit_entries ON CONFLICT (id) DO UPDATE SET principal = 'eve'",
-    ],
+CHANGES = (
+    "UPDATE audit_entries SET principal = 'eve'",
+    "UPDATE audit_entries SET outcome = 'OK' WHERE id = 1",
+    "DELETE FROM audit_entries",
+    "DELETE FROM audit_entries WHERE id = 1",
 )
-async def test_plain_sql_cannot_change_an_entry(audit, database, statement):
+OWN_CHANGES = {
+    "sqlite": ("INSERT OR REPLACE INTO audit_entries SELECT id, time, 'eve', '', '', '', '', '' FROM audit_entries",),
+    "postgresql": (
+        "TRUNCATE audit_entries",
+        "INSERT INTO audit_entries SELECT * FROM audit_entries ON CONFLICT (id) DO UPDATE SET principal = 'eve'",
+    ),
+}
+
+
+async def test_plain_sql_cannot_change_an_entry(audit, database):
     await audit.append("artifact/x", "3 bytes")
-    backend = database.engine.dialect.name
-    other = {"TRUNCATE": "postgresql", "INSERT OR": "sqlite", "INSERT INTO": "postgresql"}
-    if any(statement.startswith(start) and backend != only for start, only in other.items()):
-        pytest.skip(f"not in the SQL of {backend}")
-    with pytest.raises(DBAPIError, match="audit_entries is append-only"):
-        async with database.write() as session:
-            await session.execute(text(statement))
-    assert await lines(audit) == [("artifact/x", "3 bytes", "OK")]
+    for statement in (*CHANGES, *OWN_CHANGES[database.engine.dialect.name]):
+        with pytest.raises(DBAPIError, match="audit_entries is append-only"):
+            async with database.write() as session:
+                await session.execute(text(statement))
+        assert await lines(audit) == [("artifact/x", "3 bytes", "OK")]
 
 
 async def test_without_its_triggers_the_log_could_be_changed(audit, database):
