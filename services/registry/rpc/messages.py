@@ -151,6 +151,7 @@ def deployment(status: DeploymentStatus) -> registry_pb2.Deployment:
         version=status.version,
         ready_replicas=status.ready_replicas,
         errors=status.errors,
+        serving_version=status.serving,
     )
 
 
