@@ -222,15 +222,15 @@ def test_a_checkpoint_of_176b_is_inspected_by_its_headers_in_little_memory(artif
         number = int(layer[1]) + 2 if layer else 1 if name.startswith("word") else config.n_layer + 2
         shards.setdefault(f"model_{number:05}-of-{config.n_layer + 2:05}.safetensors", {})[name] = ("BF16", shape)
     files = []
-    for number, (path, tensors) in enumerate(shards.items()):
-        data = header(tensors)
+    for number, (path, held) in enumerate(shards.items()):
+        data = header(held)
         digest = f"sha256:{number:064x}"
         place = Path(artifacts._path(digest))
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(data)
-        os.truncate(place, len(data) + 2 * sum(math.prod(shape) for _, shape in tensors.values()))
+        os.truncate(place, len(data) + 2 * sum(math.prod(shape) for _, shape in held.values()))
         files.append(File(path=path, digest=digest))
-    index = {"weight_map": {name: path for path, tensors in shards.items() for name in tensors}}
+    index = {"weight_map": {name: path for path, held in shards.items() for name in held}}
     for path, content in ((INDEX, index), ("config.json", config.to_hf())):
         files.append(File(path=path, digest=artifacts.write_bytes(json.dumps(content).encode())))
     tokenizer = artifacts.write_bytes(tokenizer_bytes())
