@@ -55,7 +55,7 @@ async def measure(settings: Settings, arguments: argparse.Namespace, folder: Pat
         rows = (folder / "rows.jsonl", folder / "upload")
         rows[0].write_text("".join(json.dumps({"text": f"row {number}"}) + "\n" for number in range(100)))
         tokenizer = (await client.artifacts.upload_bytes(tokenizer_json())).digest
-        await client.datasets.create("texts", DATASET_FORMAT_TEXT, rows[0])
+        await client.datasets.upload("texts", rows[0], DATASET_FORMAT_TEXT)
         with rows[1].open("wb") as file:
             for _ in range(arguments.mb):
                 file.write(os.urandom(1_000_000))
@@ -128,12 +128,11 @@ def p99(values: list[float]) -> float:
 
 
 def goals_of(database: str, result: Result, rate: float) -> list[Goal]:
+    slow = p99(result.read_ms)
     return [
         Goal(text=f"{database}: submissions a second", value=result.rate, bound=0.98 * rate, unit=""),
         Goal(text=f"{database}: jobs lost", value=result.lost, bound=0, unit="", at_most=True),
-        Goal(
-            text=f"{database}: p99 of a read", value=p99(result.read_ms), bound=READ_GOAL_MS, unit=" ms", at_most=True
-        ),
+        Goal(text=f"{database}: p99 of a read", value=slow, bound=READ_GOAL_MS, unit=" ms", at_most=True),
     ]
 
 
