@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.event import listen
 
 from services.common.errors import DomainError, FailedPrecondition, InvalidArgument, NotFound
 from services.registry.job_specs import LoraOptions, TrainOptions
@@ -251,3 +252,21 @@ async def test_a_watcher_sees_every_event_in_order_and_stops_when_the_job_ends(r
     ]
     assert [event.sequence async for event in registry.jobs.watch(job.id, after=3)] == [4, 5]
     assert [event async for event in registry.jobs.watch(job.id, after=5)] == []
+
+
+async def test_many_watchers_cost_one_query_and_each_ends_with_its_job(registry):
+    jobs = [await registry.submit() for _ in range(3)]
+
+    async def watch(job_id, after):
+        return [event.sequence async for event in registry.jobs.watch(job_id, after)]
+
+    watching = [asyncio.create_task(watch(job.id, after)) for job in jobs for after in (0, 1, 99)]
+    queries = []
+    listen(registry.database.engine.sync_engine, "before_cursor_execute", lambda *args: queries.append(args[2]))
+    while len(queries) < 30:  # each stream's first look, then the looks for all of them
+        await asyncio.sleep(0.02)
+    assert all("jobs.last_sequence" in query for query in queries[-3:])
+    for job in jobs:
+        await registry.jobs.cancel(job.id)
+    seen = await asyncio.wait_for(asyncio.gather(*watching), 10)
+    assert seen == [[1, 2], [2], []] * 3
