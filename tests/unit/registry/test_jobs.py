@@ -261,11 +261,16 @@ async def test_many_watchers_cost_one_query_and_each_ends_with_its_job(registry)
         return [event.sequence async for event in registry.jobs.watch(job_id, after)]
 
     watching = [asyncio.create_task(watch(job.id, after)) for job in jobs for after in (0, 1, 99)]
-    queries = []
-    listen(registry.database.engine.sync_engine, "before_cursor_execute", lambda *args: queries.append(args[2]))
-    while len(queries) < 30:  # each stream's first look, then the looks for all of them
-        await asyncio.sleep(0.02)
-    assert all("jobs.last_sequence" in query for query in queries[-3:])
+    queries, settled = [], asyncio.Event()
+
+    def note(_connection, _cursor, query, *_):
+        queries.append(query)
+        if len(queries) == 30:  # each stream's first look, then the looks for all of them
+            settled.set()
+
+    listen(registry.database.engine.sync_engine, "before_cursor_execute", note)
+    await asyncio.wait_for(settled.wait(), 10)
+    assert {query.count("IN (") for query in queries[-3:]} == {1}
     for job in jobs:
         await registry.jobs.cancel(job.id)
     seen = await asyncio.wait_for(asyncio.gather(*watching), 10)
