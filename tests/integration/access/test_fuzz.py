@@ -60,7 +60,8 @@ async def plant(doors: Doors) -> list[str]:
         digest = doors.registry.artifacts.write_bytes(content)
         kind = registry_pb2.DatasetFormat.Value(f"DATASET_FORMAT_{form}")
         await registry.CreateDataset(registry_pb2.CreateDatasetRequest(name=name, format=kind, digest=digest))
-    spec = job_pb2.FineTuneSpec(output_model="tuned", base="flower", datasets=["tasks"])
+    options = job_pb2.TrainOptions(steps=1)
+    spec = job_pb2.FineTuneSpec(output_model="tuned", base="flower", datasets=["tasks"], options=options)
     job = (await jobs.CreateJob(job_pb2.CreateJobRequest(fine_tune=spec))).job
     return ["seedling", "seedling@1", "seedling@2", "flower", "texts", "tasks", "mit", "admin", job.id, digest]
 
