@@ -71,7 +71,7 @@ async def measure(settings: Settings, arguments: argparse.Namespace, folder: Pat
                 config=json.dumps(MODEL),
                 options=TrainOptions(steps=10),
             )
-            job = await timed(lambda: client.jobs.submit(spec, idempotency_key=f"job-{number}"), result.submit_ms)
+            job = await timed(lambda: client.jobs.create(spec, idempotency_key=f"job-{number}"), result.submit_ms)
             jobs.append(job.id)  # type: ignore[attr-defined]
             if len(watchers) < arguments.watchers:
                 watchers.append(asyncio.create_task(last_state(client, jobs[-1])))

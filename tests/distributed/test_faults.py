@@ -85,7 +85,7 @@ class Load:
         )
         while True:
             try:
-                return self.client.jobs.submit(spec, idempotency_key=f"job-{number}")
+                return self.client.jobs.create(spec, idempotency_key=f"job-{number}")
             except (UnavailableError, DeadlineExceededError) as error:
                 LOG.warning("job %d: %s", number, error)
 
@@ -161,7 +161,8 @@ def test_accepted_jobs_are_done_once_whatever_is_killed(kills: int) -> None:
         load = Load(platform=platform, client=client, waiting=3)
         submitting, asking = pool.submit(load.submit_and_watch, pool), pool.submit(load.ask_gateway)
         try:
-            wait_for(lambda: bool(load.accepted), 60, "the first job to be accepted")
+            wait_for(lambda: bool(load.accepted) or submitting.done(), 60, "the first job to be accepted")
+            assert load.accepted, submitting.result()
             strike(platform, kills, random.Random(seed))
         finally:
             load.stopped.set()
