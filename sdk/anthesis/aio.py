@@ -34,6 +34,7 @@ from anthesis.v1.inference_pb2 import (
     SamplingParams,
 )
 from anthesis.v1.inference_pb2_grpc import InferenceServiceStub
+from anthesis.webhooks import Webhooks
 
 HEALTH_DEADLINE_S = 5.0
 
@@ -85,6 +86,7 @@ class AsyncClient:
         self.keys = Keys(registry)
         self.audit = Audit(registry)
         self.licences = Licences(registry)
+        self.webhooks = Webhooks(registry)
         self.tokenizers = Tokenizers(self._channels["tokenizer"])
         self._generation = GenerationServiceStub(self._channels["gateway"])
         self._inference = InferenceServiceStub(self._channels["inference"])

@@ -22,6 +22,7 @@ from anthesis.licences import Licences as AioLicences
 from anthesis.models import Models as AioModels
 from anthesis.settings import Settings
 from anthesis.tokenizers import Tokenizers as AioTokenizers
+from anthesis.webhooks import Webhooks as AioWebhooks
 
 Twin = TypeVar("Twin")
 P = ParamSpec("P")
@@ -126,6 +127,9 @@ class Jobs(_Blocking[AioJobs]):
     get = _call(AioJobs.get)
     list = _call(AioJobs.list)
     cancel = _call(AioJobs.cancel)
+    pause = _call(AioJobs.pause)
+    resume = _call(AioJobs.resume)
+    logs = _iterate(AioJobs.logs)
     watch = _iterate(AioJobs.watch)
     wait = _call(AioJobs.wait)
 
@@ -156,6 +160,14 @@ class Licences(_Blocking[AioLicences]):
     missing = _call(AioLicences.missing)
 
 
+class Webhooks(_Blocking[AioWebhooks]):
+    create = _call(AioWebhooks.create)
+    list = _call(AioWebhooks.list)
+    delete = _call(AioWebhooks.delete)
+    deliveries = _iterate(AioWebhooks.deliveries)
+    redeliver = _call(AioWebhooks.redeliver)
+
+
 class Tokenizers(_Blocking[AioTokenizers]):
     train = _call(AioTokenizers.train)
 
@@ -178,6 +190,7 @@ class Client(_Blocking[aio.AsyncClient]):
         self.keys = Keys(self._twin.keys)
         self.audit = Audit(self._twin.audit)
         self.licences = Licences(self._twin.licences)
+        self.webhooks = Webhooks(self._twin.webhooks)
         self.tokenizers = Tokenizers(self._twin.tokenizers)
 
     generate = _iterate(aio.AsyncClient.generate)

@@ -25,7 +25,8 @@ _LOOKS = "GetDataset ListDatasets ListDeployments ListApiKeys ListAuditEntries"
 _IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {
     _READ_S: {
         "RegistryService": [*_READS.split(), *_LOOKS.split()],
-        "JobService": ["GetJob", "ListJobs"],
+        "JobService": ["GetJob", "ListJobs", "ReadJobLogs"],
+        "WebhookService": ["ListWebhooks", "ListWebhookDeliveries"],
         "LicenceService": ["ListLicences", "GetLicence", "ListAcceptances", "CheckAcceptance"],
         "InferenceService": ["GetWorkerStatus"],
     },

@@ -54,6 +54,14 @@ LICENCES: Access = {
     "CheckAcceptance": _READ,
 }
 
+WEBHOOKS: Access = {
+    "CreateWebhook": _TRAIN,
+    "ListWebhooks": _READ,
+    "DeleteWebhook": _TRAIN,
+    "ListWebhookDeliveries": _READ,
+    "RedeliverWebhook": _TRAIN,
+}
+
 JOBS: Access = {
     "CreateJob": _TRAIN,
     "ReproduceVersion": _TRAIN,
@@ -61,6 +69,9 @@ JOBS: Access = {
     "ListJobs": _READ,
     "WatchJob": _READ,
     "CancelJob": _TRAIN,
+    "PauseJob": _TRAIN,
+    "ResumeJob": _TRAIN,
+    "ReadJobLogs": _READ,
     "AcquireLease": _INTERNAL,
     "RenewLease": _INTERNAL,
     "FinishJob": _INTERNAL,

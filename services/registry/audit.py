@@ -32,6 +32,7 @@ _KINDS = {
     "Dataset": "dataset",
     "Deployment": "deployment",
     "ApiKey": "key",
+    "Webhook": "webhook",
     "Job": "job",
 }
 

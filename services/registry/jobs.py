@@ -16,7 +16,10 @@ from services.registry.aliases import resolve
 from services.registry.continuation import check_continues
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
 from services.registry.estimates import THIS_MACHINE, Estimate, TrainingCluster, estimate
+from services.registry.job_auto import choose
+from services.registry.job_checkpoints import check_source
 from services.registry.job_events import enter, lock_job, read_events, read_job, record, say, wake
+from services.registry.job_queue import queue_time
 from services.registry.job_specs import (
     DEFAULT_LICENCE,
     FineTuneSpec,
@@ -33,7 +36,7 @@ from services.registry.licences.acceptance import require_acceptance
 from services.registry.names import check_model_name, check_name, new_id
 from services.registry.pages import Page, PageRequest, read_page
 from services.registry.references import keep
-from services.registry.tables import CANCELLED, PENDING, Job, JobEvent, Model
+from services.registry.tables import CANCELLED, PAUSED, PENDING, Job, JobEvent, Model
 from services.registry.tokenizers import check_fits, vocabulary_size
 from services.registry.training_data import read_training_data
 from services.registry.versions import check_datasets_exist, decide_licence
@@ -49,6 +52,7 @@ class NewJob:
     created_by: str  # principal
     deploy_alias: str = ""
     idempotency_key: str = ""
+    priority: str = "NORMAL"  # of job_queue.PRIORITIES
 
 
 class Jobs:
@@ -83,15 +87,18 @@ class Jobs:
             await asyncio.to_thread(check_continues, self._artifacts, base, new.spec)
             shape = BloomConfig.from_hf(json.loads(base.config_json))
         assert shape is not None
-        expected = await asyncio.to_thread(estimate, new.spec, shape, data.num_bytes(new.spec.options), self._cluster)
+        num_bytes = data.num_bytes(new.spec.options)
+        chosen = await asyncio.to_thread(choose, new.spec, shape, num_bytes, self._cluster)
+        new = replace(new, spec=chosen.spec)
+        expected = await asyncio.to_thread(estimate, new.spec, shape, num_bytes, self._cluster)
         async with self._database.write() as session:
             if new.idempotency_key and (job := await _find_by_key(session, new)):
                 return job
             if isinstance(new.spec, PretrainSpec):
                 await keep(session, self._artifacts, [new.spec.tokenizer_digest])
-            return await self._insert(session, new, expected)
+            return await self._insert(session, new, expected, chosen.said)
 
-    async def _insert(self, session: AsyncSession, new: NewJob, expected: Estimate) -> Job:
+    async def _insert(self, session: AsyncSession, new: NewJob, expected: Estimate, said: str) -> Job:
         now = self._clock()
         spec = await _resolve(session, new)
         job_id = new_id("job", now)
@@ -105,6 +112,8 @@ class Jobs:
             idempotency_key=new.idempotency_key or None,
             create_time=now,
             wake_time=now,
+            priority=new.priority,
+            queue_time=queue_time(new.priority, now),
             estimate=expected,
         )
         if not inserted:  # another call with the same key was faster
@@ -113,6 +122,8 @@ class Jobs:
             return job
         job = await lock_job(session, job_id)
         record(session, job, now, "state", {"state": PENDING})
+        if said:
+            say(session, job, now, said)
         wake(session, job, now)
         audit.record(session, now, f"job/{job.id}", f"makes {spec.output_model}")
         return job
@@ -144,7 +155,7 @@ class Jobs:
                 await self._watchers.wait(job_id, after)
 
     async def cancel(self, job_id: str) -> Job:
-        """End a PENDING job; ask the worker of a RUNNING one to stop. Raises NotFound, FailedPrecondition."""
+        """End a PENDING or PAUSED job; ask the worker of a RUNNING one to stop. Raises NotFound, FailedPrecondition."""
         now = self._clock()
         async with self._database.write() as session:
             job = await lock_job(session, job_id)
@@ -154,7 +165,7 @@ class Jobs:
                 raise FailedPrecondition(f"job {job.id} is already being cancelled; its worker has been told to stop")
             job.cancel_requested = True
             audit.record(session, now, f"job/{job.id}", "cancel requested")
-            if job.state == PENDING:
+            if job.state in (PENDING, PAUSED):
                 enter(session, job, CANCELLED, now)
             else:
                 say(session, job, now, "cancel requested")
@@ -216,6 +227,7 @@ async def _resolve(session: AsyncSession, new: NewJob) -> JobSpec:
     spec = new.spec
     await _check_held_out(session, spec)
     if isinstance(spec, PretrainSpec):
+        await check_source(session, spec)
         model = await session.get(Model, spec.output_model)
         wanted = spec.licence or ("" if model else DEFAULT_LICENCE)
         return replace(spec, licence=await decide_licence(session, spec.output_model, wanted))
@@ -223,7 +235,9 @@ async def _resolve(session: AsyncSession, new: NewJob) -> JobSpec:
     await require_acceptance(session, new.created_by, base)
     check_layout_fits(spec, BloomConfig.from_hf(json.loads(base.config_json)))
     await decide_licence(session, spec.output_model, "", [base])
-    return replace(spec, base=base.name)
+    spec = replace(spec, base=base.name)
+    await check_source(session, spec)
+    return spec
 
 
 async def _check_held_out(session: AsyncSession, spec: JobSpec) -> None:

@@ -18,6 +18,7 @@ from anthesis.cli import (
     reproduce,
     status,
     text,
+    webhooks,
 )
 from anthesis.errors import AnthesisError
 
@@ -40,6 +41,7 @@ for module in (
     keys,
     licences,
     audit,
+    webhooks,
     plan,
 ):
     module.register(app)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +17,15 @@ from services.registry import tables
 from services.registry.audit import AuditQuery
 from services.registry.checkpoints import File
 from services.registry.deployments import DeploymentStatus, ReadyWorker
-from services.registry.job_specs import FineTuneSpec, JobSpec, LoraOptions, PretrainSpec, TrainOptions, spec_from_row
+from services.registry.job_specs import (
+    CheckpointSource,
+    FineTuneSpec,
+    JobSpec,
+    LoraOptions,
+    PretrainSpec,
+    TrainOptions,
+    spec_from_row,
+)
 from services.registry.leases import Failed, Outcome, Stopped, Succeeded
 from services.registry.pages import PageRequest
 from services.registry.verification import Verified
@@ -227,6 +235,8 @@ def job(row: tables.Job) -> job_pb2.Job:
         model_version=row.model_version or "",
         created_by=row.created_by,
         estimate=job_pb2.JobEstimate(**row.estimate) if row.estimate else None,
+        pause_requested=row.pause_requested,
+        priority=job_pb2.JobPriority.Value(f"JOB_PRIORITY_{row.priority}"),
     )
 
 
@@ -239,6 +249,7 @@ def _pretrain(spec: PretrainSpec) -> job_pb2.PretrainSpec:
         config=spec.config,
         options=_options(spec.options),
         validation_datasets=spec.validation_datasets,
+        from_checkpoint=_source(spec),
     )
 
 
@@ -249,8 +260,9 @@ def _fine_tune(spec: FineTuneSpec) -> job_pb2.FineTuneSpec:
         base=spec.base,
         datasets=spec.datasets,
         options=_options(spec.options),
-        lora=job_pb2.LoraOptions(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout) if lora else None,
+        lora=job_pb2.LoraOptions(**asdict(lora)) if lora else None,
         validation_datasets=spec.validation_datasets,
+        from_checkpoint=_source(spec),
     )
 
 
@@ -271,10 +283,11 @@ def job_spec(request: job_pb2.CreateJobRequest) -> JobSpec:
                 config=pretrain.config,
                 options=read_options(pretrain.options),
                 validation_datasets=list(pretrain.validation_datasets),
+                from_checkpoint=_read_source(pretrain),
             )
         case "fine_tune":
             tune = request.fine_tune
-            lora = LoraOptions(rank=tune.lora.rank, alpha=tune.lora.alpha, dropout=tune.lora.dropout)
+            lora = LoraOptions(**{field.name: value for field, value in tune.lora.ListFields()})
             return FineTuneSpec(
                 output_model=tune.output_model,
                 base=tune.base,
@@ -282,12 +295,24 @@ def job_spec(request: job_pb2.CreateJobRequest) -> JobSpec:
                 options=read_options(tune.options),
                 lora=lora if tune.HasField("lora") else None,
                 validation_datasets=list(tune.validation_datasets),
+                from_checkpoint=_read_source(tune),
             )
     raise InvalidArgument("the request has no spec; set pretrain or fine_tune")
 
 
+def _source(spec: JobSpec) -> job_pb2.CheckpointSource | None:
+    source = spec.from_checkpoint
+    return job_pb2.CheckpointSource(job_id=source.job_id, step=source.step) if source else None
+
+
+def _read_source(message: job_pb2.PretrainSpec | job_pb2.FineTuneSpec) -> CheckpointSource | None:
+    source = message.from_checkpoint
+    return CheckpointSource(job_id=source.job_id, step=source.step) if message.HasField("from_checkpoint") else None
+
+
 def read_options(message: job_pb2.TrainOptions) -> TrainOptions:
-    return TrainOptions(**{field.name: value for field, value in message.ListFields()})
+    values = {field.name: value for field, value in message.ListFields()}
+    return TrainOptions(**values | {"auto": list(message.auto)})
 
 
 def progress(row: dict[str, Any]) -> job_pb2.TrainingProgress:

@@ -18,6 +18,7 @@ from anthesis.v1 import registry_pb2 as pb
 from services.common.access import Access, Permission
 from services.registry import access
 from services.registry.database import utc_now
+from services.registry.tables import WebhookDelivery
 from tests.support.access_matrix import Doors, open_doors
 from tests.support.registry_data import store_checkpoint, text_rows
 
@@ -67,7 +68,21 @@ async def change_everything(client: AsyncClient, doors: Doors) -> job_pb2.Job:
         output_model="sprout", base="seedling", datasets=["rows"], options=job_pb2.TrainOptions(steps=1)
     )
     job = await client.jobs.create(spec)
+    await client.jobs.pause(job.id)
+    await client.jobs.resume(job.id)
+    await change_webhooks(client, doors, job)
     return await client.jobs.cancel(job.id)
+
+
+async def change_webhooks(client: AsyncClient, doors: Doors, job: job_pb2.Job) -> None:
+    made = await client.webhooks.create("https://1.1.1.1/hook")
+    given_up = {"id": "msg-1", "event_type": "job.pending", "state": "FAILED", "body": "{}"}
+    async with doors.registry.database.write() as session:
+        session.add(
+            WebhookDelivery(webhook_id=made.webhook.id, job_id=job.id, sequence=1, create_time=utc_now(), **given_up)
+        )
+    await client.webhooks.redeliver("msg-1")
+    await client.webhooks.delete(made.webhook.id)
 
 
 async def test_every_change_is_in_the_log_with_its_maker(doors: Doors) -> None:
@@ -81,6 +96,7 @@ async def test_every_change_is_in_the_log_with_its_maker(doors: Doors) -> None:
             print(entry.time.ToJsonString(), entry.action, entry.resource, entry.outcome, entry.value)
     must = {f"RegistryService.{rpc}" for rpc in changing(access.REGISTRY)}
     must |= {f"JobService.{rpc}" for rpc in changing(access.JOBS)}
+    must |= {f"WebhookService.{rpc}" for rpc in changing(access.WEBHOOKS)}
     must |= {f"LicenceService.{rpc}" for rpc in (*changing(access.LICENCES), "AcceptLicence")}
     assert must - {entry.action for entry in entries} == TOLD_BY_OTHERS, "call a new RPC in change_everything"
     assert {entry.outcome for entry in entries} == {"OK"}

@@ -13,14 +13,17 @@ from typing import Any
 import pytest
 from anthesis import Client
 from anthesis.artifacts import digest_file
+from anthesis.channel import open_channel
 from anthesis.errors import NotFoundError
+from anthesis.v1 import job_pb2
+from anthesis.v1.job_pb2_grpc import JobServiceStub
 
 from bloom.quantize import quantize_checkpoint
 from bloom.tensors import expected_tensors
 from services.common.artifacts import ArtifactStore
 from tests.support.hub import Hub, running_hub
 from tests.support.registry_data import TINY, safetensors_bytes, text_rows, tokenizer_bytes
-from tests.support.registry_server import RegistryProcess
+from tests.support.registry_server import RegistryProcess, read_keys
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Json = Callable[..., Any]
@@ -386,6 +389,58 @@ def test_a_job_is_submitted_watched_and_cancelled(anthesis: Run, anthesis_json: 
     assert f"{job['id']}\tpretrain\tlab/cli-job\tCANCELLED" in anthesis("jobs", "list").stdout
     events = [json.loads(line) for line in anthesis("jobs", "watch", job["id"], "--json", code=1).stdout.splitlines()]
     assert events[-1]["state"] == "CANCELLED"
+
+
+def test_a_job_is_paused_resumed_followed_from_an_event_on_and_its_output_read(
+    anthesis: Run, anthesis_json: Json, registry: RegistryProcess, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(text_rows())
+    (tmp_path / "tokenizer.json").write_bytes(tokenizer_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(TINY.to_hf() | {"vocab_size": 0}))
+    anthesis("datasets", "upload", "cli-control", tmp_path / "rows.jsonl")
+    submit = ("pretrain", "submit", "--output", "lab/cli-control", "--dataset", "cli-control", "--steps", 5)
+    files = ("--tokenizer", tmp_path / "tokenizer.json", "--config", tmp_path / "config.json")
+    job_id = anthesis_json(*submit, *files, "--priority", "high")["id"]
+
+    paused = anthesis_json("jobs", "pause", job_id)
+    again = anthesis("jobs", "pause", job_id, code=1)
+    resumed = anthesis("jobs", "resume", job_id).stdout
+    with open_channel(registry.platform.registry_address, read_keys(registry.platform)["trainer"]) as channel:
+        trainer = JobServiceStub(channel)
+        trainer.AcquireLease(job_pb2.AcquireLeaseRequest(job_id=job_id, worker_id="w"))
+        printed = job_pb2.RenewLeaseRequest(job_id=job_id, fencing_token=1, log_text="one\ntwo\n\x1b[2Jthree\n")
+        trainer.RenewLease(printed)
+        asked = anthesis("jobs", "pause", job_id).stdout
+        listed = anthesis("jobs", "list", "--state", "running").stdout
+        trainer.ReleaseLease(job_pb2.ReleaseLeaseRequest(job_id=job_id, fencing_token=1))
+    anthesis("jobs", "cancel", job_id)
+    events = anthesis("jobs", "watch", job_id, "--after", 3, "--json", code=1).stdout.splitlines()
+
+    assert (paused["state"], paused["priority"]) == ("PAUSED", "HIGH")
+    assert f"`anthesis jobs resume {job_id}`" in again.stderr
+    assert resumed == f"{job_id}: PENDING\n"
+    assert asked == f"{job_id}: RUNNING, pause requested\n"
+    assert f"{job_id}\tpretrain\tlab/cli-control\tRUNNING (pause requested)\t-\t-\t1\tHIGH" in listed
+    assert [json.loads(line)["sequence"] for line in events][:2] == [4, 5]
+    assert json.loads(events[-1])["state"] == "CANCELLED"
+    assert anthesis("jobs", "logs", job_id).stdout.splitlines() == ["one", "two", "\ufffd[2Jthree"]
+    assert anthesis("jobs", "logs", job_id, "--tail", 1, "--follow").stdout == "\ufffd[2Jthree\n"
+
+
+def test_webhooks_are_made_listed_and_deleted(anthesis: Run, anthesis_json: Json) -> None:
+    refused = anthesis("webhooks", "create", "https://192.168.0.1/hook", code=1).stderr
+    created = anthesis_json("webhooks", "create", "https://1.1.1.1/hook", "--event", "job.succeeded")
+    webhook_id = created["webhook"]["id"]
+
+    assert "192.168.0.1, which is not public" in refused
+    assert created["secret"].startswith("whsec_")
+    listed = anthesis("webhooks", "list").stdout
+    assert f"{webhook_id}\thttps://1.1.1.1/hook\tjob.succeeded\tadmin" in listed
+    assert created["secret"] not in listed
+    assert anthesis_json("webhooks", "deliveries", webhook_id) == []
+    assert "no delivery 'msg-0'" in anthesis("webhooks", "redeliver", "msg-0", code=1).stderr
+    anthesis("webhooks", "delete", webhook_id)
+    assert f"no webhook '{webhook_id}'" in anthesis("webhooks", "delete", webhook_id, code=1).stderr
 
 
 def test_keys_are_made_listed_and_revoked(anthesis: Run, anthesis_json: Json) -> None:
