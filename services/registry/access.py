@@ -54,6 +54,13 @@ LICENCES: Access = {
     "CheckAcceptance": _READ,
 }
 
+FILES: Access = {  # one's own; admins see all
+    "CreateFile": _TRAIN,
+    "GetFile": _TRAIN,
+    "ListFiles": _TRAIN,
+    "DeleteFile": _TRAIN,
+}
+
 JOBS: Access = {
     "CreateJob": _TRAIN,
     "ReproduceVersion": _TRAIN,

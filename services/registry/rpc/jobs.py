@@ -8,6 +8,7 @@ from anthesis.v1 import job_pb2_grpc
 
 from services.common.auth import current_principal
 from services.registry.database import utc_now
+from services.registry.fine_tunings import chosen
 from services.registry.jobs import Jobs, NewJob
 from services.registry.leases import Leases
 from services.registry.reproduction import NewReproduction, Reproductions
@@ -28,6 +29,7 @@ class JobRpc(job_pb2_grpc.JobServiceServicer):
             created_by=current_principal().name,
             deploy_alias=request.deploy_alias,
             idempotency_key=request.idempotency_key,
+            fine_tuning=messages.read_fine_tuning(request),
         )
         return pb.CreateJobResponse(job=messages.job(await self._jobs.create(new)))
 
@@ -48,7 +50,8 @@ class JobRpc(job_pb2_grpc.JobServiceServicer):
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
         state = messages.enum_name(pb.JobState, "JOB_STATE_", request.state)
-        page = await self._jobs.list_jobs(state, messages.page_request(request))
+        only = chosen(fine_tuning=request.fine_tuning, created_by=request.created_by, after=request.after)
+        page = await self._jobs.list_jobs(state, messages.page_request(request), only)
         return pb.ListJobsResponse(jobs=map(messages.job, page.rows), next_page_token=page.next_token)
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:

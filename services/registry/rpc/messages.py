@@ -17,6 +17,7 @@ from services.registry import tables
 from services.registry.audit import AuditQuery
 from services.registry.checkpoints import File
 from services.registry.deployments import DeploymentStatus, ReadyWorker
+from services.registry.fine_tunings import FineTuning
 from services.registry.job_specs import FineTuneSpec, JobSpec, LoraOptions, PretrainSpec, TrainOptions, spec_from_row
 from services.registry.leases import Failed, Outcome, Stopped, Succeeded
 from services.registry.pages import PageRequest
@@ -226,6 +227,8 @@ def job(row: tables.Job) -> job_pb2.Job:
         model_version=row.model_version or "",
         created_by=row.created_by,
         estimate=job_pb2.JobEstimate(**row.estimate) if row.estimate else None,
+        fine_tuning=job_pb2.FineTuning(**row.fine_tuning) if row.fine_tuning else None,
+        last_sequence=row.last_sequence,
     )
 
 
@@ -283,6 +286,12 @@ def job_spec(request: job_pb2.CreateJobRequest) -> JobSpec:
                 validation_datasets=list(tune.validation_datasets),
             )
     raise InvalidArgument("the request has no spec; set pretrain or fine_tune")
+
+
+def read_fine_tuning(request: job_pb2.CreateJobRequest) -> FineTuning | None:
+    asked = request.fine_tuning
+    values = {field.name: getattr(asked, field.name) for field in asked.DESCRIPTOR.fields}
+    return values | {"metadata": dict(asked.metadata)} if request.HasField("fine_tuning") else None
 
 
 def read_options(message: job_pb2.TrainOptions) -> TrainOptions:
