@@ -41,10 +41,17 @@ class TrainingPlatform:
     """`with TrainingPlatform(folder) as platform`; `folder` must have a short path (a Unix socket lies in it)."""
 
     def __init__(
-        self, data_dir: Path, *, mistake: str = "", has_worker: bool = True, worker_on: Host | None = None, **env: str
+        self,
+        data_dir: Path,
+        *,
+        mistake: str = "",
+        has_worker: bool = True,
+        worker_on: Host | None = None,
+        also: Sequence[str] = (),
+        **env: str,
     ) -> None:
         """mistake: of mutated_training, which the worker's ranks make. worker_on: a host of tests.support.hosts.
-        env: variables of all processes.
+        also: further services, "gateway", …. env: variables of all processes.
         """
         address = {"registry_address": f"{GATEWAY}:{free_port()}"} if worker_on else {}
         self.settings = test_platform(data_dir, **address)
@@ -61,6 +68,7 @@ class TrainingPlatform:
             "valkey": [*python, "infra.local.valkey"],
             "relay": [*python, "services.registry.relay"],
         }
+        self._commands |= {name: [*python, f"services.{name}.server"] for name in also}
         if has_worker:
             program = ["tests.support.mutated_worker", mistake] if mistake else ["celery"]
             self._commands["worker"] = [*prefix, *python, *program, *WORKER.split()]
