@@ -45,7 +45,7 @@ def choose_training(asked: Hyperparameters, file: File, seed: int | None) -> Tra
 
 
 def _epochs(num_rows: int) -> int:
-    """Three; more for fewer than 34 rows, fewer for more than 8,333. Source: OpenAI cookbook, Data preparation and
+    """Three; more for at most 25 rows, fewer for more than 8,333. Source: OpenAI cookbook, Data preparation and
     analysis for chat model fine-tuning.
     """
     if 3 * num_rows < 100:
