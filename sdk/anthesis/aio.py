@@ -15,6 +15,7 @@ from anthesis.channel import open_aio_channel
 from anthesis.datasets import Datasets
 from anthesis.deployments import Deployments
 from anthesis.errors import AnthesisError
+from anthesis.files import Files
 from anthesis.jobs import Jobs
 from anthesis.keys import Keys
 from anthesis.licences import Licences
@@ -81,6 +82,7 @@ class AsyncClient:
         self.aliases = Aliases(registry)
         self.artifacts = Artifacts(registry)
         self.datasets = Datasets(registry)
+        self.files = Files(registry)
         self.jobs = Jobs(registry)
         self.deployments = Deployments(registry)
         self.keys = Keys(registry)

@@ -16,6 +16,7 @@ from anthesis.artifacts import Artifacts as AioArtifacts
 from anthesis.audit import Audit as AioAudit
 from anthesis.datasets import Datasets as AioDatasets
 from anthesis.deployments import Deployments as AioDeployments
+from anthesis.files import Files as AioFiles
 from anthesis.jobs import Jobs as AioJobs
 from anthesis.keys import Keys as AioKeys
 from anthesis.licences import Licences as AioLicences
@@ -121,6 +122,14 @@ class Datasets(_Blocking[AioDatasets]):
     list = _call(AioDatasets.list)
 
 
+class Files(_Blocking[AioFiles]):
+    upload = _call(AioFiles.upload)
+    list = _iterate(AioFiles.list)
+    get = _call(AioFiles.get)
+    download = _call(AioFiles.download)
+    delete = _call(AioFiles.delete)
+
+
 class Jobs(_Blocking[AioJobs]):
     create = _call(AioJobs.create)
     reproduce = _call(AioJobs.reproduce)
@@ -185,6 +194,7 @@ class Client(_Blocking[aio.AsyncClient]):
         self.aliases = Aliases(self._twin.aliases)
         self.artifacts = Artifacts(self._twin.artifacts)
         self.datasets = Datasets(self._twin.datasets)
+        self.files = Files(self._twin.files)
         self.jobs = Jobs(self._twin.jobs)
         self.deployments = Deployments(self._twin.deployments)
         self.keys = Keys(self._twin.keys)

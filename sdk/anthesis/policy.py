@@ -27,6 +27,7 @@ _IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {
         "RegistryService": [*_READS.split(), *_LOOKS.split()],
         "JobService": ["GetJob", "ListJobs", "ReadJobLogs"],
         "WebhookService": ["ListWebhooks", "ListWebhookDeliveries"],
+        "FileService": ["GetFile", "ListFiles"],
         "LicenceService": ["ListLicences", "GetLicence", "ListAcceptances", "CheckAcceptance"],
         "InferenceService": ["GetWorkerStatus"],
     },
@@ -36,7 +37,7 @@ _IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {
         "LicenceService": ["AcceptLicence"],
         "GenerationService": ["Tokenize", "Count"],
     },
-    _COMPUTE_S: {"GenerationService": ["Score", "Embed"]},
+    _COMPUTE_S: {"GenerationService": ["Score", "Embed"], "FileService": ["CreateFile"]},  # which has a key, too
 }
 # CreateDataset reads every row and CreateModelVersion every tensor's header.
 _SLOW = {"RegistryService": ("CreateDataset", "CreateModelVersion"), "GenerationService": ("Generate",)}

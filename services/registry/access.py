@@ -62,6 +62,13 @@ WEBHOOKS: Access = {
     "RedeliverWebhook": _TRAIN,
 }
 
+FILES: Access = {  # one's own; admins see all
+    "CreateFile": _TRAIN,
+    "GetFile": _TRAIN,
+    "ListFiles": _TRAIN,
+    "DeleteFile": _TRAIN,
+}
+
 JOBS: Access = {
     "CreateJob": _TRAIN,
     "ReproduceVersion": _TRAIN,

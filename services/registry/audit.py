@@ -30,6 +30,7 @@ _KINDS = {
     "Alias": "alias",
     "Artifact": "artifact",
     "Dataset": "dataset",
+    "File": "file",
     "Deployment": "deployment",
     "ApiKey": "key",
     "Webhook": "webhook",

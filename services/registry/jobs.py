@@ -2,10 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bloom.config import PRESETS, BloomConfig
@@ -16,6 +16,7 @@ from services.registry.aliases import resolve
 from services.registry.continuation import check_continues
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
 from services.registry.estimates import THIS_MACHINE, Estimate, TrainingCluster, estimate
+from services.registry.fine_tunings import FineTuning, check_fine_tuning
 from services.registry.job_auto import choose
 from services.registry.job_checkpoints import check_source
 from services.registry.job_events import enter, lock_job, read_events, read_job, record, say, wake
@@ -53,6 +54,7 @@ class NewJob:
     deploy_alias: str = ""
     idempotency_key: str = ""
     priority: str = "NORMAL"  # of job_queue.PRIORITIES
+    fine_tuning: FineTuning | None = None  # of a job that OpenAI's API submits
 
 
 class Jobs:
@@ -115,6 +117,7 @@ class Jobs:
             priority=new.priority,
             queue_time=queue_time(new.priority, now),
             estimate=expected,
+            fine_tuning=new.fine_tuning,
         )
         if not inserted:  # another call with the same key was faster
             job = await _find_by_key(session, new)
@@ -133,9 +136,9 @@ class Jobs:
         async with self._database.read() as session:
             return await read_job(session, job_id)
 
-    async def list_jobs(self, state: str, page: PageRequest) -> Page[Job]:
-        """Newest first; in every state when `state` is empty."""
-        query = select(Job).where(Job.state == state) if state else select(Job)
+    async def list_jobs(self, state: str, page: PageRequest, only: Sequence[ColumnElement[bool]] = ()) -> Page[Job]:
+        """Newest first; in every state when `state` is empty; `only` those that meet these conditions."""
+        query = select(Job).where(Job.state == state, *only) if state else select(Job).where(*only)
         async with self._database.read() as session:
             return await read_page(session, query, Job.id, page, scope=f"jobs {state}", newest_first=True)
 
@@ -189,6 +192,8 @@ def _check_plain(new: NewJob) -> None:
     check_validation(spec)
     if new.deploy_alias:
         check_name("alias", new.deploy_alias)
+    if new.fine_tuning:
+        check_fine_tuning(new.fine_tuning)
     if len(new.idempotency_key) > MAX_KEY:
         raise InvalidArgument(f"idempotency_key has {len(new.idempotency_key)} characters; use at most {MAX_KEY}")
 

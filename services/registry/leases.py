@@ -20,6 +20,7 @@ from services.registry.alias_changes import JOB, NewChange, set_alias
 from services.registry.aliases import resolve
 from services.registry.checkpoints import Checkpoint, File, inspect_checkpoint
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
+from services.registry.fine_tunings import add_metrics_file
 from services.registry.job_events import enter, lock_job, read_job, record, say, wake
 from services.registry.job_progress import Progress, newest
 from services.registry.job_queue import next_in_turn
@@ -270,6 +271,8 @@ async def _succeed(
         await set_alias(session, alias, version.name, change, now, JOB)
         if await insert_if_absent(session, Deployment, name=alias, target=alias, replicas=0, create_time=now):
             audit.record(session, now, f"deployment/{alias}", f"{alias} on all workers")
+    if job.fine_tuning:
+        await add_metrics_file(session, artifacts, job, now)
     enter(session, job, SUCCEEDED, now)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from anthesis.v1 import job_pb2_grpc, licence_pb2_grpc, registry_pb2_grpc, webhook_pb2_grpc
+from anthesis.v1 import file_pb2_grpc, job_pb2_grpc, licence_pb2_grpc, registry_pb2_grpc, webhook_pb2_grpc
 
 from services.common.artifacts import ArtifactStore
 from services.common.logs import set_up_logging
@@ -15,6 +15,7 @@ from services.registry.config import RegistryConfig
 from services.registry.database import Database
 from services.registry.datasets import Datasets
 from services.registry.deployments import Deployments
+from services.registry.files import Files
 from services.registry.job_control import JobControl
 from services.registry.job_logs import JobLogs
 from services.registry.jobs import Jobs
@@ -24,6 +25,7 @@ from services.registry.licences.builtin import check_seeded
 from services.registry.licences.service import Licences
 from services.registry.models import Models
 from services.registry.reproduction import Reproductions
+from services.registry.rpc.files import FileRpc
 from services.registry.rpc.jobs import JobRpc
 from services.registry.rpc.licences import LicenceRpc
 from services.registry.rpc.registry import RegistryRpc, RegistryUseCases
@@ -37,6 +39,7 @@ REGISTRY = "anthesis.v1.RegistryService"
 JOBS = "anthesis.v1.JobService"
 LICENCES = "anthesis.v1.LicenceService"
 WEBHOOKS = "anthesis.v1.WebhookService"
+FILES = "anthesis.v1.FileService"
 
 
 def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
@@ -74,6 +77,8 @@ def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
     webhooks = Webhooks(database, config.pepper, config.webhook_policy)
     add_webhooks = webhook_pb2_grpc.add_WebhookServiceServicer_to_server
     server.add(add_webhooks, WebhookRpc(webhooks), WEBHOOKS, access.WEBHOOKS)
+    add_files = file_pb2_grpc.add_FileServiceServicer_to_server
+    server.add(add_files, FileRpc(Files(database, artifacts)), FILES, access.FILES)
     return server
 
 

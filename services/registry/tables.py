@@ -139,12 +139,33 @@ class Dataset(Base):
     create_time: Mapped[datetime]
 
 
+class File(Base):
+    """Its creator sees it, and admins do."""
+
+    __tablename__ = "files"
+    __table_args__ = (UniqueConstraint("created_by", "idempotency_key"), Index(None, "created_by", "id"))
+
+    id: Mapped[str] = mapped_column(primary_key=True)  # ids sort by creation time (names.new_id)
+    filename: Mapped[str]
+    purpose: Mapped[str]  # see files.py
+    digest: Mapped[str]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    format: Mapped[str]  # TEXT or MULTITASK; "": no rows to learn from
+    num_rows: Mapped[int] = mapped_column(BigInteger)
+    longest_row_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_by: Mapped[str]
+    idempotency_key: Mapped[str | None]
+    create_time: Mapped[datetime]
+    expire_time: Mapped[datetime | None]
+
+
 class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         UniqueConstraint("created_by", "idempotency_key"),
         Index(None, "state"),
         Index(None, "state", "queue_time"),
+        Index(None, "created_by", "id"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)  # ids sort by creation time (names.new_id)
@@ -172,6 +193,7 @@ class Job(Base):
     model_version: Mapped[str | None]
     estimate: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # see estimates.py
     log_end: Mapped[int] = mapped_column(BigInteger, default=0)  # characters printed so far: see job_logs.py
+    fine_tuning: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # see fine_tunings.py
 
     @property
     def ended(self) -> bool:

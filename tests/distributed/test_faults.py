@@ -43,9 +43,10 @@ def running(seed: int) -> Iterator[TrainingPlatform]:
     assert binaries
     folder = Path(tempfile.mkdtemp(prefix="an-"))
     counts = {"ANTHESIS_TEST_COUNTS": str(folder / "counts")}
-    with TrainingPlatform(folder, mistake="counted", postgres=PostgresServer(binaries), **counts) as platform:
+    with TrainingPlatform(
+        folder, mistake="counted", postgres=PostgresServer(binaries), also=["gateway"], **counts
+    ) as platform:
         platform.dataset("texts", text_rows(40, seed))
-        platform.start("gateway")
         yield platform
     shutil.rmtree(folder, ignore_errors=True)
 

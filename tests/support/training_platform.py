@@ -49,10 +49,12 @@ class TrainingPlatform:
         has_worker: bool = True,
         worker_on: Host | None = None,
         postgres: PostgresServer | None = None,
+        also: Sequence[str] = (),
         **env: str,
     ) -> None:
         """mistake: of mutated_training, which the worker's ranks make. worker_on: a host of tests.support.hosts.
-        postgres: the database's server, which is then a process like the others. env: variables of all processes.
+        postgres: the database's server, which is then a process like the others. also: further services, "gateway", ….
+        env: variables of all processes.
         """
         changes = {"registry_address": f"{GATEWAY}:{free_port()}"} if worker_on else {}
         self._postgres = postgres
@@ -71,8 +73,8 @@ class TrainingPlatform:
         self._commands = {
             "valkey": [*python, "infra.local.valkey"],
             "relay": [*python, "services.registry.relay"],
-            "gateway": [*python, "services.gateway.server"],
         }
+        self._commands |= {name: [*python, f"services.{name}.server"] for name in also}
         if has_worker:
             program = ["tests.support.mutated_worker", mistake] if mistake else ["celery"]
             self._commands["worker"] = [*prefix, *python, *program, *WORKER.split()]
@@ -84,8 +86,7 @@ class TrainingPlatform:
 
     def __enter__(self) -> Self:
         for name in self._commands:
-            if name != "gateway":  # no job needs it
-                self.start(name)
+            self.start(name)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -98,7 +99,7 @@ class TrainingPlatform:
         return self.settings.data_dir / f"{name}.log"
 
     def start(self, name: str, **env: str) -> None:
-        """Start a process that is not running: "valkey", "relay", "worker", "registry", "gateway" or "postgres".
+        """Start a process that is not running: "valkey", "relay", "worker", "registry", "postgres" or one of `also`.
 
         env: further variables.
         """

@@ -92,6 +92,8 @@ class Job(_message.Message):
     ESTIMATE_FIELD_NUMBER: _builtins.int
     PAUSE_REQUESTED_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    FINE_TUNING_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     state: Global___JobState.ValueType
     cancel_requested: _builtins.bool
@@ -103,6 +105,8 @@ class Job(_message.Message):
     pause_requested: _builtins.bool
     """Its worker has been told to stop with a checkpoint."""
     priority: Global___JobPriority.ValueType
+    last_sequence: _builtins.int
+    """Of its newest event."""
     @_builtins.property
     def pretrain(self) -> Global___PretrainSpec: ...
     @_builtins.property
@@ -125,6 +129,10 @@ class Job(_message.Message):
     def estimate(self) -> Global___JobEstimate:
         """Made when the job is created; absent in jobs of older releases."""
 
+    @_builtins.property
+    def fine_tuning(self) -> Global___FineTuning:
+        """As CreateJobRequest's."""
+
     def __init__(
         self,
         *,
@@ -144,16 +152,81 @@ class Job(_message.Message):
         estimate: Global___JobEstimate | None = ...,
         pause_requested: _builtins.bool = ...,
         priority: Global___JobPriority.ValueType = ...,
+        fine_tuning: Global___FineTuning | None = ...,
+        last_sequence: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fine_tune", b"fine_tune", "pretrain", b"pretrain", "progress", b"progress", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "pretrain", b"pretrain", "progress", b"progress", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "created_by", b"created_by", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fine_tune", b"fine_tune", "id", b"id", "model_version", b"model_version", "pause_requested", b"pause_requested", "pretrain", b"pretrain", "priority", b"priority", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "created_by", b"created_by", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "id", b"id", "last_sequence", b"last_sequence", "model_version", b"model_version", "pause_requested", b"pause_requested", "pretrain", b"pretrain", "priority", b"priority", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class FineTuning(_message.Message):
+    """What OpenAI's fine-tuning API was asked for, beyond the job's spec, and says
+    again.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    TRAINING_FILE_FIELD_NUMBER: _builtins.int
+    VALIDATION_FILE_FIELD_NUMBER: _builtins.int
+    SUFFIX_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_MULTIPLIER_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """As the request named it."""
+    training_file: _builtins.str
+    """Files' ids."""
+    validation_file: _builtins.str
+    suffix: _builtins.str
+    learning_rate_multiplier: _builtins.float
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Of the client's choice."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        training_file: _builtins.str = ...,
+        validation_file: _builtins.str = ...,
+        suffix: _builtins.str = ...,
+        learning_rate_multiplier: _builtins.float = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["learning_rate_multiplier", b"learning_rate_multiplier", "metadata", b"metadata", "model", b"model", "suffix", b"suffix", "training_file", b"training_file", "validation_file", b"validation_file"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FineTuning: _TypeAlias = FineTuning  # noqa: Y015
 
 @_typing.final
 class JobEstimate(_message.Message):
@@ -916,6 +989,7 @@ class CreateJobRequest(_message.Message):
     DEPLOY_ALIAS_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    FINE_TUNING_FIELD_NUMBER: _builtins.int
     deploy_alias: _builtins.str
     """Set this alias to the version when it is made, and deploy it."""
     idempotency_key: _builtins.str
@@ -925,6 +999,12 @@ class CreateJobRequest(_message.Message):
     def pretrain(self) -> Global___PretrainSpec: ...
     @_builtins.property
     def fine_tune(self) -> Global___FineTuneSpec: ...
+    @_builtins.property
+    def fine_tuning(self) -> Global___FineTuning:
+        """Of a job that OpenAI's API submits. When it has SUCCEEDED its metrics are a
+        file: "file-" and the job's id without "job-".
+        """
+
     def __init__(
         self,
         *,
@@ -933,10 +1013,11 @@ class CreateJobRequest(_message.Message):
         deploy_alias: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
         priority: Global___JobPriority.ValueType = ...,
+        fine_tuning: Global___FineTuning | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fine_tune", b"fine_tune", "pretrain", b"pretrain", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "pretrain", b"pretrain", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deploy_alias", b"deploy_alias", "fine_tune", b"fine_tune", "idempotency_key", b"idempotency_key", "pretrain", b"pretrain", "priority", b"priority", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deploy_alias", b"deploy_alias", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "idempotency_key", b"idempotency_key", "pretrain", b"pretrain", "priority", b"priority", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
@@ -1064,20 +1145,32 @@ class ListJobsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    FINE_TUNING_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     page_token: _builtins.str
     state: Global___JobState.ValueType
     """Unspecified: all."""
+    fine_tuning: _builtins.bool
+    """Only those with `fine_tuning`."""
+    created_by: _builtins.str
+    """Empty: by anybody."""
+    after: _builtins.str
+    """A job's id: those made before it."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         state: Global___JobState.ValueType = ...,
+        fine_tuning: _builtins.bool = ...,
+        created_by: _builtins.str = ...,
+        after: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "created_by", b"created_by", "fine_tuning", b"fine_tuning", "page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

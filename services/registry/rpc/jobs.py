@@ -9,6 +9,7 @@ from anthesis.v1 import job_pb2_grpc
 from services.common.auth import current_principal
 from services.common.errors import InvalidArgument
 from services.registry.database import utc_now
+from services.registry.fine_tunings import chosen
 from services.registry.job_control import JobControl
 from services.registry.job_logs import JobLogs
 from services.registry.jobs import Jobs, NewJob
@@ -36,6 +37,7 @@ class JobRpc(job_pb2_grpc.JobServiceServicer):
             deploy_alias=request.deploy_alias,
             idempotency_key=request.idempotency_key,
             priority=_priority(request.priority),
+            fine_tuning=messages.read_fine_tuning(request),
         )
         return pb.CreateJobResponse(job=messages.job(await self._jobs.create(new)))
 
@@ -56,7 +58,8 @@ class JobRpc(job_pb2_grpc.JobServiceServicer):
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
         state = messages.enum_name(pb.JobState, "JOB_STATE_", request.state)
-        page = await self._jobs.list_jobs(state, messages.page_request(request))
+        only = chosen(fine_tuning=request.fine_tuning, created_by=request.created_by, after=request.after)
+        page = await self._jobs.list_jobs(state, messages.page_request(request), only)
         return pb.ListJobsResponse(jobs=map(messages.job, page.rows), next_page_token=page.next_token)
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:

@@ -17,6 +17,7 @@ from services.registry import tables
 from services.registry.audit import AuditQuery
 from services.registry.checkpoints import File
 from services.registry.deployments import DeploymentStatus, ReadyWorker
+from services.registry.fine_tunings import FineTuning
 from services.registry.job_specs import (
     CheckpointSource,
     FineTuneSpec,
@@ -237,6 +238,8 @@ def job(row: tables.Job) -> job_pb2.Job:
         estimate=job_pb2.JobEstimate(**row.estimate) if row.estimate else None,
         pause_requested=row.pause_requested,
         priority=job_pb2.JobPriority.Value(f"JOB_PRIORITY_{row.priority}"),
+        fine_tuning=job_pb2.FineTuning(**row.fine_tuning) if row.fine_tuning else None,
+        last_sequence=row.last_sequence,
     )
 
 
@@ -308,6 +311,12 @@ def _source(spec: JobSpec) -> job_pb2.CheckpointSource | None:
 def _read_source(message: job_pb2.PretrainSpec | job_pb2.FineTuneSpec) -> CheckpointSource | None:
     source = message.from_checkpoint
     return CheckpointSource(job_id=source.job_id, step=source.step) if message.HasField("from_checkpoint") else None
+
+
+def read_fine_tuning(request: job_pb2.CreateJobRequest) -> FineTuning | None:
+    asked = request.fine_tuning
+    values = {field.name: getattr(asked, field.name) for field in asked.DESCRIPTOR.fields}
+    return values | {"metadata": dict(asked.metadata)} if request.HasField("fine_tuning") else None
 
 
 def read_options(message: job_pb2.TrainOptions) -> TrainOptions:

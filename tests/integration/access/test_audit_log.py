@@ -49,6 +49,10 @@ async def change_everything(client: AsyncClient, doors: Doors) -> job_pb2.Job:
     """Call every RPC that changes something; return a job that was submitted and cancelled."""
     artifact = await client.artifacts.upload_bytes(text_rows())
     await client.datasets.create("rows", artifact.digest, pb.DATASET_FORMAT_TEXT)
+    path = doors.registry.data_dir / "rows.jsonl"
+    path.write_bytes(text_rows())
+    file = await client.files.upload(path)
+    await client.files.delete(file.id)
     await client.models.create(pb.Model(name="seedling", licence="apache-2.0"))
     stored = store_checkpoint(doors.registry.artifacts)
     version = pb.ModelVersion(model="seedling", tokenizer_digest=stored.tokenizer_digest, files=pb_files(stored))
@@ -97,6 +101,7 @@ async def test_every_change_is_in_the_log_with_its_maker(doors: Doors) -> None:
     must = {f"RegistryService.{rpc}" for rpc in changing(access.REGISTRY)}
     must |= {f"JobService.{rpc}" for rpc in changing(access.JOBS)}
     must |= {f"WebhookService.{rpc}" for rpc in changing(access.WEBHOOKS)}
+    must |= {f"FileService.{rpc}" for rpc in changing(access.FILES)}
     must |= {f"LicenceService.{rpc}" for rpc in (*changing(access.LICENCES), "AcceptLicence")}
     assert must - {entry.action for entry in entries} == TOLD_BY_OTHERS, "call a new RPC in change_everything"
     assert {entry.outcome for entry in entries} == {"OK"}

@@ -15,6 +15,7 @@ from services.registry.catalogue import seed_catalogue
 from services.registry.database import Database, alembic_config, open_engine
 from services.registry.datasets import Datasets
 from services.registry.deployments import Deployments
+from services.registry.files import FINE_TUNE, Files, NewFile
 from services.registry.job_specs import PretrainSpec, TrainOptions
 from services.registry.jobs import Jobs, NewJob
 from services.registry.keys import Keys
@@ -47,6 +48,10 @@ async def fill(database, artifacts):
     await Licences(database).accept(Principal("key", "ada", "user"), BUILTIN[0].id, BUILTIN[0].digest)
     await Keys(database, b"pepper").create("ada", "user")
     await Datasets(database, artifacts).create("udhr", "TEXT", artifacts.write_bytes(text_rows()))
+    rows = artifacts.write_bytes(text_rows())
+    await Files(database, artifacts).create(
+        NewFile(filename="rows.jsonl", purpose=FINE_TUNE, digest=rows, created_by="ada")
+    )
     stored = store_checkpoint(artifacts)
     spec = PretrainSpec(
         output_model="sprout",
