@@ -15,13 +15,17 @@ from services.registry import audit
 from services.registry.aliases import resolve
 from services.registry.continuation import check_continues
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
+from services.registry.dataset_names import check_datasets_exist
+from services.registry.dataset_reports import resolve_validation
 from services.registry.estimates import THIS_MACHINE, Estimate, TrainingCluster, estimate
 from services.registry.job_events import enter, lock_job, read_events, read_job, record, say, wake
 from services.registry.job_specs import (
     DEFAULT_LICENCE,
+    AnyJobSpec,
     FineTuneSpec,
     JobSpec,
     PretrainSpec,
+    ValidateDatasetSpec,
     check_layout_fits,
     check_lora,
     check_options,
@@ -35,7 +39,7 @@ from services.registry.references import keep
 from services.registry.tables import CANCELLED, PENDING, Job, JobEvent, Model
 from services.registry.tokenizers import check_fits, vocabulary_size
 from services.registry.training_data import read_training_data
-from services.registry.versions import check_datasets_exist, decide_licence
+from services.registry.versions import decide_licence
 
 MAX_KEY = 200
 MAX_SEQUENCE = 2**31 - 1
@@ -44,7 +48,7 @@ VOCABULARY_MULTIPLE = 128
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewJob:
-    spec: JobSpec
+    spec: AnyJobSpec
     created_by: str  # principal
     deploy_alias: str = ""
     idempotency_key: str = ""
@@ -71,26 +75,33 @@ class Jobs:
         Raises InvalidArgument naming the parameter and its range, NotFound for what the job refers to.
         """
         _check_plain(new)
+        spec = new.spec
         shape = None
-        if isinstance(new.spec, PretrainSpec):
-            shape = await asyncio.to_thread(_check_pretrain_shape, self._artifacts, new.spec)
-        data = await read_training_data(self._database, self._artifacts, new.spec)
-        new = replace(new, spec=replace(new.spec, datasets=data.names))
-        if isinstance(new.spec, FineTuneSpec):
+        if isinstance(spec, ValidateDatasetSpec):
+            spec = await resolve_validation(self._database, self._artifacts, spec)
+            return await self._store(replace(new, spec=spec), None)
+        if isinstance(spec, PretrainSpec):
+            shape = await asyncio.to_thread(_check_pretrain_shape, self._artifacts, spec)
+        data = await read_training_data(self._database, self._artifacts, spec)
+        spec = replace(spec, datasets=data.names)
+        if isinstance(spec, FineTuneSpec):
             async with self._database.read() as session:
-                base = await resolve(session, new.spec.base)
-            await asyncio.to_thread(check_continues, self._artifacts, base, new.spec)
+                base = await resolve(session, spec.base)
+            await asyncio.to_thread(check_continues, self._artifacts, base, spec)
             shape = BloomConfig.from_hf(json.loads(base.config_json))
         assert shape is not None
-        expected = await asyncio.to_thread(estimate, new.spec, shape, data.num_bytes(new.spec.options), self._cluster)
+        expected = await asyncio.to_thread(estimate, spec, shape, data.num_bytes(spec.options), self._cluster)
+        return await self._store(replace(new, spec=spec), expected)
+
+    async def _store(self, new: NewJob, expected: Estimate | None) -> Job:
         async with self._database.write() as session:
             if new.idempotency_key and (job := await _find_by_key(session, new)):
                 return job
-            if isinstance(new.spec, PretrainSpec):
+            if not isinstance(new.spec, FineTuneSpec):  # a base keeps its own
                 await keep(session, self._artifacts, [new.spec.tokenizer_digest])
             return await self._insert(session, new, expected)
 
-    async def _insert(self, session: AsyncSession, new: NewJob, expected: Estimate) -> Job:
+    async def _insert(self, session: AsyncSession, new: NewJob, expected: Estimate | None) -> Job:
         now = self._clock()
         spec = await _resolve(session, new)
         job_id = new_id("job", now)
@@ -113,7 +124,8 @@ class Jobs:
         job = await lock_job(session, job_id)
         record(session, job, now, "state", {"state": PENDING})
         wake(session, job, now)
-        audit.record(session, now, f"job/{job.id}", f"makes {spec.output_model}")
+        makes = f"a report on {spec.dataset}" if isinstance(spec, ValidateDatasetSpec) else spec.output_model
+        audit.record(session, now, f"job/{job.id}", f"makes {makes}")
         return job
 
     async def get(self, job_id: str) -> Job:
@@ -168,6 +180,12 @@ async def _find_by_key(session: AsyncSession, new: NewJob) -> Job | None:
 def _check_plain(new: NewJob) -> None:
     """What can be checked without looking anything up."""
     spec = new.spec
+    if len(new.idempotency_key) > MAX_KEY:
+        raise InvalidArgument(f"idempotency_key has {len(new.idempotency_key)} characters; use at most {MAX_KEY}")
+    if isinstance(spec, ValidateDatasetSpec):
+        if new.deploy_alias:
+            raise InvalidArgument(f"deploy_alias={new.deploy_alias[:80]!r}: a report is no version; leave it empty")
+        return
     check_model_name(spec.output_model)
     check_options(spec.options)
     if isinstance(spec, FineTuneSpec) and spec.lora:
@@ -177,8 +195,6 @@ def _check_plain(new: NewJob) -> None:
     check_validation(spec)
     if new.deploy_alias:
         check_name("alias", new.deploy_alias)
-    if len(new.idempotency_key) > MAX_KEY:
-        raise InvalidArgument(f"idempotency_key has {len(new.idempotency_key)} characters; use at most {MAX_KEY}")
 
 
 def _check_pretrain_shape(artifacts: ArtifactStore, spec: PretrainSpec) -> BloomConfig:
@@ -207,13 +223,15 @@ def _config(artifacts: ArtifactStore, spec: PretrainSpec) -> BloomConfig:
         raise InvalidArgument(f"config: {error}") from error
 
 
-async def _resolve(session: AsyncSession, new: NewJob) -> JobSpec:
+async def _resolve(session: AsyncSession, new: NewJob) -> AnyJobSpec:
     """The spec with its references found and fixed, and a licence under which its version can be registered.
 
     Raises FailedPrecondition for a base whose licence the submitter has still to accept.
     """
     spec = new.spec
-    await _check_held_out(session, spec)
+    if isinstance(spec, ValidateDatasetSpec):
+        return spec
+    spec = replace(spec, validation_datasets=await _check_held_out(session, spec))
     if isinstance(spec, PretrainSpec):
         model = await session.get(Model, spec.output_model)
         wanted = spec.licence or ("" if model else DEFAULT_LICENCE)
@@ -225,9 +243,11 @@ async def _resolve(session: AsyncSession, new: NewJob) -> JobSpec:
     return replace(spec, base=base.name)
 
 
-async def _check_held_out(session: AsyncSession, spec: JobSpec) -> None:
+async def _check_held_out(session: AsyncSession, spec: JobSpec) -> list[str]:
+    """The validation datasets, fixed to versions. Raises NotFound, InvalidArgument."""
     trained_on = {dataset.digest: dataset.name for dataset in await check_datasets_exist(session, spec.datasets)}
-    for dataset in await check_datasets_exist(session, spec.validation_datasets):
+    held_out = await check_datasets_exist(session, spec.validation_datasets)
+    for dataset in held_out:
         what = f"validation dataset {dataset.name!r}"
         if dataset.format == "BLEND":
             raise InvalidArgument(f"{what} is a BLEND, whose shards have no text to count bytes of; upload rows")
@@ -235,3 +255,4 @@ async def _check_held_out(session: AsyncSession, spec: JobSpec) -> None:
             raise InvalidArgument(f"{what} is {dataset.format}; validate on TEXT or MULTITASK rows")
         if same := trained_on.get(dataset.digest):
             raise InvalidArgument(f"{what} has the rows of {same!r}, which is trained on; upload rows held out")
+    return [dataset.name for dataset in held_out]
