@@ -13,6 +13,7 @@ from anthesis.rpc import PAGE_SIZE, pages, stream, unary
 from anthesis.v1 import job_pb2 as pb
 from anthesis.v1.job_pb2_grpc import JobServiceStub
 
+Spec = pb.PretrainSpec | pb.FineTuneSpec | pb.ValidateDatasetSpec
 ENDED = frozenset({pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED})
 
 
@@ -22,9 +23,7 @@ class Jobs:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = JobServiceStub(channel)
 
-    async def create(
-        self, spec: pb.PretrainSpec | pb.FineTuneSpec, *, deploy_alias: str = "", idempotency_key: str | None = None
-    ) -> pb.Job:
+    async def create(self, spec: Spec, *, deploy_alias: str = "", idempotency_key: str | None = None) -> pb.Job:
         """Submit a job; the same `idempotency_key` gives the same job. With `deploy_alias` its version is deployed.
 
         Raises InvalidArgumentError, naming the parameter and its range.
@@ -32,6 +31,8 @@ class Jobs:
         request = pb.CreateJobRequest(deploy_alias=deploy_alias, idempotency_key=idempotency_key or uuid.uuid4().hex)
         if isinstance(spec, pb.PretrainSpec):
             request.pretrain.CopyFrom(spec)
+        elif isinstance(spec, pb.ValidateDatasetSpec):
+            request.validate_dataset.CopyFrom(spec)
         else:
             request.fine_tune.CopyFrom(spec)
         return (await unary(self._stub.CreateJob(request))).job
