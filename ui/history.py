@@ -110,6 +110,8 @@ def flops(per_second: float) -> str:
 def title(job: pb.Job) -> str:
     if job.HasField("fine_tune"):
         return f"{job.fine_tune.base} → {job.fine_tune.output_model}"
+    if job.HasField("validate_dataset"):
+        return f"Report on {job.validate_dataset.dataset}"
     return f"Pre-train {job.pretrain.output_model}"
 
 

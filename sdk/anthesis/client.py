@@ -120,6 +120,9 @@ class Datasets(_Blocking[AioDatasets]):
     create = _call(AioDatasets.create)
     get = _call(AioDatasets.get)
     list = _call(AioDatasets.list)
+    versions = _call(AioDatasets.versions)
+    preview = _call(AioDatasets.preview)
+    report = _call(AioDatasets.report)
 
 
 class Files(_Blocking[AioFiles]):

@@ -14,6 +14,7 @@ from anthesis.v1 import job_pb2 as pb
 from anthesis.v1.job_pb2_grpc import JobServiceStub
 
 LOG_POLL_S = 1.0
+Spec = pb.PretrainSpec | pb.FineTuneSpec | pb.ValidateDatasetSpec
 ENDED = frozenset({pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED})
 
 
@@ -25,7 +26,7 @@ class Jobs:
 
     async def create(
         self,
-        spec: pb.PretrainSpec | pb.FineTuneSpec,
+        spec: Spec,
         *,
         deploy_alias: str = "",
         idempotency_key: str | None = None,
@@ -39,6 +40,8 @@ class Jobs:
         request = pb.CreateJobRequest(deploy_alias=deploy_alias, idempotency_key=key, priority=priority)
         if isinstance(spec, pb.PretrainSpec):
             request.pretrain.CopyFrom(spec)
+        elif isinstance(spec, pb.ValidateDatasetSpec):
+            request.validate_dataset.CopyFrom(spec)
         else:
             request.fine_tune.CopyFrom(spec)
         return (await unary(self._stub.CreateJob(request))).job

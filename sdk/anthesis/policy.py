@@ -21,7 +21,7 @@ _READS = (
     "ListModels GetModel GetModelVersion ListModelVersions GetLineage ListAliases ListAliasChanges ResolveAlias "
     "ResolveModel GetArtifact"
 )
-_LOOKS = "GetDataset ListDatasets ListDeployments ListApiKeys ListAuditEntries"
+_LOOKS = "GetDataset ListDatasets ListDatasetVersions ListDeployments ListApiKeys ListAuditEntries"
 _IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {
     _READ_S: {
         "RegistryService": [*_READS.split(), *_LOOKS.split()],
@@ -39,8 +39,11 @@ _IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {
     },
     _COMPUTE_S: {"GenerationService": ["Score", "Embed"], "FileService": ["CreateFile"]},  # which has a key, too
 }
-# CreateDataset reads every row and CreateModelVersion every tensor's header.
-_SLOW = {"RegistryService": ("CreateDataset", "CreateModelVersion"), "GenerationService": ("Generate",)}
+# CreateDataset reads every row, PreviewDataset up to the last one it shows, CreateModelVersion every tensor's header.
+_SLOW = {
+    "RegistryService": ("CreateDataset", "PreviewDataset", "CreateModelVersion"),
+    "GenerationService": ("Generate",),
+}
 _ENDLESS = {
     "RegistryService": ("UploadArtifact", "DownloadArtifact", "VerifyArtifacts", "CollectGarbage"),
     "JobService": ("WatchJob",),

@@ -33,6 +33,8 @@ REGISTRY: Access = {
     "CreateDataset": _TRAIN,
     "GetDataset": _READ,
     "ListDatasets": _READ,
+    "ListDatasetVersions": _READ,
+    "PreviewDataset": _READ,
     "CreateDeployment": _TRAIN,
     "ListDeployments": _READ,
     "DeleteDeployment": _TRAIN,

@@ -102,15 +102,42 @@ class FineTuneSpec:
     from_checkpoint: CheckpointSource | None = None
 
 
-JobSpec = PretrainSpec | FineTuneSpec
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValidateDatasetSpec:
+    """A report on a dataset's rows, which trains nothing: dataset_reports.py."""
+
+    dataset: str
+    tokenizer_digest: str = ""  # "": the base's
+    base: str = ""
+    sequence_length: int = 0  # tokens; 0: the default
+    held_out: list[str] = field(default_factory=list)
+
+    @property
+    def datasets(self) -> list[str]:
+        return [self.dataset]
+
+    @property
+    def validation_datasets(self) -> list[str]:
+        return self.held_out
 
 
-def spec_to_row(spec: JobSpec) -> dict[str, Any]:
-    return {"kind": "pretrain" if isinstance(spec, PretrainSpec) else "fine_tune"} | asdict(spec)
+JobSpec = PretrainSpec | FineTuneSpec  # what makes a version
+AnyJobSpec = JobSpec | ValidateDatasetSpec
+_KINDS: dict[type[AnyJobSpec], str] = {
+    PretrainSpec: "pretrain",
+    FineTuneSpec: "fine_tune",
+    ValidateDatasetSpec: "validate_dataset",
+}
 
 
-def spec_from_row(row: Mapping[str, Any]) -> JobSpec:
+def spec_to_row(spec: AnyJobSpec) -> dict[str, Any]:
+    return {"kind": _KINDS[type(spec)]} | asdict(spec)
+
+
+def spec_from_row(row: Mapping[str, Any]) -> AnyJobSpec:
     values = {key: value for key, value in row.items() if key != "kind"}
+    if row["kind"] == "validate_dataset":
+        return ValidateDatasetSpec(**values)
     values["options"] = TrainOptions(**values["options"])
     if source := values.get("from_checkpoint"):
         values["from_checkpoint"] = CheckpointSource(**source)

@@ -15,6 +15,8 @@ from services.registry import audit
 from services.registry.aliases import resolve
 from services.registry.continuation import check_continues
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
+from services.registry.dataset_names import check_datasets_exist
+from services.registry.dataset_reports import resolve_validation
 from services.registry.estimates import THIS_MACHINE, Estimate, TrainingCluster, estimate
 from services.registry.fine_tunings import FineTuning, check_fine_tuning
 from services.registry.job_auto import choose
@@ -23,9 +25,11 @@ from services.registry.job_events import enter, lock_job, read_events, read_job,
 from services.registry.job_queue import queue_time
 from services.registry.job_specs import (
     DEFAULT_LICENCE,
+    AnyJobSpec,
     FineTuneSpec,
     JobSpec,
     PretrainSpec,
+    ValidateDatasetSpec,
     check_layout_fits,
     check_lora,
     check_options,
@@ -40,7 +44,7 @@ from services.registry.references import keep
 from services.registry.tables import CANCELLED, PAUSED, PENDING, Job, JobEvent, Model
 from services.registry.tokenizers import check_fits, vocabulary_size
 from services.registry.training_data import read_training_data
-from services.registry.versions import check_datasets_exist, decide_licence
+from services.registry.versions import decide_licence
 
 MAX_KEY = 200
 MAX_SEQUENCE = 2**31 - 1
@@ -49,7 +53,7 @@ VOCABULARY_MULTIPLE = 128
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewJob:
-    spec: JobSpec
+    spec: AnyJobSpec
     created_by: str  # principal
     deploy_alias: str = ""
     idempotency_key: str = ""
@@ -78,29 +82,35 @@ class Jobs:
         Raises InvalidArgument naming the parameter and its range, NotFound for what the job refers to.
         """
         _check_plain(new)
+        spec = new.spec
         shape = None
-        if isinstance(new.spec, PretrainSpec):
-            shape = await asyncio.to_thread(_check_pretrain_shape, self._artifacts, new.spec)
-        data = await read_training_data(self._database, self._artifacts, new.spec)
-        new = replace(new, spec=replace(new.spec, datasets=data.names))
-        if isinstance(new.spec, FineTuneSpec):
+        if isinstance(spec, ValidateDatasetSpec):
+            spec = await resolve_validation(self._database, self._artifacts, spec)
+            return await self._store(replace(new, spec=spec), None)
+        if isinstance(spec, PretrainSpec):
+            shape = await asyncio.to_thread(_check_pretrain_shape, self._artifacts, spec)
+        data = await read_training_data(self._database, self._artifacts, spec)
+        spec = replace(spec, datasets=data.names)
+        if isinstance(spec, FineTuneSpec):
             async with self._database.read() as session:
-                base = await resolve(session, new.spec.base)
-            await asyncio.to_thread(check_continues, self._artifacts, base, new.spec)
+                base = await resolve(session, spec.base)
+            await asyncio.to_thread(check_continues, self._artifacts, base, spec)
             shape = BloomConfig.from_hf(json.loads(base.config_json))
         assert shape is not None
-        num_bytes = data.num_bytes(new.spec.options)
-        chosen = await asyncio.to_thread(choose, new.spec, shape, num_bytes, self._cluster)
-        new = replace(new, spec=chosen.spec)
-        expected = await asyncio.to_thread(estimate, new.spec, shape, num_bytes, self._cluster)
+        num_bytes = data.num_bytes(spec.options)
+        chosen = await asyncio.to_thread(choose, spec, shape, num_bytes, self._cluster)
+        expected = await asyncio.to_thread(estimate, chosen.spec, shape, num_bytes, self._cluster)
+        return await self._store(replace(new, spec=chosen.spec), expected, chosen.said)
+
+    async def _store(self, new: NewJob, expected: Estimate | None, said: str = "") -> Job:
         async with self._database.write() as session:
             if new.idempotency_key and (job := await _find_by_key(session, new)):
                 return job
-            if isinstance(new.spec, PretrainSpec):
+            if not isinstance(new.spec, FineTuneSpec):  # a base keeps its own
                 await keep(session, self._artifacts, [new.spec.tokenizer_digest])
-            return await self._insert(session, new, expected, chosen.said)
+            return await self._insert(session, new, expected, said)
 
-    async def _insert(self, session: AsyncSession, new: NewJob, expected: Estimate, said: str) -> Job:
+    async def _insert(self, session: AsyncSession, new: NewJob, expected: Estimate | None, said: str) -> Job:
         now = self._clock()
         spec = await _resolve(session, new)
         job_id = new_id("job", now)
@@ -128,7 +138,8 @@ class Jobs:
         if said:
             say(session, job, now, said)
         wake(session, job, now)
-        audit.record(session, now, f"job/{job.id}", f"makes {spec.output_model}")
+        makes = f"a report on {spec.dataset}" if isinstance(spec, ValidateDatasetSpec) else spec.output_model
+        audit.record(session, now, f"job/{job.id}", f"makes {makes}")
         return job
 
     async def get(self, job_id: str) -> Job:
@@ -183,6 +194,12 @@ async def _find_by_key(session: AsyncSession, new: NewJob) -> Job | None:
 def _check_plain(new: NewJob) -> None:
     """What can be checked without looking anything up."""
     spec = new.spec
+    if len(new.idempotency_key) > MAX_KEY:
+        raise InvalidArgument(f"idempotency_key has {len(new.idempotency_key)} characters; use at most {MAX_KEY}")
+    if isinstance(spec, ValidateDatasetSpec):
+        if new.deploy_alias:
+            raise InvalidArgument(f"deploy_alias={new.deploy_alias[:80]!r}: a report is no version; leave it empty")
+        return
     check_model_name(spec.output_model)
     check_options(spec.options)
     if isinstance(spec, FineTuneSpec) and spec.lora:
@@ -194,8 +211,6 @@ def _check_plain(new: NewJob) -> None:
         check_name("alias", new.deploy_alias)
     if new.fine_tuning:
         check_fine_tuning(new.fine_tuning)
-    if len(new.idempotency_key) > MAX_KEY:
-        raise InvalidArgument(f"idempotency_key has {len(new.idempotency_key)} characters; use at most {MAX_KEY}")
 
 
 def _check_pretrain_shape(artifacts: ArtifactStore, spec: PretrainSpec) -> BloomConfig:
@@ -224,13 +239,15 @@ def _config(artifacts: ArtifactStore, spec: PretrainSpec) -> BloomConfig:
         raise InvalidArgument(f"config: {error}") from error
 
 
-async def _resolve(session: AsyncSession, new: NewJob) -> JobSpec:
+async def _resolve(session: AsyncSession, new: NewJob) -> AnyJobSpec:
     """The spec with its references found and fixed, and a licence under which its version can be registered.
 
     Raises FailedPrecondition for a base whose licence the submitter has still to accept.
     """
     spec = new.spec
-    await _check_held_out(session, spec)
+    if isinstance(spec, ValidateDatasetSpec):
+        return spec
+    spec = replace(spec, validation_datasets=await _check_held_out(session, spec))
     if isinstance(spec, PretrainSpec):
         await check_source(session, spec)
         model = await session.get(Model, spec.output_model)
@@ -245,9 +262,11 @@ async def _resolve(session: AsyncSession, new: NewJob) -> JobSpec:
     return spec
 
 
-async def _check_held_out(session: AsyncSession, spec: JobSpec) -> None:
+async def _check_held_out(session: AsyncSession, spec: JobSpec) -> list[str]:
+    """The validation datasets, fixed to versions. Raises NotFound, InvalidArgument."""
     trained_on = {dataset.digest: dataset.name for dataset in await check_datasets_exist(session, spec.datasets)}
-    for dataset in await check_datasets_exist(session, spec.validation_datasets):
+    held_out = await check_datasets_exist(session, spec.validation_datasets)
+    for dataset in held_out:
         what = f"validation dataset {dataset.name!r}"
         if dataset.format == "BLEND":
             raise InvalidArgument(f"{what} is a BLEND, whose shards have no text to count bytes of; upload rows")
@@ -255,3 +274,4 @@ async def _check_held_out(session: AsyncSession, spec: JobSpec) -> None:
             raise InvalidArgument(f"{what} is {dataset.format}; validate on TEXT or MULTITASK rows")
         if same := trained_on.get(dataset.digest):
             raise InvalidArgument(f"{what} has the rows of {same!r}, which is trained on; upload rows held out")
+    return [dataset.name for dataset in held_out]

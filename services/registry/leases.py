@@ -20,11 +20,13 @@ from services.registry.alias_changes import JOB, NewChange, set_alias
 from services.registry.aliases import resolve
 from services.registry.checkpoints import Checkpoint, File, inspect_checkpoint
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
+from services.registry.dataset_names import check_datasets_exist
+from services.registry.dataset_reports import attach_report, check_report
 from services.registry.fine_tunings import add_metrics_file
 from services.registry.job_events import enter, lock_job, read_job, record, say, wake
 from services.registry.job_progress import Progress, newest
 from services.registry.job_queue import next_in_turn
-from services.registry.job_specs import FineTuneSpec, spec_from_row
+from services.registry.job_specs import FineTuneSpec, PretrainSpec, ValidateDatasetSpec, spec_from_row
 from services.registry.references import keep
 from services.registry.tables import (
     CANCELLED,
@@ -39,7 +41,7 @@ from services.registry.tables import (
     ModelVersion,
     Wakeup,
 )
-from services.registry.versions import NewVersion, add_version, check_datasets_exist
+from services.registry.versions import NewVersion, add_version
 
 MAX_LOST_LEASES = 20
 
@@ -174,18 +176,25 @@ class Leases:
             enter(session, job, _without_lease(job), now)
 
     async def finish(self, job_id: str, token: int, outcome: Outcome, progress: Sequence[Progress] = ()) -> Job:
-        """End the job; in the same transaction register the version it made, set its alias and deploy it.
+        """End the job; in the same transaction register the version it made, set its alias and deploy it, or keep the
+        report it made.
 
         The same token again gives the same job. Raises Aborted, changing nothing, for a stale token; InvalidArgument
-        for files that are no checkpoint: the job then still runs.
+        for files that are no checkpoint, or no report: the job then still runs.
         """
         async with self._database.read() as session:
             job = await read_job(session, job_id)
             base = await self._with_references(session, job)
+        spec = spec_from_row(job.spec)
         if isinstance(outcome, Succeeded) and not job.ended:
             _check_token(job, token)
-            new = _new_version(job, base.base, outcome.files)
-            checkpoint = await asyncio.to_thread(inspect_checkpoint, self._artifacts, new.files, new.tokenizer_digest)
+            if isinstance(spec, ValidateDatasetSpec):
+                report = await asyncio.to_thread(check_report, self._artifacts, outcome.files)
+            else:
+                new = _new_version(job, base.base, outcome.files)
+                checkpoint = await asyncio.to_thread(
+                    inspect_checkpoint, self._artifacts, new.files, new.tokenizer_digest
+                )
         async with self._database.write() as session:
             job = await lock_job(session, job_id)
             _check_token(job, token)
@@ -194,6 +203,9 @@ class Leases:
             now = self._clock()
             _report(session, job, now, progress)
             match outcome:
+                case Succeeded() if isinstance(spec, ValidateDatasetSpec):
+                    await attach_report(session, self._artifacts, job, spec.dataset, report, now)
+                    enter(session, job, SUCCEEDED, now)
                 case Succeeded():
                     await keep(session, self._artifacts, new.digests)
                     await _succeed(session, self._artifacts, job, new, checkpoint, now)
@@ -249,6 +261,7 @@ def _new_version(job: Job, base: ModelVersion | None, files: tuple[File, ...]) -
         assert base is not None
         origin: dict[str, Any] = {"parent": base.name, "tokenizer_digest": base.tokenizer_digest}
     else:
+        assert isinstance(spec, PretrainSpec)
         origin = {"licence": spec.licence, "tokenizer_digest": spec.tokenizer_digest}
     return NewVersion(
         model=spec.output_model, files=files, datasets=spec.datasets, source="job", job_id=job.id, **origin

@@ -63,8 +63,10 @@ async def read_references(session: AsyncSession) -> References:
         for file in files:
             needed[file["digest"]].append(f"{name}/{file['path']}")
         needed[tokenizer].append(f"{name}'s tokenizer")
-    for name, digest in await session.execute(select(Dataset.name, Dataset.digest)):
+    for name, digest, report in await session.execute(select(Dataset.name, Dataset.digest, Dataset.report_digest)):
         needed[digest].append(f"dataset {name}")
+        if report:
+            needed[report].append(f"report on dataset {name}")
     for file_id, digest in await session.execute(select(File.id, File.digest)):
         needed[digest].append(f"file {file_id}")
     for job_id, spec in await session.execute(select(Job.id, Job.spec).where(Job.state.not_in(ENDED))):

@@ -128,15 +128,23 @@ class AliasChange(Base):
 
 
 class Dataset(Base):
-    __tablename__ = "datasets"
+    """A version of a dataset. But for its newest report, a row is never updated."""
 
-    name: Mapped[str] = mapped_column(primary_key=True)
+    __tablename__ = "datasets"
+    __table_args__ = (UniqueConstraint("dataset", "number"),)
+
+    name: Mapped[str] = mapped_column(primary_key=True)  # "<dataset>@<number>"
+    dataset: Mapped[str]
+    number: Mapped[int]
     format: Mapped[str]  # TEXT, MULTITASK, FIELDS, BLEND or MIXTURE
     digest: Mapped[str]
     num_rows: Mapped[int] = mapped_column(BigInteger)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     languages: Mapped[list[str]]
+    created_by: Mapped[str] = mapped_column(default="")  # "": not recorded, by an older release
     create_time: Mapped[datetime]
+    report_digest: Mapped[str | None]  # see dataset_reports.py
+    report_job_id: Mapped[str | None]
 
 
 class File(Base):

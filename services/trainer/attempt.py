@@ -14,6 +14,7 @@ from anthesis.errors import AnthesisError, InvalidArgumentError
 
 from services.common.settings import ROOT, Platform
 from services.trainer.config import RunSpec
+from services.trainer.dataset_report.spec import ReportSpec
 from services.trainer.early_end import EarlyEnd
 from services.trainer.failure import NO_ROOM_TO_SAY, JobFailure, from_exception
 from services.trainer.files import write_whole
@@ -36,6 +37,7 @@ from services.trainer.launch import (
     marked,
     num_cores,
     prepare_command,
+    report_command,
     this_machine,
 )
 from services.trainer.lease import LOST, CancelRequested, HeldLease, LeaseLost
@@ -125,7 +127,11 @@ class Attempt:
         if killed:
             LOG.warning("job %s: killed processes of earlier attempts: %s", self._held.job_id, killed)
         try:
-            self._run_stages(self._held.spec())
+            spec = self._held.spec()
+            if isinstance(spec, ReportSpec):
+                self._report_on_dataset(spec)
+            else:
+                self._run_stages(spec)
             self._succeed()
         except LeaseLost as error:
             LOG.warning("job %s: lease lost: %s", self._held.job_id, error)
@@ -157,6 +163,11 @@ class Attempt:
             if self._hosts:
                 self._lease.end_processes()
         self._lease.report_all()  # messages and output, which the call that ends the job does not carry
+
+    def _report_on_dataset(self, spec: ReportSpec) -> None:
+        when_there_is_room(lambda: spec.save(self._folder.run), self._lease.keep)
+        self._run_stage(report_command(self._folder.path), marked(spec.job_id, spec.fencing_token))
+        self._lease.report()
 
     def _train(self, spec: RunSpec, env: dict[str, str], trackers: Trackers) -> bool:
         """Whether the ranks are to be started again, to go on from an earlier checkpoint. Raises Stopped."""

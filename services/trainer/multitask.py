@@ -55,7 +55,7 @@ def example_makers(spec: RunSpec, store: ArtifactStore) -> dict[str, ExampleMake
     for dataset in spec.datasets:
         if dataset.format == "mixture":
             continue
-        task = mixture.tasks.get(dataset.name, Task())
+        task = mixture.task_of(dataset.name) or Task()
         if dataset.format == "fields" and not task.templates:
             raise _bad(f"dataset {dataset.name!r} has fields and no template; give some in a mixture")
         task = replace(task, max_examples=task.max_examples or spec.config.max_examples_per_dataset)

@@ -225,7 +225,7 @@ def windows_key(spec: RunSpec) -> str:
         parts["max_examples_per_dataset"] = config.max_examples_per_dataset
     has_mixture = any(dataset.format == "mixture" for dataset in spec.datasets)
     if has_mixture:  # which calls datasets by name
-        parts["names"] = [dataset.name for dataset in spec.datasets]
+        parts["names"] = [dataset.name.partition("@")[0] for dataset in spec.datasets]  # versions are in the digests
     if config.bpe_dropout or config.max_examples_per_dataset or has_mixture:  # epochs may differ
         parts["passes"] = [config.epochs, config.steps and config.steps * config.global_batch]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

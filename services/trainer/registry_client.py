@@ -15,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from bloom.layout import Layout
 from services.common.settings import Platform
 from services.trainer.config import DatasetFormat, DatasetSpec, LoraConfig, RunSpec, TrainConfig
+from services.trainer.dataset_report.spec import ReportSpec
 from services.trainer.failure import JobFailure
 from services.trainer.processes import boot_clock
 from services.trainer.progress import Progress
@@ -43,7 +44,7 @@ class Assignment:
     fencing_token: int
     ttl_s: float
     asked: float  # boot_clock() before the lease was asked for: it ends ttl_s later, or a little after
-    spec: Callable[[], RunSpec]  # raises JobFailure when the job asks for what is not built
+    spec: Callable[[], RunSpec | ReportSpec]  # raises JobFailure when the job asks for what is not built
     log_end: int = 0  # characters of the job's log that the registry has
 
 
@@ -74,7 +75,7 @@ class RegistryClient:
             ttl_s=response.lease.ttl_seconds,
             asked=asked,
             log_end=response.log_end,
-            spec=lambda: run_spec(response, self._platform),
+            spec=lambda: spec_of(response, self._platform),
         )
 
     def renew(
@@ -134,12 +135,35 @@ def _call(method: Any, request: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
         raise from_rpc(error) from error
 
 
-def run_spec(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> RunSpec:
+def spec_of(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> RunSpec | ReportSpec:
     """What the processes of this attempt get. Raises JobFailure for what is not built."""
+    return (report_spec if response.job.HasField("validate_dataset") else run_spec)(response, platform)
+
+
+def report_spec(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> ReportSpec:
+    """Of a job that reports on a dataset."""
+    job, asked = response.job, response.job.validate_dataset
+    dataset, *held_out = _datasets(response)
+    return ReportSpec(
+        job_id=job.id,
+        fencing_token=response.lease.fencing_token,
+        dataset=dataset,
+        held_out=tuple(held_out),
+        tokenizer_digest=asked.tokenizer_digest,
+        sequence_length=asked.sequence_length,
+        data_dir=str(platform.data_dir),
+        artifacts_url=platform.artifacts_url,
+    )
+
+
+def _datasets(response: job_pb2.AcquireLeaseResponse) -> list[DatasetSpec]:
+    return [DatasetSpec(name=item.name, format=FORMATS[item.format], digest=item.digest) for item in response.datasets]
+
+
+def run_spec(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> RunSpec:
+    """Of a job that trains. Raises JobFailure for what is not built."""
     job = response.job
-    datasets = [
-        DatasetSpec(name=item.name, format=FORMATS[item.format], digest=item.digest) for item in response.datasets
-    ]
+    datasets = _datasets(response)
     if job.WhichOneof("spec") == "fine_tune":
         tune = job.fine_tune
         lora = tune.lora if tune.HasField("lora") else None

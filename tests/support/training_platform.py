@@ -154,8 +154,11 @@ class TrainingPlatform:
         )
         return name
 
-    def submit(self, spec: job_pb2.PretrainSpec | job_pb2.FineTuneSpec, deploy_alias: str = "") -> str:
-        field = "pretrain" if isinstance(spec, job_pb2.PretrainSpec) else "fine_tune"
+    def submit(
+        self, spec: job_pb2.PretrainSpec | job_pb2.FineTuneSpec | job_pb2.ValidateDatasetSpec, deploy_alias: str = ""
+    ) -> str:
+        fields = {job_pb2.PretrainSpec: "pretrain", job_pb2.FineTuneSpec: "fine_tune"}
+        field = fields.get(type(spec), "validate_dataset")
         request = job_pb2.CreateJobRequest(**{field: spec}, deploy_alias=deploy_alias)
         return str(self.jobs.CreateJob(request).job.id)
 

@@ -3,6 +3,7 @@
 import time
 
 import streamlit as st
+from anthesis.report_text import sentences
 from anthesis.v1 import job_pb2 as pb
 
 from ui import history, markup
@@ -60,7 +61,10 @@ def one_job(job_id: str) -> None:
             st.rerun()  # stops looking, and shows what to do next
 
     live()
-    if job.state == pb.JOB_STATE_SUCCEEDED:
+    if job.state == pb.JOB_STATE_SUCCEEDED and job.HasField("validate_dataset"):
+        with st.container(border=True):
+            st.html(markup.findings(sentences(connect().client.datasets.report(job.validate_dataset.dataset))))
+    elif job.state == pb.JOB_STATE_SUCCEEDED:
         made(job)
     elif running:
         with st.container(horizontal=True):

@@ -121,7 +121,6 @@ def _say(job: Job, as_json: bool, more: str) -> None:
 
 
 def _row(job: Job) -> tuple[object, ...]:
-    spec = job.pretrain if job.HasField("pretrain") else job.fine_tune
     step, loss = "-", "-"
     if job.HasField("progress"):
         step, loss = f"{job.progress.step}/{job.progress.total_steps}", f"{job.progress.loss:.4f}"
@@ -132,4 +131,10 @@ def _row(job: Job) -> tuple[object, ...]:
         state += " (pause requested)"
     kind = str(job.WhichOneof("spec"))
     priority = enum_name(JobPriority, job.priority)
-    return job.id, kind, spec.output_model, state, step, loss, job.attempts, priority, show_time(job.create_time)
+    return job.id, kind, _output(job), state, step, loss, job.attempts, priority, show_time(job.create_time)
+
+
+def _output(job: Job) -> str:
+    if job.HasField("validate_dataset"):
+        return f"report on {job.validate_dataset.dataset}"
+    return (job.pretrain if job.HasField("pretrain") else job.fine_tune).output_model

@@ -17,7 +17,7 @@ pretrain = typer.Typer(help="Train a model from scratch.", no_args_is_help=True)
 finetune = typer.Typer(help="Tune a version further.", no_args_is_help=True)
 
 Output = Annotated[str, typer.Option("--output", help="Model that receives the version; made when missing.")]
-Datasets = Annotated[list[str], typer.Option("--dataset", help="By name; may be repeated.")]
+Datasets = Annotated[list[str], typer.Option("--dataset", help="NAME or NAME@VERSION; may be repeated.")]
 ValidationDatasets = Annotated[
     list[str] | None, typer.Option("--validation-dataset", help="Held out: its loss is reported. May be repeated.")
 ]

@@ -79,6 +79,7 @@ class Job(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     PRETRAIN_FIELD_NUMBER: _builtins.int
     FINE_TUNE_FIELD_NUMBER: _builtins.int
+    VALIDATE_DATASET_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
@@ -112,6 +113,8 @@ class Job(_message.Message):
     @_builtins.property
     def fine_tune(self) -> Global___FineTuneSpec: ...
     @_builtins.property
+    def validate_dataset(self) -> Global___ValidateDatasetSpec: ...
+    @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
@@ -139,6 +142,7 @@ class Job(_message.Message):
         id: _builtins.str = ...,
         pretrain: Global___PretrainSpec | None = ...,
         fine_tune: Global___FineTuneSpec | None = ...,
+        validate_dataset: Global___ValidateDatasetSpec | None = ...,
         state: Global___JobState.ValueType = ...,
         cancel_requested: _builtins.bool = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
@@ -155,11 +159,11 @@ class Job(_message.Message):
         fine_tuning: Global___FineTuning | None = ...,
         last_sequence: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "pretrain", b"pretrain", "progress", b"progress", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "pretrain", b"pretrain", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "created_by", b"created_by", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "id", b"id", "last_sequence", b"last_sequence", "model_version", b"model_version", "pause_requested", b"pause_requested", "pretrain", b"pretrain", "priority", b"priority", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "created_by", b"created_by", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "id", b"id", "last_sequence", b"last_sequence", "model_version", b"model_version", "pause_requested", b"pause_requested", "pretrain", b"pretrain", "priority", b"priority", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune", "validate_dataset"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 
@@ -477,7 +481,8 @@ class FineTuneSpec(_message.Message):
     """Anything ResolveModel takes; fixed to a version when the job is created."""
     @_builtins.property
     def datasets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Datasets by name. A BLEND goes alone; a MIXTURE, one at most, brings those
+        """Datasets by name, or "<name>@<version>"; fixed to versions when the job is
+        created. A BLEND goes alone; a MIXTURE, one at most, brings those
         that it names, which FIELDS need.
         """
 
@@ -542,6 +547,54 @@ class CheckpointSource(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckpointSource: _TypeAlias = CheckpointSource  # noqa: Y015
+
+@_typing.final
+class ValidateDatasetSpec(_message.Message):
+    """Looks through a dataset's rows and writes a report, before anything is
+    trained on them: docs/datasets.md.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    TOKENIZER_DIGEST_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    SEQUENCE_LENGTH_FIELD_NUMBER: _builtins.int
+    HELD_OUT_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """By name; fixed to a version when the job is created. TEXT, MULTITASK or
+    FIELDS.
+    """
+    tokenizer_digest: _builtins.str
+    """Whose tokens are counted; or empty, and `base` says it."""
+    base: _builtins.str
+    """The tokenizer of this version; anything ResolveModel takes."""
+    sequence_length: _builtins.int
+    """Tokens of a training sequence: rows that are longer are counted. Default
+    512; 16 to 65536.
+    """
+    @_builtins.property
+    def held_out(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Datasets by name, TEXT or MULTITASK: rows that share text with them are
+        counted.
+        """
+
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        tokenizer_digest: _builtins.str = ...,
+        base: _builtins.str = ...,
+        sequence_length: _builtins.int = ...,
+        held_out: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "dataset", b"dataset", "held_out", b"held_out", "sequence_length", b"sequence_length", "tokenizer_digest", b"tokenizer_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ValidateDatasetSpec: _TypeAlias = ValidateDatasetSpec  # noqa: Y015
 
 @_typing.final
 class LoraOptions(_message.Message):
@@ -986,6 +1039,7 @@ class CreateJobRequest(_message.Message):
 
     PRETRAIN_FIELD_NUMBER: _builtins.int
     FINE_TUNE_FIELD_NUMBER: _builtins.int
+    VALIDATE_DATASET_FIELD_NUMBER: _builtins.int
     DEPLOY_ALIAS_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
@@ -1000,6 +1054,8 @@ class CreateJobRequest(_message.Message):
     @_builtins.property
     def fine_tune(self) -> Global___FineTuneSpec: ...
     @_builtins.property
+    def validate_dataset(self) -> Global___ValidateDatasetSpec: ...
+    @_builtins.property
     def fine_tuning(self) -> Global___FineTuning:
         """Of a job that OpenAI's API submits. When it has SUCCEEDED its metrics are a
         file: "file-" and the job's id without "job-".
@@ -1010,16 +1066,17 @@ class CreateJobRequest(_message.Message):
         *,
         pretrain: Global___PretrainSpec | None = ...,
         fine_tune: Global___FineTuneSpec | None = ...,
+        validate_dataset: Global___ValidateDatasetSpec | None = ...,
         deploy_alias: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
         priority: Global___JobPriority.ValueType = ...,
         fine_tuning: Global___FineTuning | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "pretrain", b"pretrain", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "pretrain", b"pretrain", "spec", b"spec", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deploy_alias", b"deploy_alias", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "idempotency_key", b"idempotency_key", "pretrain", b"pretrain", "priority", b"priority", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deploy_alias", b"deploy_alias", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "idempotency_key", b"idempotency_key", "pretrain", b"pretrain", "priority", b"priority", "spec", b"spec", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune", "validate_dataset"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 
@@ -1481,7 +1538,9 @@ class AcquireLeaseResponse(_message.Message):
     def lease(self) -> Global___Lease: ...
     @_builtins.property
     def datasets(self) -> _containers.RepeatedCompositeFieldContainer[_registry_pb2.Dataset]:
-        """Everything the job refers to, resolved."""
+        """Everything the job refers to, resolved. A dataset's name is as the job has
+        it: "<name>@<version>".
+        """
 
     @_builtins.property
     def base(self) -> _registry_pb2.ModelVersion:
@@ -1605,7 +1664,7 @@ class FinishJobRequest(_message.Message):
     @_builtins.property
     def succeeded(self) -> Global___ModelFiles:
         """What CreateModelVersion reads; model, licence, parent, datasets and
-        tokenizer come from the job.
+        tokenizer come from the job. Of a validation: report.json.
         """
 
     @_builtins.property

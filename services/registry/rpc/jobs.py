@@ -96,7 +96,7 @@ class JobRpc(job_pb2_grpc.JobServiceServicer):
         return pb.AcquireLeaseResponse(
             job=messages.job(acquired.job),
             lease=pb.Lease(fencing_token=acquired.job.fencing_token, ttl_seconds=max(1, round(acquired.ttl_s))),
-            datasets=map(messages.dataset, acquired.datasets),
+            datasets=map(messages.dataset_of_job, acquired.datasets),
             base=messages.version(acquired.base) if acquired.base else None,
             deploy_alias=acquired.job.deploy_alias,
             log_end=acquired.job.log_end,

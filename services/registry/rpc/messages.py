@@ -16,15 +16,18 @@ from services.common.errors import InvalidArgument
 from services.registry import tables
 from services.registry.audit import AuditQuery
 from services.registry.checkpoints import File
+from services.registry.dataset_preview import PreviewRow
 from services.registry.deployments import DeploymentStatus, ReadyWorker
 from services.registry.fine_tunings import FineTuning
 from services.registry.job_specs import (
+    AnyJobSpec,
     CheckpointSource,
     FineTuneSpec,
     JobSpec,
     LoraOptions,
     PretrainSpec,
     TrainOptions,
+    ValidateDatasetSpec,
     spec_from_row,
 )
 from services.registry.leases import Failed, Outcome, Stopped, Succeeded
@@ -124,14 +127,30 @@ def worker_models(messages: Iterable[registry_pb2.WorkerModel]) -> list[dict[str
 
 def dataset(row: tables.Dataset) -> registry_pb2.Dataset:
     return registry_pb2.Dataset(
-        name=row.name,
+        name=row.dataset,
+        version=row.number,
         format=registry_pb2.DatasetFormat.Value(f"DATASET_FORMAT_{row.format}"),
         digest=row.digest,
         num_rows=row.num_rows,
         size_bytes=row.size_bytes,
         languages=row.languages,
         create_time=timestamp(row.create_time),
+        created_by=row.created_by,
+        report_digest=row.report_digest or "",
+        report_job_id=row.report_job_id or "",
     )
+
+
+def dataset_of_job(row: tables.Dataset) -> registry_pb2.Dataset:
+    """Under the name that the job's spec has."""
+    message = dataset(row)
+    message.name = row.name
+    return message
+
+
+def preview_row(row: PreviewRow) -> registry_pb2.PreviewRow:
+    fields = [registry_pb2.PreviewField(**asdict(found)) for found in row.fields]
+    return registry_pb2.PreviewRow(number=row.number, fields=fields)
 
 
 def verified(found: Verified) -> registry_pb2.VerifyArtifactsResponse:
@@ -225,6 +244,9 @@ def job(row: tables.Job) -> job_pb2.Job:
         id=row.id,
         pretrain=_pretrain(spec) if isinstance(spec, PretrainSpec) else None,
         fine_tune=_fine_tune(spec) if isinstance(spec, FineTuneSpec) else None,
+        validate_dataset=(
+            job_pb2.ValidateDatasetSpec(**asdict(spec)) if isinstance(spec, ValidateDatasetSpec) else None
+        ),
         state=job_pb2.JobState.Value(f"JOB_STATE_{row.state}"),
         cancel_requested=row.cancel_requested,
         create_time=timestamp(row.create_time),
@@ -273,7 +295,7 @@ def _options(options: TrainOptions) -> job_pb2.TrainOptions:
     return job_pb2.TrainOptions(**{item.name: getattr(options, item.name) for item in fields(options)})
 
 
-def job_spec(request: job_pb2.CreateJobRequest) -> JobSpec:
+def job_spec(request: job_pb2.CreateJobRequest) -> AnyJobSpec:
     """Raises InvalidArgument when the request has none."""
     match request.WhichOneof("spec"):
         case "pretrain":
@@ -300,7 +322,16 @@ def job_spec(request: job_pb2.CreateJobRequest) -> JobSpec:
                 validation_datasets=list(tune.validation_datasets),
                 from_checkpoint=_read_source(tune),
             )
-    raise InvalidArgument("the request has no spec; set pretrain or fine_tune")
+        case "validate_dataset":
+            asked = request.validate_dataset
+            return ValidateDatasetSpec(
+                dataset=asked.dataset,
+                tokenizer_digest=asked.tokenizer_digest,
+                base=asked.base,
+                sequence_length=asked.sequence_length,
+                held_out=list(asked.held_out),
+            )
+    raise InvalidArgument("the request has no spec; set pretrain, fine_tune or validate_dataset")
 
 
 def _source(spec: JobSpec) -> job_pb2.CheckpointSource | None:

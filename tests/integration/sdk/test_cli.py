@@ -362,7 +362,7 @@ def test_datasets_are_uploaded_listed_and_shown(anthesis: Run, anthesis_json: Js
     assert (dataset["format"], dataset["num_rows"], dataset["languages"]) == ("TEXT", 5, ["fr", "sw"])
     assert anthesis_json("datasets", "show", "cli-rows") == dataset
     assert dataset in anthesis_json("datasets", "list")
-    assert "cli-rows\ttext\t5" in anthesis("datasets", "list").stdout
+    assert "cli-rows\t1\ttext\t5" in anthesis("datasets", "list").stdout
 
 
 def test_a_job_is_submitted_watched_and_cancelled(anthesis: Run, anthesis_json: Json, tmp_path: Path) -> None:

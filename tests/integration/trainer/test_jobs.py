@@ -281,4 +281,28 @@ def test_a_tuned_version_continues_its_base_with_lora_on_a_mixture_of_tasks(plat
     assert job.state == job_pb2.JOB_STATE_SUCCEEDED, job.error
     version = version_of(platform, job.model_version)
     assert version.parent == "seedling@1"
-    assert version.datasets == ["mixed", "capitals", "tasks"]
+    assert version.datasets == ["mixed@1", "capitals@1", "tasks@1"]
+
+
+def test_a_dataset_is_reported_on_before_anything_is_trained_on_it(platform):
+    """By the worker that trains, under the same lease."""
+    platform.dataset("doubtful", [*HELD_OUT, HELD_OUT[0], {"text": " "}])
+    spec = job_pb2.ValidateDatasetSpec(
+        dataset="doubtful", tokenizer_digest=platform.tokenizer_digest, sequence_length=32, held_out=["held-out"]
+    )
+    job = platform.wait_until_ended(platform.submit(spec))
+    assert job.state == job_pb2.JOB_STATE_SUCCEEDED, job.error
+    dataset = platform.registry.GetDataset(registry_pb2.GetDatasetRequest(name="doubtful")).dataset
+    report = json.loads(platform.store.read_bytes(dataset.report_digest))
+    assert (report["dataset"], report["rows"], report["bad"]["rows"]) == ("doubtful@1", 5, 1)
+    assert report["duplicates"]["exact"]["first"] == [{"row": 4, "like_row": 1}]
+    assert report["leakage"]["held_out"][0]["rows"] == 4
+    assert not processes_of(job.id)
+
+
+def test_a_report_that_cannot_be_made_says_why(platform):
+    platform.dataset("texts-again", text_rows(3))
+    no_tokenizer = b'{"model": {"type": "BPE", "vocab": {"a": 0}}}'  # enough of one for the registry
+    spec = job_pb2.ValidateDatasetSpec(dataset="texts-again", tokenizer_digest=platform.store.write_bytes(no_tokenizer))
+    job = platform.wait_until_ended(platform.submit(spec))
+    assert (job.state, job.error.code) == (job_pb2.JOB_STATE_FAILED, "BAD_TOKENIZER")
