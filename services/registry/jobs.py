@@ -31,6 +31,7 @@ from services.registry.job_specs import (
     check_validation,
     spec_to_row,
 )
+from services.registry.job_watchers import JobWatchers
 from services.registry.licences.acceptance import require_acceptance
 from services.registry.names import check_model_name, check_name, new_id
 from services.registry.pages import Page, PageRequest, read_page
@@ -66,7 +67,7 @@ class Jobs:
         self._database = database
         self._artifacts = artifacts
         self._clock = clock
-        self._watch_poll_s = watch_poll_s
+        self._watchers = JobWatchers(database, watch_poll_s)
         self._cluster = cluster
 
     async def create(self, new: NewJob) -> Job:
@@ -151,7 +152,7 @@ class Jobs:
             if not events:
                 if ended:
                     return
-                await asyncio.sleep(self._watch_poll_s)
+                await self._watchers.wait(job_id, after)
 
     async def cancel(self, job_id: str) -> Job:
         """End a PENDING or PAUSED job; ask the worker of a RUNNING one to stop. Raises NotFound, FailedPrecondition."""

@@ -261,6 +261,7 @@ class Deployment(Base):
 
     name: Mapped[str] = mapped_column(primary_key=True)
     target: Mapped[str]  # an alias, or "<model>@<number>"
+    serving: Mapped[str | None] = mapped_column(ForeignKey("model_versions.name"))  # null: no heartbeat since it is
     replicas: Mapped[int]  # 0: all workers
     create_time: Mapped[datetime]
 

@@ -28,6 +28,7 @@ from services.trainer.processes import JOB_VARIABLE
 from services.trainer.progress import Progress
 from services.trainer.provenance import TRAINING_FILE
 from tests.support.hosts import GATEWAY, Host, free_port
+from tests.support.postgres import PostgresServer
 from tests.support.registry_server import RegistryProcess, platform_env, test_platform
 from tests.support.tokenizers import small_tokenizer_json
 from tests.support.training import jsonl
@@ -41,13 +42,23 @@ class TrainingPlatform:
     """`with TrainingPlatform(folder) as platform`; `folder` must have a short path (a Unix socket lies in it)."""
 
     def __init__(
-        self, data_dir: Path, *, mistake: str = "", has_worker: bool = True, worker_on: Host | None = None, **env: str
+        self,
+        data_dir: Path,
+        *,
+        mistake: str = "",
+        has_worker: bool = True,
+        worker_on: Host | None = None,
+        postgres: PostgresServer | None = None,
+        **env: str,
     ) -> None:
         """mistake: of mutated_training, which the worker's ranks make. worker_on: a host of tests.support.hosts.
-        env: variables of all processes.
+        postgres: the database's server, which is then a process like the others. env: variables of all processes.
         """
-        address = {"registry_address": f"{GATEWAY}:{free_port()}"} if worker_on else {}
-        self.settings = test_platform(data_dir, **address)
+        changes = {"registry_address": f"{GATEWAY}:{free_port()}"} if worker_on else {}
+        self._postgres = postgres
+        if postgres:
+            changes["database_url"] = postgres.url(postgres.create_database())
+        self.settings = test_platform(data_dir, **changes)
         prefix = worker_on.enter() if worker_on else []
         (data_dir / "run").mkdir(parents=True, exist_ok=True)
         self._socket = data_dir / "run" / "valkey.sock"
@@ -60,6 +71,7 @@ class TrainingPlatform:
         self._commands = {
             "valkey": [*python, "infra.local.valkey"],
             "relay": [*python, "services.registry.relay"],
+            "gateway": [*python, "services.gateway.server"],
         }
         if has_worker:
             program = ["tests.support.mutated_worker", mistake] if mistake else ["celery"]
@@ -72,7 +84,8 @@ class TrainingPlatform:
 
     def __enter__(self) -> Self:
         for name in self._commands:
-            self.start(name)
+            if name != "gateway":  # no job needs it
+                self.start(name)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -85,9 +98,16 @@ class TrainingPlatform:
         return self.settings.data_dir / f"{name}.log"
 
     def start(self, name: str, **env: str) -> None:
-        """Start a process that is not running: "valkey", "relay", "worker" or "registry"; env: further variables."""
+        """Start a process that is not running: "valkey", "relay", "worker", "registry", "gateway" or "postgres".
+
+        env: further variables.
+        """
         if name == "registry":
             self._registry.restart()
+            return
+        if name == "postgres":
+            assert self._postgres
+            self._postgres.start()
             return
         with self.log_path(name).open("ab") as log:
             self._processes[name] = subprocess.Popen(
@@ -107,6 +127,10 @@ class TrainingPlatform:
 
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL, timeout_s: float = 60) -> None:
         """Send a signal and wait for the process to end."""
+        if name == "postgres":
+            assert self._postgres
+            self._postgres.kill()
+            return
         process = self._registry.process if name == "registry" else self._processes[name]
         process.send_signal(how)
         process.wait(timeout_s)

@@ -159,6 +159,7 @@ def deployment(status: DeploymentStatus) -> registry_pb2.Deployment:
         version=status.version,
         ready_replicas=status.ready_replicas,
         errors=status.errors,
+        serving_version=status.serving,
     )
 
 
@@ -332,7 +333,7 @@ def read_progress(messages: Iterable[job_pb2.TrainingProgress], now: datetime) -
     """
     rows = []
     for message in messages:
-        time = message.time.ToDatetime(now.tzinfo) if message.HasField("time") else now
+        time = read_time(message.time, "progress.time") if message.HasField("time") else now
         losses = [_plain(loss, _LOSS) for loss in message.validation]
         rows.append(_plain(message, _PROGRESS) | {"validation": losses, "time": time.isoformat()})
     return rows

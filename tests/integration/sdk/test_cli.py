@@ -21,6 +21,7 @@ from anthesis.v1.job_pb2_grpc import JobServiceStub
 from bloom.quantize import quantize_checkpoint
 from bloom.tensors import expected_tensors
 from services.common.artifacts import ArtifactStore
+from tests.support.hub import Hub, running_hub
 from tests.support.registry_data import TINY, safetensors_bytes, text_rows, tokenizer_bytes
 from tests.support.registry_server import RegistryProcess, read_keys
 
@@ -484,6 +485,41 @@ def test_the_audit_log_is_shown_and_searched(anthesis: Run, anthesis_json: Json)
     assert row.split("\t")[1:] == ["curious", denied["key_id"], denied["action"], "-", "PERMISSION_DENIED", "-"]
     assert anthesis_json("audit", "list", "--principal", "curious", "--until", "1h") == []
     assert len(anthesis_json("audit", "list", "--limit", 2)) == 2
+
+
+def hub_environment(hub: Hub, tmp_path: Path) -> dict[str, str]:
+    return {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+
+def test_a_model_on_the_hub_comes_a_shard_at_a_time_and_goes_on_where_it_broke(
+    anthesis: Run, checkpoint: Path, tmp_path: Path
+) -> None:
+    for shard in checkpoint.glob("*.safetensors"):  # of its own, and more than a header
+        shard.write_bytes(shard.read_bytes()[:-4] + struct.pack("<f", 2.0))
+    first, second = sorted(path.name for path in checkpoint.glob("*.safetensors"))
+    with running_hub("lab/on-the-hub", checkpoint) as hub:
+        env = hub_environment(hub, tmp_path)
+        hub.broken = {second}
+        failed = anthesis("models", "import", "lab/on-the-hub", "--licence", "mit", code=1, **env).stderr
+        assert failed.startswith("error: lab/on-the-hub cannot be fetched from the Hugging Face hub (")
+        assert hub.fetched.count(first) == 1
+        hub.broken = set()
+        shown = anthesis("models", "import", "lab/on-the-hub", "--licence", "mit", **env).stdout
+        assert shown == f"lab/on-the-hub@1: {TINY.parameters:,} parameters, licence mit\n"
+        assert (hub.fetched.count(first), hub.fetched.count(second)) == (1, 1)
+    assert list((tmp_path / "cache").rglob("*.safetensors")) == []
+    anthesis("models", "verify", "lab/on-the-hub")
+
+
+def test_a_model_on_the_hub_is_checked_by_its_headers_before_a_shard_is_fetched(
+    anthesis: Run, checkpoint: Path, tmp_path: Path
+) -> None:
+    (checkpoint / "config.json").write_text(json.dumps(TINY.to_hf() | {"n_layer": TINY.n_layer + 1}))
+    with running_hub("lab/in-parts", checkpoint) as hub:
+        failed = anthesis("models", "import", "lab/in-parts", code=1, **hub_environment(hub, tmp_path)).stderr
+        assert "missing" in failed
+        assert f"h.{TINY.n_layer}.input_layernorm.weight" in failed
+        assert [name for name in hub.fetched if name.endswith(".safetensors")] == []
 
 
 def test_the_hub_that_cannot_be_reached_is_named(anthesis: Run) -> None:

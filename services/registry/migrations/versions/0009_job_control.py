@@ -1,13 +1,13 @@
 """Jobs have a priority and a log, can be paused; webhooks
 
-Revises: 0006
+Revises: 0012
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0009"
-down_revision = "0006"
+down_revision = "0012"
 branch_labels = None
 depends_on = None
 
