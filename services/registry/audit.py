@@ -33,6 +33,9 @@ _KINDS = {
     "Deployment": "deployment",
     "ApiKey": "key",
     "Job": "job",
+    "Suite": "suite",
+    "Evaluation": "version",
+    "Gate": "gate",
 }
 
 

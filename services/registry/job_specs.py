@@ -89,22 +89,60 @@ class FineTuneSpec:
     options: TrainOptions = field(default_factory=TrainOptions)
     lora: LoraOptions | None = None
     validation_datasets: list[str] = field(default_factory=list)
+    evaluate_with: str = ""  # a suite that measures the version before the job ends
 
 
-JobSpec = PretrainSpec | FineTuneSpec
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateSpec:
+    version: str  # anything `resolve` takes; a version's name once the job is created
+    suite: str  # as well
 
 
-def spec_to_row(spec: JobSpec) -> dict[str, Any]:
-    return {"kind": "pretrain" if isinstance(spec, PretrainSpec) else "fine_tune"} | asdict(spec)
+JobSpec = PretrainSpec | FineTuneSpec  # of training
+AnyJobSpec = JobSpec | EvaluateSpec
+_KINDS: Mapping[type, str] = {PretrainSpec: "pretrain", FineTuneSpec: "fine_tune", EvaluateSpec: "evaluate"}
 
 
-def spec_from_row(row: Mapping[str, Any]) -> JobSpec:
+def spec_to_row(spec: AnyJobSpec) -> dict[str, Any]:
+    return {"kind": _KINDS[type(spec)]} | asdict(spec)
+
+
+def spec_from_row(row: Mapping[str, Any]) -> AnyJobSpec:
     values = {key: value for key, value in row.items() if key != "kind"}
+    if row["kind"] == "evaluate":
+        return EvaluateSpec(**values)
     values["options"] = TrainOptions(**values["options"])
     if row["kind"] == "pretrain":
         return PretrainSpec(**values)
     values["lora"] = LoraOptions(**values["lora"]) if values["lora"] is not None else None
     return FineTuneSpec(**values)
+
+
+def start_of(spec: AnyJobSpec) -> str:
+    """The version that a job begins with: the base, or the one to be measured; "": none."""
+    match spec:
+        case FineTuneSpec():
+            return spec.base
+        case EvaluateSpec():
+            return spec.version
+    return ""
+
+
+def suite_of(spec: AnyJobSpec) -> str:
+    """What a job measures by; "": nothing."""
+    match spec:
+        case FineTuneSpec():
+            return spec.evaluate_with
+        case EvaluateSpec():
+            return spec.suite
+    return ""
+
+
+def aim_of(spec: AnyJobSpec) -> str:
+    """What a job is for, in the audit log."""
+    if isinstance(spec, EvaluateSpec):
+        return f"measures {spec.version} by {spec.suite}"
+    return f"makes {spec.output_model}"
 
 
 @dataclass(frozen=True, slots=True)

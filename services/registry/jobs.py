@@ -16,12 +16,17 @@ from services.registry.aliases import resolve
 from services.registry.continuation import check_continues
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
 from services.registry.estimates import THIS_MACHINE, Estimate, TrainingCluster, estimate
+from services.registry.evaluations.service import check_held_out, check_never_trained_on
+from services.registry.evaluations.suites import measurable_suite
 from services.registry.job_events import enter, lock_job, read_events, read_job, record, say, wake
 from services.registry.job_specs import (
     DEFAULT_LICENCE,
+    AnyJobSpec,
+    EvaluateSpec,
     FineTuneSpec,
     JobSpec,
     PretrainSpec,
+    aim_of,
     check_layout_fits,
     check_lora,
     check_options,
@@ -32,7 +37,7 @@ from services.registry.licences.acceptance import require_acceptance
 from services.registry.names import check_model_name, check_name, new_id
 from services.registry.pages import Page, PageRequest, read_page
 from services.registry.references import keep
-from services.registry.tables import CANCELLED, PENDING, Job, JobEvent, Model
+from services.registry.tables import CANCELLED, PENDING, Job, JobEvent, Model, ModelVersion
 from services.registry.tokenizers import check_fits, vocabulary_size
 from services.registry.training_data import read_training_data
 from services.registry.versions import check_datasets_exist, decide_licence
@@ -44,7 +49,7 @@ VOCABULARY_MULTIPLE = 128
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewJob:
-    spec: JobSpec
+    spec: AnyJobSpec
     created_by: str  # principal
     deploy_alias: str = ""
     idempotency_key: str = ""
@@ -71,18 +76,24 @@ class Jobs:
         Raises InvalidArgument naming the parameter and its range, NotFound for what the job refers to.
         """
         _check_plain(new)
+        if isinstance(new.spec, EvaluateSpec):
+            return await self._store(new, None)
         shape = None
         if isinstance(new.spec, PretrainSpec):
             shape = await asyncio.to_thread(_check_pretrain_shape, self._artifacts, new.spec)
         data = await read_training_data(self._database, self._artifacts, new.spec)
-        new = replace(new, spec=replace(new.spec, datasets=data.names))
-        if isinstance(new.spec, FineTuneSpec):
+        spec = replace(new.spec, datasets=data.names)
+        if isinstance(spec, FineTuneSpec):
             async with self._database.read() as session:
-                base = await resolve(session, new.spec.base)
-            await asyncio.to_thread(check_continues, self._artifacts, base, new.spec)
+                base = await resolve(session, spec.base)
+            await asyncio.to_thread(check_continues, self._artifacts, base, spec)
             shape = BloomConfig.from_hf(json.loads(base.config_json))
         assert shape is not None
-        expected = await asyncio.to_thread(estimate, new.spec, shape, data.num_bytes(new.spec.options), self._cluster)
+        expected = await asyncio.to_thread(estimate, spec, shape, data.num_bytes(spec.options), self._cluster)
+        return await self._store(replace(new, spec=spec), expected)
+
+    async def _store(self, new: NewJob, expected: Estimate | None) -> Job:
+        """The job, with its first event and its wake-up; the one that its idempotency key has made already."""
         async with self._database.write() as session:
             if new.idempotency_key and (job := await _find_by_key(session, new)):
                 return job
@@ -90,7 +101,7 @@ class Jobs:
                 await keep(session, self._artifacts, [new.spec.tokenizer_digest])
             return await self._insert(session, new, expected)
 
-    async def _insert(self, session: AsyncSession, new: NewJob, expected: Estimate) -> Job:
+    async def _insert(self, session: AsyncSession, new: NewJob, expected: Estimate | None) -> Job:
         now = self._clock()
         spec = await _resolve(session, new)
         job_id = new_id("job", now)
@@ -113,7 +124,7 @@ class Jobs:
         job = await lock_job(session, job_id)
         record(session, job, now, "state", {"state": PENDING})
         wake(session, job, now)
-        audit.record(session, now, f"job/{job.id}", f"makes {spec.output_model}")
+        audit.record(session, now, f"job/{job.id}", aim_of(spec))
         return job
 
     async def get(self, job_id: str) -> Job:
@@ -167,7 +178,19 @@ async def _find_by_key(session: AsyncSession, new: NewJob) -> Job | None:
 
 def _check_plain(new: NewJob) -> None:
     """What can be checked without looking anything up."""
-    spec = new.spec
+    if isinstance(new.spec, EvaluateSpec):
+        if new.deploy_alias:
+            what = f"deploy_alias={new.deploy_alias[:40]!r}"
+            raise InvalidArgument(f"{what}: an evaluation makes no version; leave it out")
+    else:
+        _check_training(new.spec)
+    if new.deploy_alias:
+        check_name("alias", new.deploy_alias)
+    if len(new.idempotency_key) > MAX_KEY:
+        raise InvalidArgument(f"idempotency_key has {len(new.idempotency_key)} characters; use at most {MAX_KEY}")
+
+
+def _check_training(spec: JobSpec) -> None:
     check_model_name(spec.output_model)
     check_options(spec.options)
     if isinstance(spec, FineTuneSpec) and spec.lora:
@@ -175,10 +198,6 @@ def _check_plain(new: NewJob) -> None:
     if not spec.datasets:
         raise InvalidArgument("datasets is empty; name at least one dataset")
     check_validation(spec)
-    if new.deploy_alias:
-        check_name("alias", new.deploy_alias)
-    if len(new.idempotency_key) > MAX_KEY:
-        raise InvalidArgument(f"idempotency_key has {len(new.idempotency_key)} characters; use at most {MAX_KEY}")
 
 
 def _check_pretrain_shape(artifacts: ArtifactStore, spec: PretrainSpec) -> BloomConfig:
@@ -207,12 +226,14 @@ def _config(artifacts: ArtifactStore, spec: PretrainSpec) -> BloomConfig:
         raise InvalidArgument(f"config: {error}") from error
 
 
-async def _resolve(session: AsyncSession, new: NewJob) -> JobSpec:
+async def _resolve(session: AsyncSession, new: NewJob) -> AnyJobSpec:
     """The spec with its references found and fixed, and a licence under which its version can be registered.
 
-    Raises FailedPrecondition for a base whose licence the submitter has still to accept.
+    Raises FailedPrecondition for a version whose licence the submitter has still to accept.
     """
     spec = new.spec
+    if isinstance(spec, EvaluateSpec):
+        return await _resolve_evaluation(session, spec, new.created_by)
     await _check_held_out(session, spec)
     if isinstance(spec, PretrainSpec):
         model = await session.get(Model, spec.output_model)
@@ -222,7 +243,23 @@ async def _resolve(session: AsyncSession, new: NewJob) -> JobSpec:
     await require_acceptance(session, new.created_by, base)
     check_layout_fits(spec, BloomConfig.from_hf(json.loads(base.config_json)))
     await decide_licence(session, spec.output_model, "", [base])
-    return replace(spec, base=base.name)
+    spec = replace(spec, base=base.name)
+    return await _with_suite(session, spec, base) if spec.evaluate_with else spec
+
+
+async def _resolve_evaluation(session: AsyncSession, spec: EvaluateSpec, submitter: str) -> EvaluateSpec:
+    version = await resolve(session, spec.version)
+    await require_acceptance(session, submitter, version)
+    suite = await measurable_suite(session, spec.suite)
+    await check_never_trained_on(session, version, suite)
+    return replace(spec, version=version.name, suite=suite.name)
+
+
+async def _with_suite(session: AsyncSession, spec: FineTuneSpec, base: ModelVersion) -> FineTuneSpec:
+    suite = await measurable_suite(session, spec.evaluate_with)
+    check_held_out(suite, await check_datasets_exist(session, spec.datasets), spec.output_model)
+    await check_never_trained_on(session, base, suite)
+    return replace(spec, evaluate_with=suite.name)
 
 
 async def _check_held_out(session: AsyncSession, spec: JobSpec) -> None:

@@ -11,7 +11,7 @@ from services.registry.database import utc_now
 from services.registry.jobs import Jobs, NewJob
 from services.registry.leases import Leases
 from services.registry.reproduction import NewReproduction, Reproductions
-from services.registry.rpc import messages
+from services.registry.rpc import evaluations, messages
 
 Context = Any
 
@@ -66,6 +66,7 @@ class JobRpc(job_pb2_grpc.JobServiceServicer):
             datasets=map(messages.dataset, acquired.datasets),
             base=messages.version(acquired.base) if acquired.base else None,
             deploy_alias=acquired.job.deploy_alias,
+            suite=evaluations.suite(acquired.suite) if acquired.suite else None,
         )
 
     async def RenewLease(self, request: pb.RenewLeaseRequest, context: Context) -> pb.RenewLeaseResponse:

@@ -17,8 +17,16 @@ from services.registry import tables
 from services.registry.audit import AuditQuery
 from services.registry.checkpoints import File
 from services.registry.deployments import DeploymentStatus, ReadyWorker
-from services.registry.job_specs import FineTuneSpec, JobSpec, LoraOptions, PretrainSpec, TrainOptions, spec_from_row
-from services.registry.leases import Failed, Outcome, Stopped, Succeeded
+from services.registry.job_specs import (
+    AnyJobSpec,
+    EvaluateSpec,
+    FineTuneSpec,
+    LoraOptions,
+    PretrainSpec,
+    TrainOptions,
+    spec_from_row,
+)
+from services.registry.leases import Failed, Measured, Outcome, Stopped, Succeeded
 from services.registry.pages import PageRequest
 from services.registry.verification import Verified
 
@@ -215,6 +223,7 @@ def job(row: tables.Job) -> job_pb2.Job:
         id=row.id,
         pretrain=_pretrain(spec) if isinstance(spec, PretrainSpec) else None,
         fine_tune=_fine_tune(spec) if isinstance(spec, FineTuneSpec) else None,
+        evaluate=_evaluate(spec) if isinstance(spec, EvaluateSpec) else None,
         state=job_pb2.JobState.Value(f"JOB_STATE_{row.state}"),
         cancel_requested=row.cancel_requested,
         create_time=timestamp(row.create_time),
@@ -250,14 +259,19 @@ def _fine_tune(spec: FineTuneSpec) -> job_pb2.FineTuneSpec:
         options=_options(spec.options),
         lora=job_pb2.LoraOptions(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout) if lora else None,
         validation_datasets=spec.validation_datasets,
+        evaluate_with=spec.evaluate_with,
     )
+
+
+def _evaluate(spec: EvaluateSpec) -> job_pb2.EvaluateSpec:
+    return job_pb2.EvaluateSpec(version=spec.version, suite=spec.suite)
 
 
 def _options(options: TrainOptions) -> job_pb2.TrainOptions:
     return job_pb2.TrainOptions(**{item.name: getattr(options, item.name) for item in fields(options)})
 
 
-def job_spec(request: job_pb2.CreateJobRequest) -> JobSpec:
+def job_spec(request: job_pb2.CreateJobRequest) -> AnyJobSpec:
     """Raises InvalidArgument when the request has none."""
     match request.WhichOneof("spec"):
         case "pretrain":
@@ -281,8 +295,11 @@ def job_spec(request: job_pb2.CreateJobRequest) -> JobSpec:
                 options=read_options(tune.options),
                 lora=lora if tune.HasField("lora") else None,
                 validation_datasets=list(tune.validation_datasets),
+                evaluate_with=tune.evaluate_with,
             )
-    raise InvalidArgument("the request has no spec; set pretrain or fine_tune")
+        case "evaluate":
+            return EvaluateSpec(version=request.evaluate.version, suite=request.evaluate.suite)
+    raise InvalidArgument("the request has no spec; set pretrain, fine_tune or evaluate")
 
 
 def read_options(message: job_pb2.TrainOptions) -> TrainOptions:
@@ -336,9 +353,11 @@ def outcome(request: job_pb2.FinishJobRequest) -> Outcome:
     """How the job ended. Raises InvalidArgument when the request does not say."""
     match request.WhichOneof("outcome"):
         case "succeeded":
-            return Succeeded(files(request.succeeded.files))
+            return Succeeded(files(request.succeeded.files), request.succeeded.measured.documents)
+        case "measured":
+            return Measured(request.measured.documents)
         case "failed":
             return Failed(request.failed.code, request.failed.message, request.failed.parameter)
         case "cancelled":
             return Stopped()
-    raise InvalidArgument("the request has no outcome; set succeeded, failed or cancelled")
+    raise InvalidArgument("the request has no outcome; set succeeded, measured, failed or cancelled")
