@@ -15,6 +15,7 @@ from anthesis.channel import open_aio_channel
 from anthesis.datasets import Datasets
 from anthesis.deployments import Deployments
 from anthesis.errors import AnthesisError
+from anthesis.evaluations import Evaluations, Gates
 from anthesis.jobs import Jobs
 from anthesis.keys import Keys
 from anthesis.licences import Licences
@@ -85,6 +86,8 @@ class AsyncClient:
         self.keys = Keys(registry)
         self.audit = Audit(registry)
         self.licences = Licences(registry)
+        self.evaluations = Evaluations(registry)
+        self.gates = Gates(registry)
         self.tokenizers = Tokenizers(self._channels["tokenizer"])
         self._generation = GenerationServiceStub(self._channels["gateway"])
         self._inference = InferenceServiceStub(self._channels["inference"])

@@ -1,4 +1,4 @@
-"""Training jobs."""
+"""Jobs: training, and measuring what was trained."""
 
 import asyncio
 import random
@@ -23,7 +23,11 @@ class Jobs:
         self._stub = JobServiceStub(channel)
 
     async def create(
-        self, spec: pb.PretrainSpec | pb.FineTuneSpec, *, deploy_alias: str = "", idempotency_key: str | None = None
+        self,
+        spec: pb.PretrainSpec | pb.FineTuneSpec | pb.EvaluateSpec,
+        *,
+        deploy_alias: str = "",
+        idempotency_key: str | None = None,
     ) -> pb.Job:
         """Submit a job; the same `idempotency_key` gives the same job. With `deploy_alias` its version is deployed.
 
@@ -32,6 +36,8 @@ class Jobs:
         request = pb.CreateJobRequest(deploy_alias=deploy_alias, idempotency_key=idempotency_key or uuid.uuid4().hex)
         if isinstance(spec, pb.PretrainSpec):
             request.pretrain.CopyFrom(spec)
+        elif isinstance(spec, pb.EvaluateSpec):
+            request.evaluate.CopyFrom(spec)
         else:
             request.fine_tune.CopyFrom(spec)
         return (await unary(self._stub.CreateJob(request))).job

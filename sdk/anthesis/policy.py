@@ -21,18 +21,21 @@ _READS = (
     "ListModels GetModel GetModelVersion ListModelVersions GetLineage ListAliases ListAliasChanges ResolveAlias "
     "ResolveModel GetArtifact"
 )
+_MEASURED = "GetSuite ListSuites ListEvaluations CompareEvaluations GetGate ListGates"
 _LOOKS = "GetDataset ListDatasets ListDeployments ListApiKeys ListAuditEntries"
 _IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {
     _READ_S: {
         "RegistryService": [*_READS.split(), *_LOOKS.split()],
         "JobService": ["GetJob", "ListJobs"],
         "LicenceService": ["ListLicences", "GetLicence", "ListAcceptances", "CheckAcceptance"],
+        "EvaluationService": _MEASURED.split(),
         "InferenceService": ["GetWorkerStatus"],
     },
     _WRITE_S: {
         "RegistryService": ["SetAlias", "CreateDeployment", "BeginUpload"],
         "JobService": ["CreateJob"],  # the client always sends an idempotency key
         "LicenceService": ["AcceptLicence"],
+        "EvaluationService": ["CreateSuite", "SetGate"],  # the same suite is the same version
         "GenerationService": ["Tokenize", "Count"],
     },
     _COMPUTE_S: {"GenerationService": ["Score", "Embed"]},

@@ -10,6 +10,8 @@ from anthesis.cli import (
     audit,
     datasets,
     deployments,
+    evaluations,
+    gates,
     jobs,
     keys,
     licences,
@@ -39,6 +41,8 @@ for module in (
     deployments,
     keys,
     licences,
+    evaluations,
+    gates,
     audit,
     plan,
 ):

@@ -77,7 +77,6 @@ def cancel(job_id: JobId, as_json: Json = False) -> None:
 
 
 def _row(job: Job) -> tuple[object, ...]:
-    spec = job.pretrain if job.HasField("pretrain") else job.fine_tune
     step, loss = "-", "-"
     if job.HasField("progress"):
         step, loss = f"{job.progress.step}/{job.progress.total_steps}", f"{job.progress.loss:.4f}"
@@ -85,4 +84,11 @@ def _row(job: Job) -> tuple[object, ...]:
     if job.cancel_requested and job.state not in ENDED:
         state += " (cancel requested)"
     kind = str(job.WhichOneof("spec"))
-    return job.id, kind, spec.output_model, state, step, loss, job.attempts, show_time(job.create_time)
+    return job.id, kind, _output(job), state, step, loss, job.attempts, show_time(job.create_time)
+
+
+def _output(job: Job) -> str:
+    """The model that receives the version; of an evaluation what is measured."""
+    if job.HasField("evaluate"):
+        return f"{job.evaluate.version} by {job.evaluate.suite}"
+    return job.pretrain.output_model if job.HasField("pretrain") else job.fine_tune.output_model

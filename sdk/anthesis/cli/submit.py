@@ -89,6 +89,7 @@ def submit_finetune(
     qlora: Annotated[
         bool, typer.Option("--qlora", help="With --lora-rank: keep the frozen weights of the layers in 4 bits, NF4.")
     ] = False,
+    evaluate_with: Annotated[str, typer.Option(help="A suite of bits per byte that measures the version.")] = "",
     deploy_alias: DeployAlias = "",
     watch: Watch = False,
     as_json: Json = False,
@@ -107,6 +108,7 @@ def submit_finetune(
         validation_datasets=validation_dataset,
         options=parse_options(option or [], steps, epochs),
         lora=lora if lora_rank else None,
+        evaluate_with=evaluate_with,
     )
     with Client() as client:
         _submit(client, spec, deploy_alias, watch, as_json)
