@@ -12,6 +12,7 @@ from pathlib import Path
 
 from anthesis.errors import AnthesisError, InvalidArgumentError
 
+from bloom.layout import Layout
 from services.common.settings import ROOT, Platform
 from services.trainer.config import RunSpec
 from services.trainer.early_end import EarlyEnd
@@ -30,6 +31,7 @@ from services.trainer.hosts import (
 from services.trainer.launch import (
     deepspeed_command,
     environment,
+    evaluate_command,
     fitted,
     marked,
     num_cores,
@@ -113,7 +115,11 @@ class Attempt:
         if killed:
             LOG.warning("job %s: killed processes of earlier attempts: %s", self._held.job_id, killed)
         try:
-            self._run_stages(self._held.spec())
+            if self._held.spec:
+                self._run_stages(self._held.spec())
+            else:
+                self._measure()
+            self._lease.report()  # messages too, which the call that ends the job does not carry
             self._succeed()
         except LeaseLost as error:
             LOG.warning("job %s: lease lost: %s", self._held.job_id, error)
@@ -141,10 +147,28 @@ class Attempt:
                 while self._train(spec, env, trackers):
                     pass
                 trackers.finish(self._lease.keep)
+            self._measure()
         finally:
             if self._hosts:
                 self._lease.end_processes()
-        self._lease.report()  # messages too, which the call that ends the job does not carry
+
+    def _measure(self) -> None:
+        """Measure by the suite that the job names, if it does; on this machine, wherever the ranks ran.
+
+        What goes wrong behind training is an event: the version that was trained is there.
+        """
+        spec = self._held.evaluation
+        if spec is None:
+            return
+        when_there_is_room(lambda: spec.save(self._folder.evaluation), self._lease.keep)
+        self._watchdog.start()
+        try:
+            env = environment(spec.job_id, spec.fencing_token, Layout())
+            self._run_stage(evaluate_command(self._folder.path), env, self._check_for_steps)
+        except (JobFailure, Killed) as error:
+            if not spec.follows_training:
+                raise
+            self._lease.say(f"not measured by {spec.suite}: {error}; `anthesis evaluations run` can still do so")
 
     def _train(self, spec: RunSpec, env: dict[str, str], trackers: Trackers) -> bool:
         """Whether the ranks are to be started again, to go on from an earlier checkpoint. Raises Stopped."""
@@ -226,7 +250,7 @@ class Attempt:
         """Have the ranks stop with one. Raises Stopped where there is nothing to save, and when it takes too long."""
         if not self._told_to_stop:
             self._lease.report()  # with the newest steps
-            if not self._watchdog.has_steps:
+            if not self._watchdog.has_steps or self._held.spec is None:
                 raise Stopped("the worker was told to stop")
             self._told_to_stop = boot_clock()
             with contextlib.suppress(OSError):  # a full disk, on which there would be no checkpoint
@@ -235,9 +259,14 @@ class Attempt:
             raise Stopped(f"the worker was told to stop; no checkpoint within {stop_grace_s():g} s")
 
     def _succeed(self) -> None:
-        files = [(path, digest) for path, digest in json.loads(self._result().read_text())]
+        measured = self._folder.measured(self._held.fencing_token)
+        documents = measured.read_text() if measured.exists() else ""
         try:
-            self._end(lambda: self._registry.succeed(self._held, files, self._lease.unreported()))
+            if self._held.spec is None:
+                self._end(lambda: self._registry.measured(self._held, documents, self._lease.unreported()))
+                return
+            files = [(path, digest) for path, digest in json.loads(self._result().read_text())]
+            self._end(lambda: self._registry.succeed(self._held, files, self._lease.unreported(), documents))
         except InvalidArgumentError as error:
             raise JobFailure("BAD_EXPORT", str(error)) from error
 

@@ -129,8 +129,11 @@ class TrainingPlatform:
         )
         return name
 
-    def submit(self, spec: job_pb2.PretrainSpec | job_pb2.FineTuneSpec, deploy_alias: str = "") -> str:
-        field = "pretrain" if isinstance(spec, job_pb2.PretrainSpec) else "fine_tune"
+    def submit(
+        self, spec: job_pb2.PretrainSpec | job_pb2.FineTuneSpec | job_pb2.EvaluateSpec, deploy_alias: str = ""
+    ) -> str:
+        kinds = {"PretrainSpec": "pretrain", "FineTuneSpec": "fine_tune", "EvaluateSpec": "evaluate"}
+        field = kinds[type(spec).__name__]
         request = job_pb2.CreateJobRequest(**{field: spec}, deploy_alias=deploy_alias)
         return str(self.jobs.CreateJob(request).job.id)
 
