@@ -92,6 +92,7 @@ def test_a_job_measures_what_transformers_does_and_survives_its_worker(platform:
     assert {loss.language for loss in steps[-1].validation} == {"en", "fr"}
 
 
+@pytest.mark.long
 def test_a_fine_tune_that_spoils_its_base_is_measured_and_does_not_get_the_alias(
     platform: Measured, measured: job_pb2.Job
 ):
