@@ -59,9 +59,9 @@ def upgrade() -> None:
         sa.Column("evaluation", sa.Text(), nullable=False),
         sa.Column("language", sa.Text(), nullable=False),
         sa.Column("metric", sa.Text(), nullable=False),
-        sa.Column("value", sa.Float(), nullable=False),
+        sa.Column("value", sa.Double(), nullable=False),
         sa.Column("n", sa.BigInteger(), nullable=True),
-        sa.Column("standard_error", sa.Float(), nullable=True),
+        sa.Column("standard_error", sa.Double(), nullable=True),
         sa.ForeignKeyConstraint(
             ["evaluation"], ["evaluations.id"], name=op.f("fk_evaluation_results_evaluation_evaluations")
         ),
@@ -72,7 +72,7 @@ def upgrade() -> None:
         sa.Column("alias", sa.Text(), nullable=False),
         sa.Column("suite", sa.Text(), nullable=False),
         sa.Column("languages", sa.JSON(), nullable=False),
-        sa.Column("max_regression_percent", sa.Float(), nullable=False),
+        sa.Column("max_regression_percent", sa.Double(), nullable=False),
         sa.Column("created_by", sa.Text(), nullable=False),
         sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["alias"], ["aliases.name"], name=op.f("fk_alias_gates_alias_aliases")),
