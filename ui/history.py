@@ -110,6 +110,8 @@ def flops(per_second: float) -> str:
 def title(job: pb.Job) -> str:
     if job.HasField("fine_tune"):
         return f"{job.fine_tune.base} → {job.fine_tune.output_model}"
+    if job.HasField("evaluate"):
+        return f"Measure {job.evaluate.version} by {job.evaluate.suite}"
     return f"Pre-train {job.pretrain.output_model}"
 
 
