@@ -123,6 +123,8 @@ def state_name(state: pb.JobState.ValueType) -> str:
 def when(job: pb.Job) -> str:
     if job.state == pb.JOB_STATE_PENDING:
         return f"Waiting for a trainer since {clock(job.create_time)}"
+    if job.state == pb.JOB_STATE_PAUSED:
+        return "Paused"
     return f"Submitted {job.create_time.ToDatetime():%Y-%m-%d %H:%M} UTC"
 
 

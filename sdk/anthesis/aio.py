@@ -16,6 +16,7 @@ from anthesis.datasets import Datasets
 from anthesis.deployments import Deployments
 from anthesis.errors import AnthesisError
 from anthesis.evaluations import Evaluations, Gates
+from anthesis.files import Files
 from anthesis.jobs import Jobs
 from anthesis.keys import Keys
 from anthesis.licences import Licences
@@ -35,6 +36,7 @@ from anthesis.v1.inference_pb2 import (
     SamplingParams,
 )
 from anthesis.v1.inference_pb2_grpc import InferenceServiceStub
+from anthesis.webhooks import Webhooks
 
 HEALTH_DEADLINE_S = 5.0
 
@@ -81,6 +83,7 @@ class AsyncClient:
         self.aliases = Aliases(registry)
         self.artifacts = Artifacts(registry)
         self.datasets = Datasets(registry)
+        self.files = Files(registry)
         self.jobs = Jobs(registry)
         self.deployments = Deployments(registry)
         self.keys = Keys(registry)
@@ -88,6 +91,7 @@ class AsyncClient:
         self.licences = Licences(registry)
         self.evaluations = Evaluations(registry)
         self.gates = Gates(registry)
+        self.webhooks = Webhooks(registry)
         self.tokenizers = Tokenizers(self._channels["tokenizer"])
         self._generation = GenerationServiceStub(self._channels["gateway"])
         self._inference = InferenceServiceStub(self._channels["inference"])

@@ -18,12 +18,14 @@ from anthesis.datasets import Datasets as AioDatasets
 from anthesis.deployments import Deployments as AioDeployments
 from anthesis.evaluations import Evaluations as AioEvaluations
 from anthesis.evaluations import Gates as AioGates
+from anthesis.files import Files as AioFiles
 from anthesis.jobs import Jobs as AioJobs
 from anthesis.keys import Keys as AioKeys
 from anthesis.licences import Licences as AioLicences
 from anthesis.models import Models as AioModels
 from anthesis.settings import Settings
 from anthesis.tokenizers import Tokenizers as AioTokenizers
+from anthesis.webhooks import Webhooks as AioWebhooks
 
 Twin = TypeVar("Twin")
 P = ParamSpec("P")
@@ -122,12 +124,23 @@ class Datasets(_Blocking[AioDatasets]):
     list = _call(AioDatasets.list)
 
 
+class Files(_Blocking[AioFiles]):
+    upload = _call(AioFiles.upload)
+    list = _iterate(AioFiles.list)
+    get = _call(AioFiles.get)
+    download = _call(AioFiles.download)
+    delete = _call(AioFiles.delete)
+
+
 class Jobs(_Blocking[AioJobs]):
     create = _call(AioJobs.create)
     reproduce = _call(AioJobs.reproduce)
     get = _call(AioJobs.get)
     list = _call(AioJobs.list)
     cancel = _call(AioJobs.cancel)
+    pause = _call(AioJobs.pause)
+    resume = _call(AioJobs.resume)
+    logs = _iterate(AioJobs.logs)
     watch = _iterate(AioJobs.watch)
     wait = _call(AioJobs.wait)
 
@@ -175,6 +188,14 @@ class Gates(_Blocking[AioGates]):
     delete = _call(AioGates.delete)
 
 
+class Webhooks(_Blocking[AioWebhooks]):
+    create = _call(AioWebhooks.create)
+    list = _call(AioWebhooks.list)
+    delete = _call(AioWebhooks.delete)
+    deliveries = _iterate(AioWebhooks.deliveries)
+    redeliver = _call(AioWebhooks.redeliver)
+
+
 class Tokenizers(_Blocking[AioTokenizers]):
     train = _call(AioTokenizers.train)
 
@@ -192,6 +213,7 @@ class Client(_Blocking[aio.AsyncClient]):
         self.aliases = Aliases(self._twin.aliases)
         self.artifacts = Artifacts(self._twin.artifacts)
         self.datasets = Datasets(self._twin.datasets)
+        self.files = Files(self._twin.files)
         self.jobs = Jobs(self._twin.jobs)
         self.deployments = Deployments(self._twin.deployments)
         self.keys = Keys(self._twin.keys)
@@ -199,6 +221,7 @@ class Client(_Blocking[aio.AsyncClient]):
         self.licences = Licences(self._twin.licences)
         self.evaluations = Evaluations(self._twin.evaluations)
         self.gates = Gates(self._twin.gates)
+        self.webhooks = Webhooks(self._twin.webhooks)
         self.tokenizers = Tokenizers(self._twin.tokenizers)
 
     generate = _iterate(aio.AsyncClient.generate)

@@ -26,7 +26,9 @@ _LOOKS = "GetDataset ListDatasets ListDeployments ListApiKeys ListAuditEntries"
 _IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {
     _READ_S: {
         "RegistryService": [*_READS.split(), *_LOOKS.split()],
-        "JobService": ["GetJob", "ListJobs"],
+        "JobService": ["GetJob", "ListJobs", "ReadJobLogs"],
+        "WebhookService": ["ListWebhooks", "ListWebhookDeliveries"],
+        "FileService": ["GetFile", "ListFiles"],
         "LicenceService": ["ListLicences", "GetLicence", "ListAcceptances", "CheckAcceptance"],
         "EvaluationService": _MEASURED.split(),
         "InferenceService": ["GetWorkerStatus"],
@@ -38,7 +40,7 @@ _IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {
         "EvaluationService": ["CreateSuite", "SetGate"],  # the same suite is the same version
         "GenerationService": ["Tokenize", "Count"],
     },
-    _COMPUTE_S: {"GenerationService": ["Score", "Embed"]},
+    _COMPUTE_S: {"GenerationService": ["Score", "Embed"], "FileService": ["CreateFile"]},  # which has a key, too
 }
 # CreateDataset reads every row and CreateModelVersion every tensor's header.
 _SLOW = {"RegistryService": ("CreateDataset", "CreateModelVersion"), "GenerationService": ("Generate",)}

@@ -67,6 +67,21 @@ EVALUATIONS: Access = {
     "DeleteGate": _TRAIN,
 }
 
+WEBHOOKS: Access = {
+    "CreateWebhook": _TRAIN,
+    "ListWebhooks": _READ,
+    "DeleteWebhook": _TRAIN,
+    "ListWebhookDeliveries": _READ,
+    "RedeliverWebhook": _TRAIN,
+}
+
+FILES: Access = {  # one's own; admins see all
+    "CreateFile": _TRAIN,
+    "GetFile": _TRAIN,
+    "ListFiles": _TRAIN,
+    "DeleteFile": _TRAIN,
+}
+
 JOBS: Access = {
     "CreateJob": _TRAIN,
     "ReproduceVersion": _TRAIN,
@@ -74,6 +89,9 @@ JOBS: Access = {
     "ListJobs": _READ,
     "WatchJob": _READ,
     "CancelJob": _TRAIN,
+    "PauseJob": _TRAIN,
+    "ResumeJob": _TRAIN,
+    "ReadJobLogs": _READ,
     "AcquireLease": _INTERNAL,
     "RenewLease": _INTERNAL,
     "FinishJob": _INTERNAL,

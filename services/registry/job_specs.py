@@ -58,6 +58,7 @@ class TrainOptions:
     zero_stage: int = 0  # 0: 1
     offload: str = ""  # "optimizer" or "parameters"
     validate_every_steps: int | None = None
+    auto: list[str] = field(default_factory=list)  # options that job_auto chooses; none in a job
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +72,14 @@ class LoraOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointSource:
+    """A checkpoint of another job."""
+
+    job_id: str
+    step: int = 0  # 0: the newest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainSpec:
     output_model: str
     tokenizer_digest: str
@@ -79,6 +88,7 @@ class PretrainSpec:
     licence: str = ""
     options: TrainOptions = field(default_factory=TrainOptions)
     validation_datasets: list[str] = field(default_factory=list)
+    from_checkpoint: CheckpointSource | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +100,7 @@ class FineTuneSpec:
     lora: LoraOptions | None = None
     validation_datasets: list[str] = field(default_factory=list)
     evaluate_with: str = ""  # a suite that measures the version before the job ends
+    from_checkpoint: CheckpointSource | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +123,8 @@ def spec_from_row(row: Mapping[str, Any]) -> AnyJobSpec:
     if row["kind"] == "evaluate":
         return EvaluateSpec(**values)
     values["options"] = TrainOptions(**values["options"])
+    if source := values.get("from_checkpoint"):
+        values["from_checkpoint"] = CheckpointSource(**source)
     if row["kind"] == "pretrain":
         return PretrainSpec(**values)
     values["lora"] = LoraOptions(**values["lora"]) if values["lora"] is not None else None

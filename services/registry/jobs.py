@@ -2,10 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bloom.config import PRESETS, BloomConfig
@@ -18,7 +18,11 @@ from services.registry.database import Clock, Database, insert_if_absent, utc_no
 from services.registry.estimates import THIS_MACHINE, Estimate, TrainingCluster, estimate
 from services.registry.evaluations.service import check_held_out, check_never_trained_on
 from services.registry.evaluations.suites import measurable_suite
+from services.registry.fine_tunings import FineTuning, check_fine_tuning
+from services.registry.job_auto import choose
+from services.registry.job_checkpoints import check_source
 from services.registry.job_events import enter, lock_job, read_events, read_job, record, say, wake
+from services.registry.job_queue import queue_time
 from services.registry.job_specs import (
     DEFAULT_LICENCE,
     AnyJobSpec,
@@ -33,11 +37,12 @@ from services.registry.job_specs import (
     check_validation,
     spec_to_row,
 )
+from services.registry.job_watchers import JobWatchers
 from services.registry.licences.acceptance import require_acceptance
 from services.registry.names import check_model_name, check_name, new_id
 from services.registry.pages import Page, PageRequest, read_page
 from services.registry.references import keep
-from services.registry.tables import CANCELLED, PENDING, Job, JobEvent, Model, ModelVersion
+from services.registry.tables import CANCELLED, PAUSED, PENDING, Job, JobEvent, Model, ModelVersion
 from services.registry.tokenizers import check_fits, vocabulary_size
 from services.registry.training_data import read_training_data
 from services.registry.versions import check_datasets_exist, decide_licence
@@ -53,6 +58,8 @@ class NewJob:
     created_by: str  # principal
     deploy_alias: str = ""
     idempotency_key: str = ""
+    priority: str = "NORMAL"  # of job_queue.PRIORITIES
+    fine_tuning: FineTuning | None = None  # of a job that OpenAI's API submits
 
 
 class Jobs:
@@ -67,7 +74,7 @@ class Jobs:
         self._database = database
         self._artifacts = artifacts
         self._clock = clock
-        self._watch_poll_s = watch_poll_s
+        self._watchers = JobWatchers(database, watch_poll_s)
         self._cluster = cluster
 
     async def create(self, new: NewJob) -> Job:
@@ -89,19 +96,24 @@ class Jobs:
             await asyncio.to_thread(check_continues, self._artifacts, base, spec)
             shape = BloomConfig.from_hf(json.loads(base.config_json))
         assert shape is not None
-        expected = await asyncio.to_thread(estimate, spec, shape, data.num_bytes(spec.options), self._cluster)
-        return await self._store(replace(new, spec=spec), expected)
+        num_bytes = data.num_bytes(spec.options)
+        chosen = await asyncio.to_thread(choose, spec, shape, num_bytes, self._cluster)
+        expected = await asyncio.to_thread(estimate, chosen.spec, shape, num_bytes, self._cluster)
+        return await self._store(replace(new, spec=chosen.spec), expected, chosen.said)
 
-    async def _store(self, new: NewJob, expected: Estimate | None) -> Job:
-        """The job, with its first event and its wake-up; the one that its idempotency key has made already."""
+    async def _store(self, new: NewJob, expected: Estimate | None, said: str = "") -> Job:
+        """The job, with its first event and its wake-up; the one that its idempotency key has made already.
+
+        said: what was chosen for the job, an event.
+        """
         async with self._database.write() as session:
             if new.idempotency_key and (job := await _find_by_key(session, new)):
                 return job
             if isinstance(new.spec, PretrainSpec):
                 await keep(session, self._artifacts, [new.spec.tokenizer_digest])
-            return await self._insert(session, new, expected)
+            return await self._insert(session, new, expected, said)
 
-    async def _insert(self, session: AsyncSession, new: NewJob, expected: Estimate | None) -> Job:
+    async def _insert(self, session: AsyncSession, new: NewJob, expected: Estimate | None, said: str) -> Job:
         now = self._clock()
         spec = await _resolve(session, new)
         job_id = new_id("job", now)
@@ -115,7 +127,10 @@ class Jobs:
             idempotency_key=new.idempotency_key or None,
             create_time=now,
             wake_time=now,
+            priority=new.priority,
+            queue_time=queue_time(new.priority, now),
             estimate=expected,
+            fine_tuning=new.fine_tuning,
         )
         if not inserted:  # another call with the same key was faster
             job = await _find_by_key(session, new)
@@ -123,6 +138,8 @@ class Jobs:
             return job
         job = await lock_job(session, job_id)
         record(session, job, now, "state", {"state": PENDING})
+        if said:
+            say(session, job, now, said)
         wake(session, job, now)
         audit.record(session, now, f"job/{job.id}", aim_of(spec))
         return job
@@ -132,9 +149,9 @@ class Jobs:
         async with self._database.read() as session:
             return await read_job(session, job_id)
 
-    async def list_jobs(self, state: str, page: PageRequest) -> Page[Job]:
-        """Newest first; in every state when `state` is empty."""
-        query = select(Job).where(Job.state == state) if state else select(Job)
+    async def list_jobs(self, state: str, page: PageRequest, only: Sequence[ColumnElement[bool]] = ()) -> Page[Job]:
+        """Newest first; in every state when `state` is empty; `only` those that meet these conditions."""
+        query = select(Job).where(Job.state == state, *only) if state else select(Job).where(*only)
         async with self._database.read() as session:
             return await read_page(session, query, Job.id, page, scope=f"jobs {state}", newest_first=True)
 
@@ -151,10 +168,10 @@ class Jobs:
             if not events:
                 if ended:
                     return
-                await asyncio.sleep(self._watch_poll_s)
+                await self._watchers.wait(job_id, after)
 
     async def cancel(self, job_id: str) -> Job:
-        """End a PENDING job; ask the worker of a RUNNING one to stop. Raises NotFound, FailedPrecondition."""
+        """End a PENDING or PAUSED job; ask the worker of a RUNNING one to stop. Raises NotFound, FailedPrecondition."""
         now = self._clock()
         async with self._database.write() as session:
             job = await lock_job(session, job_id)
@@ -164,7 +181,7 @@ class Jobs:
                 raise FailedPrecondition(f"job {job.id} is already being cancelled; its worker has been told to stop")
             job.cancel_requested = True
             audit.record(session, now, f"job/{job.id}", "cancel requested")
-            if job.state == PENDING:
+            if job.state in (PENDING, PAUSED):
                 enter(session, job, CANCELLED, now)
             else:
                 say(session, job, now, "cancel requested")
@@ -186,6 +203,8 @@ def _check_plain(new: NewJob) -> None:
         _check_training(new.spec)
     if new.deploy_alias:
         check_name("alias", new.deploy_alias)
+    if new.fine_tuning:
+        check_fine_tuning(new.fine_tuning)
     if len(new.idempotency_key) > MAX_KEY:
         raise InvalidArgument(f"idempotency_key has {len(new.idempotency_key)} characters; use at most {MAX_KEY}")
 
@@ -236,6 +255,7 @@ async def _resolve(session: AsyncSession, new: NewJob) -> AnyJobSpec:
         return await _resolve_evaluation(session, spec, new.created_by)
     await _check_held_out(session, spec)
     if isinstance(spec, PretrainSpec):
+        await check_source(session, spec)
         model = await session.get(Model, spec.output_model)
         wanted = spec.licence or ("" if model else DEFAULT_LICENCE)
         return replace(spec, licence=await decide_licence(session, spec.output_model, wanted))
@@ -244,6 +264,7 @@ async def _resolve(session: AsyncSession, new: NewJob) -> AnyJobSpec:
     check_layout_fits(spec, BloomConfig.from_hf(json.loads(base.config_json)))
     await decide_licence(session, spec.output_model, "", [base])
     spec = replace(spec, base=base.name)
+    await check_source(session, spec)
     return await _with_suite(session, spec, base) if spec.evaluate_with else spec
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.artifacts import ArtifactStore
 from services.common.errors import Aborted, FailedPrecondition, InvalidArgument
-from services.registry import audit
+from services.registry import audit, job_logs
 from services.registry.alias_changes import JOB, NewChange, set_alias
 from services.registry.aliases import resolve
 from services.registry.checkpoints import File, inspect_checkpoint
@@ -23,13 +23,16 @@ from services.registry.database import Clock, Database, insert_if_absent, utc_no
 from services.registry.evaluations.documents import Measurement, read_measurement
 from services.registry.evaluations.gate_check import GateRefused
 from services.registry.evaluations.service import add_measurement
+from services.registry.fine_tunings import add_metrics_file
 from services.registry.job_events import enter, lock_job, read_job, record, say, wake
 from services.registry.job_progress import Progress, newest
+from services.registry.job_queue import next_in_turn
 from services.registry.job_specs import EvaluateSpec, FineTuneSpec, spec_from_row, start_of, suite_of
 from services.registry.references import keep
 from services.registry.tables import (
     CANCELLED,
     FAILED,
+    PAUSED,
     PENDING,
     RUNNING,
     SUCCEEDED,
@@ -84,6 +87,17 @@ class Stopped:
 Outcome = Succeeded | Measured | Failed | Stopped
 
 
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """What a job's processes printed from a position of its log on."""
+
+    position: int
+    text: str
+
+
+NOTHING = Printed(0, "")
+
+
 class Leases:
     def __init__(
         self,
@@ -100,10 +114,13 @@ class Leases:
         self._max_lost_leases = max_lost_leases
         self._clock = clock
 
-    async def acquire(self, job_id: str, worker_id: str) -> Acquired:
+    async def acquire(
+        self, job_id: str, worker_id: str, *, kinds: Sequence[str] = (), but: Sequence[str] = ()
+    ) -> Acquired:
         """Take the lease of a PENDING job, or of a RUNNING one whose lease expired.
 
-        Raises Aborted when another worker holds it, FailedPrecondition when the job has ended, NotFound.
+        kinds: of the PENDING job of these whose turn it is before `job_id`'s, where there is one; none of `but`.
+        Raises Aborted when another worker holds it, FailedPrecondition when it has ended or is paused, NotFound.
         """
         now = self._clock()
         async with self._database.write() as session:
@@ -111,11 +128,14 @@ class Leases:
             if job.state == RUNNING and _expired(job, now):
                 lapse(session, job, now, self._max_lost_leases)
             if job.state == PENDING:
+                job = await next_in_turn(session, job, kinds, but, now) if kinds else job
                 self._grant(session, job, worker_id, now)
                 return await self._with_references(session, job)
         # Out of the transaction: what a lapse has written stays.
         if job.ended:
             raise FailedPrecondition(f"job {job.id} has already ended: {job.state}")
+        if job.state == PAUSED:
+            raise FailedPrecondition(f"job {job.id} is paused; `anthesis jobs resume {job.id}` lets it go on")
         raise Aborted(f"job {job.id} is held by {job.holder} under token {job.fencing_token}")
 
     def _grant(self, session: AsyncSession, job: Job, worker_id: str, now: datetime) -> None:
@@ -134,7 +154,12 @@ class Leases:
         return Acquired(job, self._ttl_s, await check_datasets_exist(session, names), base, suite)
 
     async def renew(
-        self, job_id: str, token: int, progress: Sequence[Progress] = (), messages: Sequence[str] = ()
+        self,
+        job_id: str,
+        token: int,
+        progress: Sequence[Progress] = (),
+        messages: Sequence[str] = (),
+        printed: Printed = NOTHING,
     ) -> Job:
         """Extend the lease and record what was reported. Raises Aborted, changing nothing, for a stale token."""
         now = self._clock()
@@ -147,6 +172,7 @@ class Leases:
             _report(session, job, now, progress)
             for message in messages:
                 say(session, job, now, message)
+            await job_logs.append(session, job, printed.position, printed.text)
         return job
 
     async def release(self, job_id: str, token: int, reason: str) -> None:
@@ -159,7 +185,7 @@ class Leases:
                 raise Aborted(f"job {job.id} has ended under token {token}: {job.state}")
             say(session, job, now, f"{job.holder} gave the job back: {reason or 'no reason given'}")
             job.holder = None
-            enter(session, job, CANCELLED if job.cancel_requested else PENDING, now)
+            enter(session, job, _without_lease(job), now)
 
     async def finish(self, job_id: str, token: int, outcome: Outcome, progress: Sequence[Progress] = ()) -> Job:
         """End the job; in the same transaction register the version it made, set its alias and deploy it.
@@ -192,6 +218,8 @@ class Leases:
                     await keep(session, self._artifacts, digests)
                     version = await add_version(session, self._artifacts, new, checkpoint, now)
                     job.model_version = version.name
+                    if job.fine_tuning:
+                        await add_metrics_file(session, self._artifacts, job, now)
                     await _succeed(session, job, version, measurement, now)
                 case Measured():
                     assert base.base is not None
@@ -205,6 +233,11 @@ class Leases:
                         raise FailedPrecondition(f"nobody asked to cancel job {job.id}; release it to stop running it")
                     enter(session, job, CANCELLED, now)
         return job
+
+
+def _without_lease(job: Job) -> str:
+    """What a job that has not ended becomes when its lease is over."""
+    return CANCELLED if job.cancel_requested else PAUSED if job.pause_requested else PENDING
 
 
 def _expired(job: Job, now: datetime) -> bool:
@@ -239,9 +272,7 @@ def lapse(session: AsyncSession, job: Job, now: datetime, max_lost_leases: int) 
     say(session, job, now, f"the lease of {job.holder} expired")
     job.holder = None
     job.lost_leases += 1
-    if job.cancel_requested:
-        enter(session, job, CANCELLED, now)
-    elif job.lost_leases >= max_lost_leases:
+    if not job.cancel_requested and job.lost_leases >= max_lost_leases:
         job.error = {
             "code": "ATTEMPTS_EXHAUSTED",
             "message": f"{job.lost_leases} workers died or fell silent while running it; see the trainer's log",
@@ -249,7 +280,7 @@ def lapse(session: AsyncSession, job: Job, now: datetime, max_lost_leases: int) 
         }
         enter(session, job, FAILED, now)
     else:
-        enter(session, job, PENDING, now)
+        enter(session, job, _without_lease(job), now)
 
 
 def _new_version(job: Job, base: ModelVersion | None, files: tuple[File, ...]) -> NewVersion:

@@ -43,6 +43,7 @@ class Reproductions:
         async with self._database.read() as session:
             version = await resolve(session, new.version)
             record = await asyncio.to_thread(read_record, self._artifacts, version)
+            _check_began_by_itself(version, record)
             await self._check_datasets(session, version, record["datasets"])
         spec = _spec(version, record, new.output_model or f"{version.model}{SUFFIX}", new.changes)
         return await self._jobs.create(
@@ -80,6 +81,12 @@ def read_record(artifacts: ArtifactStore, version: ModelVersion) -> dict[str, An
         except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
             pass
     raise FailedPrecondition(f"{TRAINING_FILE} of {version.name} is of another format; use the release that wrote it")
+
+
+def _check_began_by_itself(version: ModelVersion, record: dict[str, Any]) -> None:
+    if source := record.get("from_checkpoint"):
+        remedy = f"reproduce what {source} made, or submit the job with from_checkpoint"
+        raise FailedPrecondition(f"{version.name} was trained from a checkpoint of {source}; {remedy}")
 
 
 def _spec(version: ModelVersion, record: dict[str, Any], output_model: str, changes: TrainOptions) -> JobSpec:

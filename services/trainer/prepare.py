@@ -25,6 +25,7 @@ import numpy as np
 from services.common.artifacts import ArtifactStore
 from services.common.chat import Part
 from services.common.errors import DataLoss, InvalidArgument, NotFound
+from services.trainer.brought import bring_checkpoint
 from services.trainer.config import DatasetSpec, RunSpec, TrainConfig
 from services.trainer.dataset import WindowsMeta, write_meta
 from services.trainer.encoder import Encoder
@@ -338,6 +339,7 @@ def main(job_folder: str) -> None:
     end_with_lease(folder.lease, spec.fencing_token)
     with recorded(folder.failure(spec.fencing_token)):
         prepared = when_there_is_room(lambda: prepare(spec, folder))
+        when_there_is_room(lambda: bring_checkpoint(spec, folder, prepared.total_steps))
         when_there_is_room(lambda: write_whole(folder.tokens, json.dumps(asdict(prepared))))
 
 

@@ -11,6 +11,7 @@ from anthesis.cli import (
     datasets,
     deployments,
     evaluations,
+    files,
     gates,
     jobs,
     keys,
@@ -20,6 +21,7 @@ from anthesis.cli import (
     reproduce,
     status,
     text,
+    webhooks,
 )
 from anthesis.errors import AnthesisError
 
@@ -36,6 +38,7 @@ for module in (
     aliases,
     artifacts,
     datasets,
+    files,
     jobs,
     reproduce,
     deployments,
@@ -44,6 +47,7 @@ for module in (
     evaluations,
     gates,
     audit,
+    webhooks,
     plan,
 ):
     module.register(app)

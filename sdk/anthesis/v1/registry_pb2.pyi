@@ -1699,6 +1699,7 @@ class Deployment(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     READY_REPLICAS_FIELD_NUMBER: _builtins.int
     ERRORS_FIELD_NUMBER: _builtins.int
+    SERVING_VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     target: _builtins.str
     """An alias or a version: moving the alias moves the deployment."""
@@ -1707,6 +1708,10 @@ class Deployment(_message.Message):
     version: _builtins.str
     """What the target resolves to now."""
     ready_replicas: _builtins.int
+    serving_version: _builtins.str
+    """What calls get: `version`, or, until every worker of the deployment has that
+    ready, what it served before the alias moved.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -1723,10 +1728,11 @@ class Deployment(_message.Message):
         version: _builtins.str = ...,
         ready_replicas: _builtins.int = ...,
         errors: _abc.Iterable[_builtins.str] | None = ...,
+        serving_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "errors", b"errors", "name", b"name", "ready_replicas", b"ready_replicas", "replicas", b"replicas", "target", b"target", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "errors", b"errors", "name", b"name", "ready_replicas", b"ready_replicas", "replicas", b"replicas", "serving_version", b"serving_version", "target", b"target", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,10 +17,13 @@ from services.registry import tables
 from services.registry.audit import AuditQuery
 from services.registry.checkpoints import File
 from services.registry.deployments import DeploymentStatus, ReadyWorker
+from services.registry.fine_tunings import FineTuning
 from services.registry.job_specs import (
     AnyJobSpec,
+    CheckpointSource,
     EvaluateSpec,
     FineTuneSpec,
+    JobSpec,
     LoraOptions,
     PretrainSpec,
     TrainOptions,
@@ -159,6 +162,7 @@ def deployment(status: DeploymentStatus) -> registry_pb2.Deployment:
         version=status.version,
         ready_replicas=status.ready_replicas,
         errors=status.errors,
+        serving_version=status.serving,
     )
 
 
@@ -235,6 +239,10 @@ def job(row: tables.Job) -> job_pb2.Job:
         model_version=row.model_version or "",
         created_by=row.created_by,
         estimate=job_pb2.JobEstimate(**row.estimate) if row.estimate else None,
+        pause_requested=row.pause_requested,
+        priority=job_pb2.JobPriority.Value(f"JOB_PRIORITY_{row.priority}"),
+        fine_tuning=job_pb2.FineTuning(**row.fine_tuning) if row.fine_tuning else None,
+        last_sequence=row.last_sequence,
     )
 
 
@@ -247,6 +255,7 @@ def _pretrain(spec: PretrainSpec) -> job_pb2.PretrainSpec:
         config=spec.config,
         options=_options(spec.options),
         validation_datasets=spec.validation_datasets,
+        from_checkpoint=_source(spec),
     )
 
 
@@ -257,9 +266,10 @@ def _fine_tune(spec: FineTuneSpec) -> job_pb2.FineTuneSpec:
         base=spec.base,
         datasets=spec.datasets,
         options=_options(spec.options),
-        lora=job_pb2.LoraOptions(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout) if lora else None,
+        lora=job_pb2.LoraOptions(**asdict(lora)) if lora else None,
         validation_datasets=spec.validation_datasets,
         evaluate_with=spec.evaluate_with,
+        from_checkpoint=_source(spec),
     )
 
 
@@ -284,10 +294,11 @@ def job_spec(request: job_pb2.CreateJobRequest) -> AnyJobSpec:
                 config=pretrain.config,
                 options=read_options(pretrain.options),
                 validation_datasets=list(pretrain.validation_datasets),
+                from_checkpoint=_read_source(pretrain),
             )
         case "fine_tune":
             tune = request.fine_tune
-            lora = LoraOptions(rank=tune.lora.rank, alpha=tune.lora.alpha, dropout=tune.lora.dropout)
+            lora = LoraOptions(**{field.name: value for field, value in tune.lora.ListFields()})
             return FineTuneSpec(
                 output_model=tune.output_model,
                 base=tune.base,
@@ -296,14 +307,32 @@ def job_spec(request: job_pb2.CreateJobRequest) -> AnyJobSpec:
                 lora=lora if tune.HasField("lora") else None,
                 validation_datasets=list(tune.validation_datasets),
                 evaluate_with=tune.evaluate_with,
+                from_checkpoint=_read_source(tune),
             )
         case "evaluate":
             return EvaluateSpec(version=request.evaluate.version, suite=request.evaluate.suite)
     raise InvalidArgument("the request has no spec; set pretrain, fine_tune or evaluate")
 
 
+def _source(spec: JobSpec) -> job_pb2.CheckpointSource | None:
+    source = spec.from_checkpoint
+    return job_pb2.CheckpointSource(job_id=source.job_id, step=source.step) if source else None
+
+
+def _read_source(message: job_pb2.PretrainSpec | job_pb2.FineTuneSpec) -> CheckpointSource | None:
+    source = message.from_checkpoint
+    return CheckpointSource(job_id=source.job_id, step=source.step) if message.HasField("from_checkpoint") else None
+
+
+def read_fine_tuning(request: job_pb2.CreateJobRequest) -> FineTuning | None:
+    asked = request.fine_tuning
+    values = {field.name: getattr(asked, field.name) for field in asked.DESCRIPTOR.fields}
+    return values | {"metadata": dict(asked.metadata)} if request.HasField("fine_tuning") else None
+
+
 def read_options(message: job_pb2.TrainOptions) -> TrainOptions:
-    return TrainOptions(**{field.name: value for field, value in message.ListFields()})
+    values = {field.name: value for field, value in message.ListFields()}
+    return TrainOptions(**values | {"auto": list(message.auto)})
 
 
 def progress(row: dict[str, Any]) -> job_pb2.TrainingProgress:
@@ -324,7 +353,7 @@ def read_progress(messages: Iterable[job_pb2.TrainingProgress], now: datetime) -
     """
     rows = []
     for message in messages:
-        time = message.time.ToDatetime(now.tzinfo) if message.HasField("time") else now
+        time = read_time(message.time, "progress.time") if message.HasField("time") else now
         losses = [_plain(loss, _LOSS) for loss in message.validation]
         rows.append(_plain(message, _PROGRESS) | {"validation": losses, "time": time.isoformat()})
     return rows

@@ -128,8 +128,7 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
         return pb.DeleteAliasResponse()
 
     async def ResolveModel(self, request: pb.ResolveModelRequest, context: Context) -> pb.ResolveModelResponse:
-        version = await self._on.aliases.resolve(request.name)
-        workers = await self._on.deployments.ready_workers(version.name)
+        version, workers = await self._on.deployments.route(request.name)
         return pb.ResolveModelResponse(version=messages.version(version), workers=map(messages.worker, workers))
 
     async def BeginUpload(self, request: pb.BeginUploadRequest, context: Context) -> pb.BeginUploadResponse:

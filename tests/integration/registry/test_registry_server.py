@@ -7,7 +7,7 @@ import os
 import grpc
 import pytest
 from anthesis.channel import open_aio_channel
-from anthesis.v1 import job_pb2, job_pb2_grpc, licence_pb2, registry_pb2_grpc
+from anthesis.v1 import file_pb2, job_pb2, job_pb2_grpc, licence_pb2, registry_pb2_grpc
 from anthesis.v1 import registry_pb2 as pb
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -17,7 +17,7 @@ from tests.support.registry_data import store_checkpoint, text_rows
 
 METHODS = [
     (f"/{service.full_name}/{method.name}", method)
-    for file in (pb.DESCRIPTOR, job_pb2.DESCRIPTOR, licence_pb2.DESCRIPTOR)
+    for file in (pb.DESCRIPTOR, job_pb2.DESCRIPTOR, licence_pb2.DESCRIPTOR, file_pb2.DESCRIPTOR)
     for service in file.services_by_name.values()
     for method in service.methods
 ]

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.event import listen
 
 from services.common.errors import DomainError, FailedPrecondition, InvalidArgument, NotFound
 from services.registry.job_specs import LoraOptions, TrainOptions
@@ -251,3 +252,26 @@ async def test_a_watcher_sees_every_event_in_order_and_stops_when_the_job_ends(r
     ]
     assert [event.sequence async for event in registry.jobs.watch(job.id, after=3)] == [4, 5]
     assert [event async for event in registry.jobs.watch(job.id, after=5)] == []
+
+
+async def test_many_watchers_cost_one_query_and_each_ends_with_its_job(registry):
+    jobs = [await registry.submit() for _ in range(3)]
+
+    async def watch(job_id, after):
+        return [event.sequence async for event in registry.jobs.watch(job_id, after)]
+
+    watching = [asyncio.create_task(watch(job.id, after)) for job in jobs for after in (0, 1, 99)]
+    queries, settled = [], asyncio.Event()
+
+    def note(_connection, _cursor, query, *_):
+        if "SELECT" in query:
+            queries.append("all" if " IN (" in query else "one")
+        if queries[-3:] == ["all"] * 3:  # after each stream's own look
+            settled.set()
+
+    listen(registry.database.engine.sync_engine, "before_cursor_execute", note)
+    await asyncio.wait_for(settled.wait(), 10)
+    for job in jobs:
+        await registry.jobs.cancel(job.id)
+    seen = await asyncio.wait_for(asyncio.gather(*watching), 10)
+    assert seen == [[1, 2], [2], []] * 3

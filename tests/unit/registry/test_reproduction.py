@@ -88,6 +88,12 @@ async def test_a_record_of_another_release_is_refused(registry, reproductions, c
         await reproductions.create(again(await trained(registry, **content)))
 
 
+async def test_a_version_that_began_with_another_jobs_checkpoint_is_refused(registry, reproductions):
+    version = await trained(registry, from_checkpoint="job-7")
+    with pytest.raises(FailedPrecondition, match=f"{version} was trained from a checkpoint of job-7; reproduce what"):
+        await reproductions.create(again(version))
+
+
 async def test_a_dataset_that_is_gone_or_has_changed_is_refused_by_name(registry, reproductions):
     version = await trained(registry)
     async with registry.database.write() as session:

@@ -3,6 +3,7 @@
 import grpc
 import pytest
 from anthesis import FineTuneSpec, TrainOptions
+from anthesis.v1 import job_pb2
 from anthesis.v1.evaluation_pb2 import (
     EVALUATION_SOURCE_PUBLISHED,
     EVALUATION_SOURCE_REPORTED,
@@ -250,6 +251,25 @@ def test_a_job_can_be_cancelled(stage, job):
     button(app, "Cancel this job").click().run()
     assert not app.exception
     assert "Cancelled" in html(app)
+
+
+def test_a_job_can_be_paused_and_resumed(stage, job):
+    app = stage.open("jobs", job=job.id)
+    button(app, "Pause this job").click().run()
+    assert not app.exception
+    assert "Paused" in html(app)
+    button(app, "Resume this job").click().run()
+    assert not app.exception
+    assert "Pending" in html(app)
+
+
+def test_a_job_shows_the_last_lines_that_it_printed(stage, job):
+    token = stage.report(job.id, 4.0)
+    printed = "".join(f"line {number}\n" for number in range(300)) + "<b>bold</b>\n"
+    stage.trainer.RenewLease(job_pb2.RenewLeaseRequest(job_id=job.id, fencing_token=token, log_text=printed))
+    app = stage.open("jobs", job=job.id)
+    [shown] = [code.value for code in app.code]
+    assert shown.splitlines() == [*(f"line {number}" for number in range(101, 300)), "<b>bold</b>"]
 
 
 def test_jobs_are_listed_with_their_state(stage, job):
