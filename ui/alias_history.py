@@ -25,6 +25,8 @@ def offer_history(alias: Alias) -> None:
 
 def _row(change: AliasChange) -> dict[str, object]:
     kind = AliasChangeKind.Name(change.kind).removeprefix("ALIAS_CHANGE_KIND_").lower()
+    if change.overridden:
+        kind += " over its gate"
     return {
         "generation": change.generation,
         "version": change.version or "–",

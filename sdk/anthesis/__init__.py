@@ -15,7 +15,14 @@ from anthesis.errors import AnthesisError
 from anthesis.settings import Settings
 from anthesis.v1.generation_pb2 import ScoreItem
 from anthesis.v1.inference_pb2 import SamplingParams
-from anthesis.v1.job_pb2 import FineTuneSpec, LoraOptions, PretrainSpec, TrainOptions, ValidateDatasetSpec
+from anthesis.v1.job_pb2 import (
+    EvaluateSpec,
+    FineTuneSpec,
+    LoraOptions,
+    PretrainSpec,
+    TrainOptions,
+    ValidateDatasetSpec,
+)
 from anthesis.v1.tokenizer_pb2 import TokenIds
 
 __all__ = [
@@ -23,6 +30,7 @@ __all__ = [
     "AsyncClient",
     "Client",
     "Completion",
+    "EvaluateSpec",
     "FineTuneSpec",
     "GenerateOptions",
     "LoraOptions",

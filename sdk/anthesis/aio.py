@@ -15,6 +15,7 @@ from anthesis.channel import open_aio_channel
 from anthesis.datasets import Datasets
 from anthesis.deployments import Deployments
 from anthesis.errors import AnthesisError
+from anthesis.evaluations import Evaluations, Gates
 from anthesis.files import Files
 from anthesis.jobs import Jobs
 from anthesis.keys import Keys
@@ -88,6 +89,8 @@ class AsyncClient:
         self.keys = Keys(registry)
         self.audit = Audit(registry)
         self.licences = Licences(registry)
+        self.evaluations = Evaluations(registry)
+        self.gates = Gates(registry)
         self.webhooks = Webhooks(registry)
         self.tokenizers = Tokenizers(self._channels["tokenizer"])
         self._generation = GenerationServiceStub(self._channels["gateway"])

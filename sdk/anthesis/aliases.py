@@ -27,9 +27,23 @@ class Aliases:
         request = pb.ListAliasesRequest(page_size=PAGE_SIZE)
         return [alias async for page in pages(self._stub.ListAliases, request) for alias in page.aliases]
 
-    async def set(self, name: str, version: str, *, if_generation: int | None = None, reason: str = "") -> pb.Alias:
-        """Point an alias at a version; its deployments follow. Raises NotFoundError, AbortedError."""
-        request = pb.SetAliasRequest(name=name, version=version, if_generation=if_generation, reason=reason)
+    async def set(
+        self,
+        name: str,
+        version: str,
+        *,
+        if_generation: int | None = None,
+        reason: str = "",
+        override_gate: bool = False,
+    ) -> pb.Alias:
+        """Point an alias at a version; its deployments follow. Raises NotFoundError, AbortedError.
+
+        FailedPreconditionError where its gate refuses, with the languages; `override_gate` moves it all the same, for a
+        `reason`.
+        """
+        request = pb.SetAliasRequest(
+            name=name, version=version, if_generation=if_generation, reason=reason, override_gate=override_gate
+        )
         return (await unary(self._stub.SetAlias(request))).alias
 
     async def history(self, name: str) -> AsyncGenerator[pb.AliasChange, None]:

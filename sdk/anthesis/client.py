@@ -16,6 +16,8 @@ from anthesis.artifacts import Artifacts as AioArtifacts
 from anthesis.audit import Audit as AioAudit
 from anthesis.datasets import Datasets as AioDatasets
 from anthesis.deployments import Deployments as AioDeployments
+from anthesis.evaluations import Evaluations as AioEvaluations
+from anthesis.evaluations import Gates as AioGates
 from anthesis.files import Files as AioFiles
 from anthesis.jobs import Jobs as AioJobs
 from anthesis.keys import Keys as AioKeys
@@ -172,6 +174,23 @@ class Licences(_Blocking[AioLicences]):
     missing = _call(AioLicences.missing)
 
 
+class Evaluations(_Blocking[AioEvaluations]):
+    create_suite = _call(AioEvaluations.create_suite)
+    create_benchmark = _call(AioEvaluations.create_benchmark)
+    get_suite = _call(AioEvaluations.get_suite)
+    suites = _call(AioEvaluations.suites)
+    record = _call(AioEvaluations.record)
+    list = _iterate(AioEvaluations.list)
+    compare = _call(AioEvaluations.compare)
+
+
+class Gates(_Blocking[AioGates]):
+    set = _call(AioGates.set)
+    get = _call(AioGates.get)
+    list = _call(AioGates.list)
+    delete = _call(AioGates.delete)
+
+
 class Webhooks(_Blocking[AioWebhooks]):
     create = _call(AioWebhooks.create)
     list = _call(AioWebhooks.list)
@@ -203,6 +222,8 @@ class Client(_Blocking[aio.AsyncClient]):
         self.keys = Keys(self._twin.keys)
         self.audit = Audit(self._twin.audit)
         self.licences = Licences(self._twin.licences)
+        self.evaluations = Evaluations(self._twin.evaluations)
+        self.gates = Gates(self._twin.gates)
         self.webhooks = Webhooks(self._twin.webhooks)
         self.tokenizers = Tokenizers(self._twin.tokenizers)
 

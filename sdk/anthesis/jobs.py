@@ -1,4 +1,4 @@
-"""Training jobs."""
+"""Jobs: training, and measuring what was trained."""
 
 import asyncio
 import random
@@ -14,7 +14,7 @@ from anthesis.v1 import job_pb2 as pb
 from anthesis.v1.job_pb2_grpc import JobServiceStub
 
 LOG_POLL_S = 1.0
-Spec = pb.PretrainSpec | pb.FineTuneSpec | pb.ValidateDatasetSpec
+Spec = pb.PretrainSpec | pb.FineTuneSpec | pb.EvaluateSpec | pb.ValidateDatasetSpec
 ENDED = frozenset({pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED})
 
 
@@ -42,6 +42,8 @@ class Jobs:
             request.pretrain.CopyFrom(spec)
         elif isinstance(spec, pb.ValidateDatasetSpec):
             request.validate_dataset.CopyFrom(spec)
+        elif isinstance(spec, pb.EvaluateSpec):
+            request.evaluate.CopyFrom(spec)
         else:
             request.fine_tune.CopyFrom(spec)
         return (await unary(self._stub.CreateJob(request))).job

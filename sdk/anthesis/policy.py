@@ -22,6 +22,7 @@ _READS = (
     "ResolveModel GetArtifact"
 )
 _LOOKS = "GetDataset ListDatasets ListDatasetVersions ListDeployments ListApiKeys ListAuditEntries"
+_MEASURED = "GetSuite ListSuites ListEvaluations CompareEvaluations GetGate ListGates"
 _IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {
     _READ_S: {
         "RegistryService": [*_READS.split(), *_LOOKS.split()],
@@ -29,12 +30,14 @@ _IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {
         "WebhookService": ["ListWebhooks", "ListWebhookDeliveries"],
         "FileService": ["GetFile", "ListFiles"],
         "LicenceService": ["ListLicences", "GetLicence", "ListAcceptances", "CheckAcceptance"],
+        "EvaluationService": _MEASURED.split(),
         "InferenceService": ["GetWorkerStatus"],
     },
     _WRITE_S: {
         "RegistryService": ["SetAlias", "CreateDeployment", "BeginUpload"],
         "JobService": ["CreateJob"],  # the client always sends an idempotency key
         "LicenceService": ["AcceptLicence"],
+        "EvaluationService": ["CreateSuite", "SetGate"],  # the same suite is the same version
         "GenerationService": ["Tokenize", "Count"],
     },
     _COMPUTE_S: {"GenerationService": ["Score", "Embed"], "FileService": ["CreateFile"]},  # which has a key, too

@@ -56,6 +56,19 @@ LICENCES: Access = {
     "CheckAcceptance": _READ,
 }
 
+EVALUATIONS: Access = {
+    "CreateSuite": _TRAIN,
+    "GetSuite": _READ,
+    "ListSuites": _READ,
+    "RecordEvaluation": _TRAIN,
+    "ListEvaluations": _READ,
+    "CompareEvaluations": _READ,
+    "SetGate": _TRAIN,  # who moves an alias may also override its gate: what counts is that it is recorded
+    "GetGate": _READ,
+    "ListGates": _READ,
+    "DeleteGate": _TRAIN,
+}
+
 WEBHOOKS: Access = {
     "CreateWebhook": _TRAIN,
     "ListWebhooks": _READ,

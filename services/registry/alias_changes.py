@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from services.common.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
 from services.registry import audit
 from services.registry.database import insert_if_absent
+from services.registry.evaluations.gate_check import check_gate
 from services.registry.tables import Alias, AliasChange, Deployment
 
 SET, ROLLBACK, JOB, DELETE = "SET", "ROLLBACK", "JOB", "DELETE"
@@ -27,6 +28,7 @@ class NewChange:
     principal: str  # who
     reason: str = ""  # a line of free text
     if_generation: int | None = None  # the generation it may follow; 0: there must be no alias; None: any
+    override_gate: bool = False  # move it even where its gate refuses; needs a reason
 
 
 async def set_alias(
@@ -34,21 +36,22 @@ async def set_alias(
 ) -> Alias:
     """Point alias `name` at `version` (a version's own name); where it points there already, nothing changes.
 
-    Raises Aborted when it is not at `new.if_generation`, InvalidArgument.
+    Raises Aborted when it is not at `new.if_generation`, InvalidArgument, GateRefused.
     """
     await insert_if_absent(session, Alias, name=name, version=None, generation=0, update_time=now)
     alias = await _lock(session, name)
     _check(alias, new)
     if alias.version != version:
-        _record(session, alias, kind, version, new, now)
+        overridden = await check_gate(session, alias, version, override=new.override_gate)
+        _record(session, alias, kind, version, new, now, overridden=overridden)
     return alias
 
 
 async def roll_back(session: AsyncSession, name: str, generation: int | None, new: NewChange, now: datetime) -> Alias:
     """Point alias `name` at the version of an earlier generation; None: at the version before the current one.
 
-    Raises FailedPrecondition when there is none, Aborted when it is not at `new.if_generation`, NotFound,
-    InvalidArgument.
+    Its gate is not asked: what was live once is the way out when something is wrong now. Raises FailedPrecondition when
+    there is no such version, Aborted when it is not at `new.if_generation`, NotFound, InvalidArgument.
     """
     alias = await _lock(session, name)
     _check(alias, new)
@@ -91,6 +94,8 @@ def _check(alias: Alias, new: NewChange) -> None:
         raise InvalidArgument(f"reason has {len(new.reason)} characters; use at most {MAX_REASON}")
     if control := _CONTROL.search(new.reason):
         raise InvalidArgument(f"reason has {control[0]!r} at character {control.start() + 1}; write one plain line")
+    if new.override_gate and not new.reason.strip():
+        raise InvalidArgument("override_gate without a reason; say why, for the alias's history")
     allowed = {None, alias.generation} if alias.version else {None, alias.generation, 0}
     if new.if_generation in allowed:
         return
@@ -110,8 +115,12 @@ def _record(
     new: NewChange,
     now: datetime,
     restored_generation: int | None = None,
+    overridden: str = "",
 ) -> None:
-    """Make the change of a locked alias. Nothing else moves one: a condition on all moves belongs before this."""
+    """Make the change of a locked alias. Nothing else moves one: a condition on all moves belongs before this.
+
+    overridden: what the alias's gate had against it.
+    """
     alias.version = version
     alias.generation += 1
     alias.update_time = max(now, alias.update_time)  # a clock that was put back does not put a change before another
@@ -125,9 +134,11 @@ def _record(
             principal=new.principal,
             reason=new.reason,
             restored_generation=restored_generation,
+            overridden=overridden,
         )
     )
-    audit.record(session, now, f"alias/{alias.name}", version or "deleted")
+    why = f"; gate overridden: {new.reason}" if overridden else ""
+    audit.record(session, now, f"alias/{alias.name}", f"{version or 'deleted'}{why}")
 
 
 async def _previous(session: AsyncSession, alias: Alias) -> AliasChange:

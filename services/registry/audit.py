@@ -35,6 +35,9 @@ _KINDS = {
     "ApiKey": "key",
     "Webhook": "webhook",
     "Job": "job",
+    "Suite": "suite",
+    "Evaluation": "version",
+    "Gate": "gate",
 }
 
 

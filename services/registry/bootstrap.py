@@ -1,6 +1,7 @@
 """What must be there before anything starts: `python -m services.registry.bootstrap`. Run again, it changes nothing.
 
-Data folder, schema at its newest revision, licence texts, catalogue, and a key for the admin and for each service.
+Data folder, schema at its newest revision, licence texts, catalogue, published evaluations, and a key for the admin and
+for each service.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from services.common.settings import Platform
 from services.registry.catalogue import seed_catalogue
 from services.registry.config import pepper_path, read_pepper
 from services.registry.database import Database, alembic_config
+from services.registry.evaluations.published import seed_published
 from services.registry.keys import Keys, new_secret
 from services.registry.licences.builtin import seed_licences
 
@@ -51,6 +53,7 @@ async def _fill(platform: Platform, pepper: bytes) -> None:
     database = Database(platform.database_url)
     await seed_licences(database)
     await seed_catalogue(database)
+    await seed_published(database)
     keys = Keys(database, pepper)
     for principal, role in PRINCIPALS.items():
         # The file first: whatever dies in between, the next run registers the key that lies there.

@@ -99,6 +99,7 @@ class FineTuneSpec:
     options: TrainOptions = field(default_factory=TrainOptions)
     lora: LoraOptions | None = None
     validation_datasets: list[str] = field(default_factory=list)
+    evaluate_with: str = ""  # a suite that measures the version before the job ends
     from_checkpoint: CheckpointSource | None = None
 
 
@@ -121,11 +122,18 @@ class ValidateDatasetSpec:
         return self.held_out
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateSpec:
+    version: str  # anything `resolve` takes; a version's name once the job is created
+    suite: str  # as well
+
+
 JobSpec = PretrainSpec | FineTuneSpec  # what makes a version
-AnyJobSpec = JobSpec | ValidateDatasetSpec
-_KINDS: dict[type[AnyJobSpec], str] = {
+AnyJobSpec = JobSpec | EvaluateSpec | ValidateDatasetSpec
+_KINDS: Mapping[type, str] = {
     PretrainSpec: "pretrain",
     FineTuneSpec: "fine_tune",
+    EvaluateSpec: "evaluate",
     ValidateDatasetSpec: "validate_dataset",
 }
 
@@ -138,6 +146,8 @@ def spec_from_row(row: Mapping[str, Any]) -> AnyJobSpec:
     values = {key: value for key, value in row.items() if key != "kind"}
     if row["kind"] == "validate_dataset":
         return ValidateDatasetSpec(**values)
+    if row["kind"] == "evaluate":
+        return EvaluateSpec(**values)
     values["options"] = TrainOptions(**values["options"])
     if source := values.get("from_checkpoint"):
         values["from_checkpoint"] = CheckpointSource(**source)
@@ -145,6 +155,35 @@ def spec_from_row(row: Mapping[str, Any]) -> AnyJobSpec:
         return PretrainSpec(**values)
     values["lora"] = LoraOptions(**values["lora"]) if values["lora"] is not None else None
     return FineTuneSpec(**values)
+
+
+def start_of(spec: AnyJobSpec) -> str:
+    """The version that a job begins with: the base, or the one to be measured; "": none."""
+    match spec:
+        case FineTuneSpec():
+            return spec.base
+        case EvaluateSpec():
+            return spec.version
+    return ""
+
+
+def suite_of(spec: AnyJobSpec) -> str:
+    """What a job measures by; "": nothing."""
+    match spec:
+        case FineTuneSpec():
+            return spec.evaluate_with
+        case EvaluateSpec():
+            return spec.suite
+    return ""
+
+
+def aim_of(spec: AnyJobSpec) -> str:
+    """What a job is for, in the audit log."""
+    if isinstance(spec, EvaluateSpec):
+        return f"measures {spec.version} by {spec.suite}"
+    if isinstance(spec, ValidateDatasetSpec):
+        return f"makes a report on {spec.dataset}"
+    return f"makes {spec.output_model}"
 
 
 @dataclass(frozen=True, slots=True)

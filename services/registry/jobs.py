@@ -18,6 +18,8 @@ from services.registry.database import Clock, Database, insert_if_absent, utc_no
 from services.registry.dataset_names import check_datasets_exist
 from services.registry.dataset_reports import resolve_validation
 from services.registry.estimates import THIS_MACHINE, Estimate, TrainingCluster, estimate
+from services.registry.evaluations.service import check_held_out, check_never_trained_on
+from services.registry.evaluations.suites import measurable_suite
 from services.registry.fine_tunings import FineTuning, check_fine_tuning
 from services.registry.job_auto import choose
 from services.registry.job_checkpoints import check_source
@@ -26,10 +28,12 @@ from services.registry.job_queue import queue_time
 from services.registry.job_specs import (
     DEFAULT_LICENCE,
     AnyJobSpec,
+    EvaluateSpec,
     FineTuneSpec,
     JobSpec,
     PretrainSpec,
     ValidateDatasetSpec,
+    aim_of,
     check_layout_fits,
     check_lora,
     check_options,
@@ -41,7 +45,7 @@ from services.registry.licences.acceptance import require_acceptance
 from services.registry.names import check_model_name, check_name, new_id
 from services.registry.pages import Page, PageRequest, read_page
 from services.registry.references import keep
-from services.registry.tables import CANCELLED, PAUSED, PENDING, Job, JobEvent, Model
+from services.registry.tables import CANCELLED, PAUSED, PENDING, Job, JobEvent, Model, ModelVersion
 from services.registry.tokenizers import check_fits, vocabulary_size
 from services.registry.training_data import read_training_data
 from services.registry.versions import decide_licence
@@ -87,6 +91,8 @@ class Jobs:
         if isinstance(spec, ValidateDatasetSpec):
             spec = await resolve_validation(self._database, self._artifacts, spec)
             return await self._store(replace(new, spec=spec), None)
+        if isinstance(spec, EvaluateSpec):
+            return await self._store(new, None)
         if isinstance(spec, PretrainSpec):
             shape = await asyncio.to_thread(_check_pretrain_shape, self._artifacts, spec)
         data = await read_training_data(self._database, self._artifacts, spec)
@@ -103,10 +109,14 @@ class Jobs:
         return await self._store(replace(new, spec=chosen.spec), expected, chosen.said)
 
     async def _store(self, new: NewJob, expected: Estimate | None, said: str = "") -> Job:
+        """The job, with its first event and its wake-up; the one that its idempotency key has made already.
+
+        said: what was chosen for the job, an event.
+        """
         async with self._database.write() as session:
             if new.idempotency_key and (job := await _find_by_key(session, new)):
                 return job
-            if not isinstance(new.spec, FineTuneSpec):  # a base keeps its own
+            if isinstance(new.spec, PretrainSpec | ValidateDatasetSpec):  # a base keeps its own
                 await keep(session, self._artifacts, [new.spec.tokenizer_digest])
             return await self._insert(session, new, expected, said)
 
@@ -138,8 +148,7 @@ class Jobs:
         if said:
             say(session, job, now, said)
         wake(session, job, now)
-        makes = f"a report on {spec.dataset}" if isinstance(spec, ValidateDatasetSpec) else spec.output_model
-        audit.record(session, now, f"job/{job.id}", f"makes {makes}")
+        audit.record(session, now, f"job/{job.id}", aim_of(spec))
         return job
 
     async def get(self, job_id: str) -> Job:
@@ -193,13 +202,19 @@ async def _find_by_key(session: AsyncSession, new: NewJob) -> Job | None:
 
 def _check_plain(new: NewJob) -> None:
     """What can be checked without looking anything up."""
-    spec = new.spec
+    if isinstance(new.spec, JobSpec):
+        _check_training(new.spec)
+    elif new.deploy_alias:
+        raise InvalidArgument(f"deploy_alias={new.deploy_alias[:80]!r}: this job makes no version; leave it empty")
+    if new.deploy_alias:
+        check_name("alias", new.deploy_alias)
+    if new.fine_tuning:
+        check_fine_tuning(new.fine_tuning)
     if len(new.idempotency_key) > MAX_KEY:
         raise InvalidArgument(f"idempotency_key has {len(new.idempotency_key)} characters; use at most {MAX_KEY}")
-    if isinstance(spec, ValidateDatasetSpec):
-        if new.deploy_alias:
-            raise InvalidArgument(f"deploy_alias={new.deploy_alias[:80]!r}: a report is no version; leave it empty")
-        return
+
+
+def _check_training(spec: JobSpec) -> None:
     check_model_name(spec.output_model)
     check_options(spec.options)
     if isinstance(spec, FineTuneSpec) and spec.lora:
@@ -207,10 +222,6 @@ def _check_plain(new: NewJob) -> None:
     if not spec.datasets:
         raise InvalidArgument("datasets is empty; name at least one dataset")
     check_validation(spec)
-    if new.deploy_alias:
-        check_name("alias", new.deploy_alias)
-    if new.fine_tuning:
-        check_fine_tuning(new.fine_tuning)
 
 
 def _check_pretrain_shape(artifacts: ArtifactStore, spec: PretrainSpec) -> BloomConfig:
@@ -242,11 +253,13 @@ def _config(artifacts: ArtifactStore, spec: PretrainSpec) -> BloomConfig:
 async def _resolve(session: AsyncSession, new: NewJob) -> AnyJobSpec:
     """The spec with its references found and fixed, and a licence under which its version can be registered.
 
-    Raises FailedPrecondition for a base whose licence the submitter has still to accept.
+    Raises FailedPrecondition for a version whose licence the submitter has still to accept.
     """
     spec = new.spec
     if isinstance(spec, ValidateDatasetSpec):
         return spec
+    if isinstance(spec, EvaluateSpec):
+        return await _resolve_evaluation(session, spec, new.created_by)
     spec = replace(spec, validation_datasets=await _check_held_out(session, spec))
     if isinstance(spec, PretrainSpec):
         await check_source(session, spec)
@@ -259,7 +272,22 @@ async def _resolve(session: AsyncSession, new: NewJob) -> AnyJobSpec:
     await decide_licence(session, spec.output_model, "", [base])
     spec = replace(spec, base=base.name)
     await check_source(session, spec)
-    return spec
+    return await _with_suite(session, spec, base) if spec.evaluate_with else spec
+
+
+async def _resolve_evaluation(session: AsyncSession, spec: EvaluateSpec, submitter: str) -> EvaluateSpec:
+    version = await resolve(session, spec.version)
+    await require_acceptance(session, submitter, version)
+    suite = await measurable_suite(session, spec.suite)
+    await check_never_trained_on(session, version, suite)
+    return replace(spec, version=version.name, suite=suite.name)
+
+
+async def _with_suite(session: AsyncSession, spec: FineTuneSpec, base: ModelVersion) -> FineTuneSpec:
+    suite = await measurable_suite(session, spec.evaluate_with)
+    check_held_out(suite, await check_datasets_exist(session, spec.datasets), spec.output_model)
+    await check_never_trained_on(session, base, suite)
+    return replace(spec, evaluate_with=suite.name)
 
 
 async def _check_held_out(session: AsyncSession, spec: JobSpec) -> list[str]:

@@ -14,19 +14,30 @@ from sqlalchemy import exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.artifacts import ArtifactStore
-from services.common.errors import Aborted, FailedPrecondition
+from services.common.errors import Aborted, FailedPrecondition, InvalidArgument
 from services.registry import audit, job_logs
 from services.registry.alias_changes import JOB, NewChange, set_alias
 from services.registry.aliases import resolve
-from services.registry.checkpoints import Checkpoint, File, inspect_checkpoint
+from services.registry.checkpoints import File, inspect_checkpoint
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
 from services.registry.dataset_names import check_datasets_exist
 from services.registry.dataset_reports import attach_report, check_report
+from services.registry.evaluations.documents import Measurement, read_measurement
+from services.registry.evaluations.gate_check import GateRefused
+from services.registry.evaluations.service import add_measurement
 from services.registry.fine_tunings import add_metrics_file
 from services.registry.job_events import enter, lock_job, read_job, record, say, wake
 from services.registry.job_progress import Progress, newest
 from services.registry.job_queue import next_in_turn
-from services.registry.job_specs import FineTuneSpec, PretrainSpec, ValidateDatasetSpec, spec_from_row
+from services.registry.job_specs import (
+    EvaluateSpec,
+    FineTuneSpec,
+    PretrainSpec,
+    ValidateDatasetSpec,
+    spec_from_row,
+    start_of,
+    suite_of,
+)
 from services.registry.references import keep
 from services.registry.tables import (
     CANCELLED,
@@ -37,6 +48,7 @@ from services.registry.tables import (
     SUCCEEDED,
     Dataset,
     Deployment,
+    EvaluationSuite,
     Job,
     ModelVersion,
     Wakeup,
@@ -53,12 +65,21 @@ class Acquired:
     job: Job
     ttl_s: float
     datasets: list[Dataset]
-    base: ModelVersion | None
+    base: ModelVersion | None  # or the version to be measured
+    suite: EvaluationSuite | None
 
 
 @dataclass(frozen=True, slots=True)
 class Succeeded:
     files: tuple[File, ...]
+    documents: str = ""  # digest of what a suite has measured (evaluations/documents.py); "": nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Of a job that makes no version."""
+
+    documents: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +94,7 @@ class Stopped:
     """The worker stopped because it was told to cancel."""
 
 
-Outcome = Succeeded | Failed | Stopped
+Outcome = Succeeded | Measured | Failed | Stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +158,10 @@ class Leases:
 
     async def _with_references(self, session: AsyncSession, job: Job) -> Acquired:
         spec = spec_from_row(job.spec)
-        base = await resolve(session, spec.base) if isinstance(spec, FineTuneSpec) else None
-        datasets = await check_datasets_exist(session, [*spec.datasets, *spec.validation_datasets])
-        return Acquired(job, self._ttl_s, datasets, base)
+        base = await resolve(session, start_of(spec)) if start_of(spec) else None
+        names = [] if isinstance(spec, EvaluateSpec) else [*spec.datasets, *spec.validation_datasets]
+        suite = await session.get_one(EvaluationSuite, suite_of(spec)) if suite_of(spec) else None
+        return Acquired(job, self._ttl_s, await check_datasets_exist(session, names), base, suite)
 
     async def renew(
         self,
@@ -180,14 +202,19 @@ class Leases:
         report it made.
 
         The same token again gives the same job. Raises Aborted, changing nothing, for a stale token; InvalidArgument
-        for files that are no checkpoint, or no report: the job then still runs.
+        for files that are no checkpoint, report or measurement: the job then still runs.
         """
         async with self._database.read() as session:
             job = await read_job(session, job_id)
             base = await self._with_references(session, job)
         spec = spec_from_row(job.spec)
-        if isinstance(outcome, Succeeded) and not job.ended:
+        measurement = None
+        if isinstance(outcome, Succeeded | Measured) and not job.ended:
             _check_token(job, token)
+            _check_kind(job, outcome)
+            if outcome.documents:
+                measurement = await asyncio.to_thread(read_measurement, self._artifacts, outcome.documents)
+        if isinstance(outcome, Succeeded) and not job.ended:
             if isinstance(spec, ValidateDatasetSpec):
                 report = await asyncio.to_thread(check_report, self._artifacts, outcome.files)
             else:
@@ -207,8 +234,17 @@ class Leases:
                     await attach_report(session, self._artifacts, job, spec.dataset, report, now)
                     enter(session, job, SUCCEEDED, now)
                 case Succeeded():
-                    await keep(session, self._artifacts, new.digests)
-                    await _succeed(session, self._artifacts, job, new, checkpoint, now)
+                    digests = [*new.digests, outcome.documents] if outcome.documents else new.digests
+                    await keep(session, self._artifacts, digests)
+                    version = await add_version(session, self._artifacts, new, checkpoint, now)
+                    job.model_version = version.name
+                    if job.fine_tuning:
+                        await add_metrics_file(session, self._artifacts, job, now)
+                    await _succeed(session, job, version, measurement, now)
+                case Measured():
+                    assert base.base is not None
+                    await keep(session, self._artifacts, [outcome.documents])
+                    await _succeed(session, job, base.base, measurement, now)
                 case Failed():
                     job.error = {"code": outcome.code, "message": outcome.message, "parameter": outcome.parameter}
                     enter(session, job, FAILED, now)
@@ -231,6 +267,18 @@ def _expired(job: Job, now: datetime) -> bool:
 def _check_token(job: Job, token: int) -> None:
     if job.fencing_token != token or job.holder is None:
         raise Aborted(f"token {token} of job {job.id} is stale (newest: {job.fencing_token}); stop running it")
+
+
+def _check_kind(job: Job, outcome: Succeeded | Measured) -> None:
+    """Raise InvalidArgument for an outcome of another kind of job."""
+    spec = spec_from_row(job.spec)
+    if isinstance(outcome, Measured) != isinstance(spec, EvaluateSpec):
+        right = "measured" if isinstance(spec, EvaluateSpec) else "succeeded"
+        raise InvalidArgument(f"job {job.id} is another kind of job; end it with {right}")
+    if outcome.documents and not suite_of(spec):
+        raise InvalidArgument(f"job {job.id} measures by no suite; leave documents out")
+    if isinstance(outcome, Measured) and not outcome.documents:
+        raise InvalidArgument(f"job {job.id} ends with a measurement; name its documents")
 
 
 def _report(session: AsyncSession, job: Job, now: datetime, progress: Sequence[Progress]) -> None:
@@ -257,6 +305,7 @@ def lapse(session: AsyncSession, job: Job, now: datetime, max_lost_leases: int) 
 
 def _new_version(job: Job, base: ModelVersion | None, files: tuple[File, ...]) -> NewVersion:
     spec = spec_from_row(job.spec)
+    assert not isinstance(spec, EvaluateSpec), f"{job.id} makes no version"
     if isinstance(spec, FineTuneSpec):
         assert base is not None
         origin: dict[str, Any] = {"parent": base.name, "tokenizer_digest": base.tokenizer_digest}
@@ -269,24 +318,26 @@ def _new_version(job: Job, base: ModelVersion | None, files: tuple[File, ...]) -
 
 
 async def _succeed(
-    session: AsyncSession,
-    artifacts: ArtifactStore,
-    job: Job,
-    new: NewVersion,
-    checkpoint: Checkpoint,
-    now: datetime,
+    session: AsyncSession, job: Job, version: ModelVersion, measurement: Measurement | None, now: datetime
 ) -> None:
-    version = await add_version(session, artifacts, new, checkpoint, now)
-    job.model_version = version.name
+    """version: that the job has made, or measured."""
+    if measurement:
+        await add_measurement(session, job, version, suite_of(spec_from_row(job.spec)), measurement, now)
     if job.deploy_alias:
-        alias = job.deploy_alias
-        change = NewChange(principal=job.created_by, reason=f"made by {job.id}")
-        await set_alias(session, alias, version.name, change, now, JOB)
-        if await insert_if_absent(session, Deployment, name=alias, target=alias, replicas=0, create_time=now):
-            audit.record(session, now, f"deployment/{alias}", f"{alias} on all workers")
-    if job.fine_tuning:
-        await add_metrics_file(session, artifacts, job, now)
+        try:
+            await _deploy(session, job, version.name, now)
+        except GateRefused as refused:  # what the job was for is done
+            say(session, job, now, str(refused))
     enter(session, job, SUCCEEDED, now)
+
+
+async def _deploy(session: AsyncSession, job: Job, version: str, now: datetime) -> None:
+    """Raises GateRefused, having changed nothing."""
+    alias = job.deploy_alias
+    change = NewChange(principal=job.created_by, reason=f"made by {job.id}")
+    await set_alias(session, alias, version, change, now, JOB)
+    if await insert_if_absent(session, Deployment, name=alias, target=alias, replicas=0, create_time=now):
+        audit.record(session, now, f"deployment/{alias}", f"{alias} on all workers")
 
 
 async def reconcile(

@@ -18,7 +18,7 @@ from sqlalchemy import Function, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.artifacts import ArtifactStore
-from services.registry.tables import ENDED, Dataset, File, Job, ModelVersion, Upload
+from services.registry.tables import ENDED, Dataset, Evaluation, EvaluationSuite, File, Job, ModelVersion, Upload
 
 LOCK = 0x616E6763  # PostgreSQL's advisory lock; on SQLite writers wait for each other anyway
 References = dict[str, list[str]]  # digest -> who needs it, for people
@@ -56,7 +56,7 @@ async def _lock(session: AsyncSession, function: Function[None]) -> None:
 
 
 async def read_references(session: AsyncSession) -> References:
-    """What versions, datasets, files and jobs that have not ended need."""
+    """What versions, datasets, suites, evaluations, files and jobs that have not ended need."""
     needed: References = defaultdict(list)
     versions = select(ModelVersion.name, ModelVersion.files, ModelVersion.tokenizer_digest)
     for name, files, tokenizer in await session.execute(versions):
@@ -67,6 +67,12 @@ async def read_references(session: AsyncSession) -> References:
         needed[digest].append(f"dataset {name}")
         if report:
             needed[report].append(f"report on dataset {name}")
+    measured = select(Evaluation.id, Evaluation.documents).where(Evaluation.documents.is_not(None))
+    for evaluation, documents in await session.execute(measured):
+        needed[str(documents)].append(f"evaluation {evaluation}")
+    for suite, datasets in await session.execute(select(EvaluationSuite.name, EvaluationSuite.datasets)):
+        for dataset in datasets:
+            needed[dataset["digest"]].append(f"suite {suite}")
     for file_id, digest in await session.execute(select(File.id, File.digest)):
         needed[digest].append(f"file {file_id}")
     for job_id, spec in await session.execute(select(Job.id, Job.spec).where(Job.state.not_in(ENDED))):

@@ -2,7 +2,14 @@
 
 import asyncio
 
-from anthesis.v1 import file_pb2_grpc, job_pb2_grpc, licence_pb2_grpc, registry_pb2_grpc, webhook_pb2_grpc
+from anthesis.v1 import (
+    evaluation_pb2_grpc,
+    file_pb2_grpc,
+    job_pb2_grpc,
+    licence_pb2_grpc,
+    registry_pb2_grpc,
+    webhook_pb2_grpc,
+)
 
 from services.common.artifacts import ArtifactStore
 from services.common.logs import set_up_logging
@@ -15,6 +22,10 @@ from services.registry.config import RegistryConfig
 from services.registry.database import Database
 from services.registry.datasets import Datasets
 from services.registry.deployments import Deployments
+from services.registry.evaluations.comparison import Comparisons
+from services.registry.evaluations.gates import Gates
+from services.registry.evaluations.service import Evaluations
+from services.registry.evaluations.suites import Suites
 from services.registry.files import Files
 from services.registry.job_control import JobControl
 from services.registry.job_logs import JobLogs
@@ -25,6 +36,7 @@ from services.registry.licences.builtin import check_seeded
 from services.registry.licences.service import Licences
 from services.registry.models import Models
 from services.registry.reproduction import Reproductions
+from services.registry.rpc.evaluations import EvaluationRpc
 from services.registry.rpc.files import FileRpc
 from services.registry.rpc.jobs import JobRpc
 from services.registry.rpc.licences import LicenceRpc
@@ -38,6 +50,7 @@ from services.registry.webhooks.service import Webhooks
 REGISTRY = "anthesis.v1.RegistryService"
 JOBS = "anthesis.v1.JobService"
 LICENCES = "anthesis.v1.LicenceService"
+EVALUATIONS = "anthesis.v1.EvaluationService"
 WEBHOOKS = "anthesis.v1.WebhookService"
 FILES = "anthesis.v1.FileService"
 
@@ -74,6 +87,11 @@ def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
     )
     add_licences = licence_pb2_grpc.add_LicenceServiceServicer_to_server
     server.add(add_licences, LicenceRpc(licences), LICENCES, access.LICENCES)
+    evaluations = EvaluationRpc(
+        Suites(database, artifacts), Evaluations(database), Comparisons(database, artifacts), Gates(database)
+    )
+    add_evaluations = evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server
+    server.add(add_evaluations, evaluations, EVALUATIONS, access.EVALUATIONS)
     webhooks = Webhooks(database, config.pepper, config.webhook_policy)
     add_webhooks = webhook_pb2_grpc.add_WebhookServiceServicer_to_server
     server.add(add_webhooks, WebhookRpc(webhooks), WEBHOOKS, access.WEBHOOKS)

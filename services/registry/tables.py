@@ -125,6 +125,7 @@ class AliasChange(Base):
     principal: Mapped[str]  # "": not recorded, by an older release
     reason: Mapped[str]
     restored_generation: Mapped[int | None]  # ROLLBACK: the generation that set the version
+    overridden: Mapped[str] = mapped_column(default="")  # what the alias's gate said, where it was overridden
 
 
 class Dataset(Base):
@@ -391,3 +392,65 @@ class LicensedFile(Base):
 
     digest: Mapped[str] = mapped_column(primary_key=True)
     licence: Mapped[str] = mapped_column(primary_key=True)
+
+
+class EvaluationSuite(Base):
+    """What versions are measured by (see evaluations/suites.py). Rows are never updated."""
+
+    __tablename__ = "evaluation_suites"
+    __table_args__ = (UniqueConstraint("family", "number"),)
+
+    name: Mapped[str] = mapped_column(primary_key=True)  # "<family>@<number>"
+    family: Mapped[str]
+    number: Mapped[int]
+    kind: Mapped[str]  # BITS_PER_BYTE or BENCHMARK
+    description: Mapped[str]
+    datasets: Mapped[list[dict[str, Any]]]  # BITS_PER_BYTE: name, format, digest, languages
+    sequence_length: Mapped[int]  # BITS_PER_BYTE: tokens; else 0
+    task: Mapped[str]  # BENCHMARK
+    metrics: Mapped[list[dict[str, Any]]]  # name, higher_is_better
+    published: Mapped[bool]
+    created_by: Mapped[str]  # "": came with a release
+    create_time: Mapped[datetime]
+
+
+class Evaluation(Base):
+    """A suite's results for a version, or published ones for a model. Rows are never updated."""
+
+    __tablename__ = "evaluations"
+    __table_args__ = (Index(None, "version", "suite"), Index(None, "model"))
+
+    id: Mapped[str] = mapped_column(primary_key=True)  # ids sort by creation time; published ones come after all others
+    model: Mapped[str] = mapped_column(ForeignKey("models.name"))
+    version: Mapped[str | None] = mapped_column(ForeignKey("model_versions.name"))  # null: published
+    suite: Mapped[str] = mapped_column(ForeignKey("evaluation_suites.name"))
+    source: Mapped[str]  # JOB, REPORTED or PUBLISHED
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    reference: Mapped[str]
+    documents: Mapped[str | None]  # JOB: digest of what each text took (see evaluations/documents.py)
+    created_by: Mapped[str]
+    create_time: Mapped[datetime]
+
+
+class EvaluationResult(Base):
+    __tablename__ = "evaluation_results"
+
+    evaluation: Mapped[str] = mapped_column(ForeignKey("evaluations.id"), primary_key=True)
+    language: Mapped[str] = mapped_column(primary_key=True)
+    metric: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[float]
+    n: Mapped[int | None] = mapped_column(BigInteger)
+    standard_error: Mapped[float | None]
+
+
+class AliasGate(Base):
+    """What a version must not lose before an alias moves to it (see evaluations/gate_check.py)."""
+
+    __tablename__ = "alias_gates"
+
+    alias: Mapped[str] = mapped_column(ForeignKey("aliases.name"), primary_key=True)
+    suite: Mapped[str] = mapped_column(ForeignKey("evaluation_suites.name"))
+    languages: Mapped[list[str]]  # empty: all that the version before was measured in
+    max_regression_percent: Mapped[float]
+    created_by: Mapped[str]
+    create_time: Mapped[datetime]

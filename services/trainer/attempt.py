@@ -12,6 +12,7 @@ from pathlib import Path
 
 from anthesis.errors import AnthesisError, InvalidArgumentError
 
+from bloom.layout import Layout
 from services.common.settings import ROOT, Platform
 from services.trainer.config import RunSpec
 from services.trainer.dataset_report.spec import ReportSpec
@@ -33,6 +34,7 @@ from services.trainer.job_log import JobLog
 from services.trainer.launch import (
     deepspeed_command,
     environment,
+    evaluate_command,
     fitted,
     marked,
     num_cores,
@@ -127,11 +129,14 @@ class Attempt:
         if killed:
             LOG.warning("job %s: killed processes of earlier attempts: %s", self._held.job_id, killed)
         try:
-            spec = self._held.spec()
+            spec = self._held.spec() if self._held.spec else None
             if isinstance(spec, ReportSpec):
                 self._report_on_dataset(spec)
-            else:
+            elif spec:
                 self._run_stages(spec)
+            else:
+                self._measure()
+            self._lease.report_all()  # messages and output, which the call that ends the job does not carry
             self._succeed()
         except LeaseLost as error:
             LOG.warning("job %s: lease lost: %s", self._held.job_id, error)
@@ -159,10 +164,28 @@ class Attempt:
                 while self._train(spec, env, trackers):
                     pass
                 trackers.finish(self._lease.keep)
+            self._measure()
         finally:
             if self._hosts:
                 self._lease.end_processes()
-        self._lease.report_all()  # messages and output, which the call that ends the job does not carry
+
+    def _measure(self) -> None:
+        """Measure by the suite that the job names, if it does; on this machine, wherever the ranks ran.
+
+        What goes wrong behind training is an event: the version that was trained is there.
+        """
+        spec = self._held.evaluation
+        if spec is None:
+            return
+        when_there_is_room(lambda: spec.save(self._folder.evaluation), self._lease.keep)
+        self._watchdog.start()
+        try:
+            env = environment(spec.job_id, spec.fencing_token, Layout())
+            self._run_stage(evaluate_command(self._folder.path), env, self._check_for_steps)
+        except (JobFailure, Killed) as error:
+            if not spec.follows_training:
+                raise
+            self._lease.say(f"not measured by {spec.suite}: {error}; `anthesis evaluations run` can still do so")
 
     def _report_on_dataset(self, spec: ReportSpec) -> None:
         when_there_is_room(lambda: spec.save(self._folder.run), self._lease.keep)
@@ -260,16 +283,21 @@ class Attempt:
         if self._has_asked_to_stop:
             return
         self._lease.report()  # with the newest steps
-        if not self._watchdog.has_steps:
+        if not self._watchdog.has_steps or self._held.spec is None:
             raise Stopped(reason)
         self._has_asked_to_stop = True
         with contextlib.suppress(OSError):  # a full disk, on which there would be no checkpoint
             write_whole(self._folder.pause(self._held.fencing_token), reason)
 
     def _succeed(self) -> None:
-        files = [(path, digest) for path, digest in json.loads(self._result().read_text())]
+        measured = self._folder.measured(self._held.fencing_token)
+        documents = measured.read_text() if measured.exists() else ""
         try:
-            self._end(lambda: self._registry.succeed(self._held, files, self._lease.unreported()))
+            if self._held.spec is None:
+                self._end(lambda: self._registry.measured(self._held, documents, self._lease.unreported()))
+                return
+            files = [(path, digest) for path, digest in json.loads(self._result().read_text())]
+            self._end(lambda: self._registry.succeed(self._held, files, self._lease.unreported(), documents))
         except InvalidArgumentError as error:
             raise JobFailure("BAD_EXPORT", str(error)) from error
 

@@ -144,6 +144,15 @@ class JobFolder:
         """Paths and digests of the exported, uploaded files."""
         return self.path / f"result-{fencing_token}.json"
 
+    @property
+    def evaluation(self) -> Path:
+        """What is to be measured: evaluation.EvaluationSpec."""
+        return self.path / "evaluation.json"
+
+    def measured(self, fencing_token: int) -> Path:
+        """Digest of what a suite's texts took; absent until that is known."""
+        return self.path / f"measured-{fencing_token}"
+
     def count_fruitless_death(self) -> int:
         """Note that an attempt was killed; return how many were since the newest checkpoint."""
         newest = next((path.name for path in finished(self.checkpoints)), "")

@@ -16,6 +16,7 @@ from bloom.layout import Layout
 from services.common.settings import Platform
 from services.trainer.config import DatasetFormat, DatasetSpec, LoraConfig, RunSpec, TrainConfig
 from services.trainer.dataset_report.spec import ReportSpec
+from services.trainer.evaluation import EvaluationSpec
 from services.trainer.failure import JobFailure
 from services.trainer.processes import boot_clock
 from services.trainer.progress import Progress
@@ -31,7 +32,7 @@ FORMATS: dict[int, DatasetFormat] = {
 }
 FINE_TUNE_LEARNING_RATE = 2e-5
 DEFAULT_EPOCHS = 1.0
-KINDS = ("pretrain", "fine_tune", "validate_dataset")  # of jobs that a trainer runs
+KINDS = ("pretrain", "fine_tune", "evaluate", "validate_dataset")  # of jobs that a trainer runs
 MAX_EXCEPT = 1000  # jobs that the registry passes over for us
 
 
@@ -44,8 +45,9 @@ class Assignment:
     fencing_token: int
     ttl_s: float
     asked: float  # boot_clock() before the lease was asked for: it ends ttl_s later, or a little after
-    spec: Callable[[], RunSpec | ReportSpec]  # raises JobFailure when the job asks for what is not built
+    spec: Callable[[], RunSpec | ReportSpec] | None  # raises JobFailure for what is not built; None: it only measures
     log_end: int = 0  # characters of the job's log that the registry has
+    evaluation: EvaluationSpec | None = None  # what is to be measured, after training if there is any
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,8 @@ class RegistryClient:
             ttl_s=response.lease.ttl_seconds,
             asked=asked,
             log_end=response.log_end,
-            spec=lambda: spec_of(response, self._platform),
+            spec=None if response.job.HasField("evaluate") else lambda: spec_of(response, self._platform),
+            evaluation=evaluation_spec(response, self._platform) if response.HasField("suite") else None,
         )
 
     def renew(
@@ -99,12 +102,19 @@ class RegistryClient:
         response = _call(self._jobs.RenewLease, request, timeout_s)
         return Wishes(cancel=response.cancel_requested, pause=response.pause_requested)
 
-    def succeed(self, held: Assignment, files: Sequence[tuple[str, str]], progress: Sequence[Progress]) -> None:
-        """End the job with a model: (path, digest) of its files."""
+    def succeed(
+        self, held: Assignment, files: Sequence[tuple[str, str]], progress: Sequence[Progress], documents: str = ""
+    ) -> None:
+        """End the job with a model: (path, digest) of its files. documents: digest of what was measured of it."""
         model_files = job_pb2.ModelFiles(
-            files=[registry_pb2.ModelFile(path=path, digest=digest) for path, digest in files]
+            files=[registry_pb2.ModelFile(path=path, digest=digest) for path, digest in files],
+            measured=job_pb2.Measured(documents=documents) if documents else None,
         )
         self._finish(held, progress, succeeded=model_files)
+
+    def measured(self, held: Assignment, documents: str, progress: Sequence[Progress]) -> None:
+        """End a job that only measures."""
+        self._finish(held, progress, measured=job_pb2.Measured(documents=documents))
 
     def fail(self, held: Assignment, failure: JobFailure, progress: Sequence[Progress]) -> None:
         error = job_pb2.JobError(code=failure.code, message=failure.message, parameter=failure.parameter)
@@ -187,6 +197,25 @@ def run_spec(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> RunS
         model_config=model_config,
         base=response.base.name,
         base_files=tuple((file.path, file.digest) for file in response.base.files),
+        data_dir=str(platform.data_dir),
+        artifacts_url=platform.artifacts_url,
+    )
+
+
+def evaluation_spec(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> EvaluationSpec:
+    """What is to be measured: the version that an evaluation names, or what a fine-tune will have trained."""
+    suite, base = response.suite, response.base
+    files = tuple((file.path, file.digest) for file in base.files) if response.job.HasField("evaluate") else ()
+    return EvaluationSpec(
+        job_id=response.job.id,
+        fencing_token=response.lease.fencing_token,
+        suite=suite.name,
+        datasets=tuple(
+            DatasetSpec(name=item.name, format=FORMATS[item.format], digest=item.digest) for item in suite.datasets
+        ),
+        sequence_length=suite.sequence_length,
+        tokenizer_digest=base.tokenizer_digest,
+        files=files,
         data_dir=str(platform.data_dir),
         artifacts_url=platform.artifacts_url,
     )

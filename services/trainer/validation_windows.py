@@ -140,24 +140,25 @@ class _Texts:
         assert end is not None
         for start in range(0, len(self._chosen), ROWS_PER_BATCH):
             chosen = self._chosen[start : start + ROWS_PER_BATCH]
-            texts = [text for row in chosen for pair in self._pairs(row) for text in pair]
+            texts = [text for row in chosen for pair in text_pairs(self._rows, row, self._maker) for text in pair]
             self.num_bytes += sum(len(text.encode()) for text in texts[1::2])
             ids = self._encoder.encode(texts)
             for context, targets in zip(ids[::2], ids[1::2], strict=True):
                 for before, scored in cut(context or [end], targets, sequence_length):
                     yield scored_after(before, scored)
 
-    def _pairs(self, row: int) -> list[tuple[str, str]]:
-        """(context, text) of a row; of an example each of its answers, after all that stands before."""
-        if self._maker is None:
-            context, text = self._rows.texts(row, "?context", "text") or ("", "")
-            return [(context, text)]
-        pairs, before = [], ""
-        for text, is_learnt in self._rows.example(row, self._maker, 0) or []:
-            if is_learnt:
-                pairs.append((before, text))
-            before += text
-        return pairs
+
+def text_pairs(rows: "Rows", row: int, maker: ExampleMaker | None) -> list[tuple[str, str]]:
+    """(context, text) of a row; of an example (`maker`) each of its answers, after all that stands before."""
+    if maker is None:
+        context, text = rows.texts(row, "?context", "text") or ("", "")
+        return [(context, text)]
+    pairs, before = [], ""
+    for text, is_learnt in rows.example(row, maker, 0) or []:
+        if is_learnt:
+            pairs.append((before, text))
+        before += text
+    return pairs
 
 
 def scored_after(context: list[int], targets: list[int]) -> Example:

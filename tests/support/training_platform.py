@@ -155,10 +155,12 @@ class TrainingPlatform:
         return name
 
     def submit(
-        self, spec: job_pb2.PretrainSpec | job_pb2.FineTuneSpec | job_pb2.ValidateDatasetSpec, deploy_alias: str = ""
+        self,
+        spec: job_pb2.PretrainSpec | job_pb2.FineTuneSpec | job_pb2.EvaluateSpec | job_pb2.ValidateDatasetSpec,
+        deploy_alias: str = "",
     ) -> str:
-        fields = {job_pb2.PretrainSpec: "pretrain", job_pb2.FineTuneSpec: "fine_tune"}
-        field = fields.get(type(spec), "validate_dataset")
+        fields = {spec.message_type.name: spec.name for spec in job_pb2.Job.DESCRIPTOR.oneofs_by_name["spec"].fields}
+        field = fields[type(spec).__name__]
         request = job_pb2.CreateJobRequest(**{field: spec}, deploy_alias=deploy_alias)
         return str(self.jobs.CreateJob(request).job.id)
 

@@ -13,6 +13,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from ui.chrome import VIEWS, page, show_error
 from ui.dataset_look import look_into
+from ui.evaluations import measuring_suites
 from ui.licences import ask_to_accept
 from ui.platform import connect
 
@@ -176,7 +177,12 @@ def choose_options(base: str, output: str, datasets: list[str]) -> FineTuneSpec:
                     help="NF4 in place of 16 or 32 bits while adapters train: a larger model fits. Slower.",
                 )
                 lora.base_weights = "nf4" if in_4_bits else ""
-    return FineTuneSpec(output_model=output, base=base, datasets=datasets, options=options, lora=lora)
+            suite = ""
+            if suites := measuring_suites():
+                suite = st.selectbox("Measure the new version by", ["", *suites], key="evaluate_with")
+    return FineTuneSpec(
+        output_model=output, base=base, datasets=datasets, options=options, lora=lora, evaluate_with=suite
+    )
 
 
 def more_options(steps: int, rate: float) -> TrainOptions:

@@ -142,6 +142,15 @@ def cancel(job: pb.Job) -> None:
 
 
 def made(job: pb.Job) -> None:
+    if job.HasField("evaluate"):
+        model = job.evaluate.version.split("@")[0]
+        st.page_link(
+            VIEWS / "models.py",
+            label="Results, beside published ones",
+            icon=":material/query_stats:",
+            query_params={"model": model},
+        )
+        return
     version = connect().client.models.get_version(job.model_version)
     with st.container(border=True):
         details = f"{version.parameters:,} parameters, {version.licence}"

@@ -9,6 +9,7 @@ from ui import lineage, markup
 from ui.actions import offer_version
 from ui.alias_history import offer_history
 from ui.chrome import VIEWS, page
+from ui.evaluations import offer_evaluations, offer_measuring
 from ui.languages import label_of
 from ui.platform import connect
 
@@ -89,6 +90,7 @@ def one_model(name: str) -> None:
     for alias in client.aliases.list():
         if alias.version.split("@")[0] == name:
             offer_history(alias)
+    offer_evaluations(name)
     versions = client.models.list_versions(name)
     if not versions:
         st.info("**Its weights are not here.** Import them from a folder with the published checkpoint:", icon="📦")
@@ -116,6 +118,7 @@ def one_version(version: ModelVersion) -> None:
         ]
         st.html(markup.facts(facts))
         offer_version(version)
+        offer_measuring(version.name)
         ancestors = client.models.lineage(version.name)
         st.graphviz_chart(lineage.dot(version, ancestors), alt=f"Lineage of {version.name}")
         with st.expander(f"Files ({len(version.files)})"):

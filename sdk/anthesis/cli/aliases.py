@@ -43,11 +43,16 @@ def set_alias(
     version: Annotated[str, typer.Argument(help='What it shall point at: "<model>@<number>".')],
     if_generation: IfGeneration = None,
     reason: Reason = "",
+    override_gate: Annotated[
+        bool, typer.Option("--override-gate", help="Even where its gate refuses; needs --reason.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Point an alias at a version; its deployments follow."""
+    """Point an alias at a version; its deployments follow. Its gate may refuse (`anthesis gates`)."""
     with Client() as client:
-        alias = client.aliases.set(name, version, if_generation=if_generation, reason=reason)
+        alias = client.aliases.set(
+            name, version, if_generation=if_generation, reason=reason, override_gate=override_gate
+        )
     _print(alias, as_json)
 
 
@@ -117,6 +122,8 @@ def _row(change: AliasChange) -> tuple[object, ...]:
     kind = enum_name(AliasChangeKind, change.kind).lower()
     if change.restored_generation:
         kind += f" to {change.restored_generation}"
+    if change.overridden:
+        kind += " over its gate"
     version, principal = change.version or "-", change.principal or "-"
     return change.generation, version, kind, show_time(change.time), principal, change.reason or "-"
 

@@ -93,6 +93,9 @@ def _in_all(losses: Sequence[ValidationLoss]) -> float:
 def _outcome(job: Job) -> str:
     if job.model_version:
         return f"{job.id} made {job.model_version}"
+    if job.HasField("evaluate") and job.state == JOB_STATE_SUCCEEDED:
+        version, suite = job.evaluate.version, job.evaluate.suite
+        return f"{job.id} measured {version}; `anthesis evaluations list {version} --suite {suite}` shows it"
     if job.HasField("error"):
         parameter = f" ({job.error.parameter})" if job.error.parameter else ""
         return f"{job.id} failed: {job.error.code}{parameter}: {job.error.message}"

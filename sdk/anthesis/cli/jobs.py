@@ -135,6 +135,9 @@ def _row(job: Job) -> tuple[object, ...]:
 
 
 def _output(job: Job) -> str:
+    """The model that receives the version; of others what they look at."""
+    if job.HasField("evaluate"):
+        return f"{job.evaluate.version} by {job.evaluate.suite}"
     if job.HasField("validate_dataset"):
         return f"report on {job.validate_dataset.dataset}"
-    return (job.pretrain if job.HasField("pretrain") else job.fine_tune).output_model
+    return job.pretrain.output_model if job.HasField("pretrain") else job.fine_tune.output_model

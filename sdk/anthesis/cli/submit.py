@@ -107,6 +107,7 @@ def submit_finetune(
     qlora: Annotated[
         bool, typer.Option("--qlora", help="With --lora-rank: keep the frozen weights of the layers in 4 bits, NF4.")
     ] = False,
+    evaluate_with: Annotated[str, typer.Option(help="A suite of bits per byte that measures the version.")] = "",
     from_job: FromJob = "",
     from_step: FromStep = 0,
     deploy_alias: DeployAlias = "",
@@ -129,6 +130,7 @@ def submit_finetune(
         from_checkpoint=_source(from_job, from_step),
         options=parse_options(option or [], steps, epochs),
         lora=lora if lora_rank else None,
+        evaluate_with=evaluate_with,
     )
     with Client() as client:
         _submit(client, spec, deploy_alias, priority, watch, as_json)

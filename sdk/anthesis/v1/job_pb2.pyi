@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from anthesis.v1 import evaluation_pb2 as _evaluation_pb2
 from anthesis.v1 import registry_pb2 as _registry_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -80,6 +81,7 @@ class Job(_message.Message):
     PRETRAIN_FIELD_NUMBER: _builtins.int
     FINE_TUNE_FIELD_NUMBER: _builtins.int
     VALIDATE_DATASET_FIELD_NUMBER: _builtins.int
+    EVALUATE_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
@@ -101,7 +103,7 @@ class Job(_message.Message):
     attempts: _builtins.int
     """Times a worker took the lease."""
     model_version: _builtins.str
-    """Set when SUCCEEDED: "<model>@<number>"."""
+    """Set when SUCCEEDED, but of an evaluation: "<model>@<number>"."""
     created_by: _builtins.str
     pause_requested: _builtins.bool
     """Its worker has been told to stop with a checkpoint."""
@@ -114,6 +116,8 @@ class Job(_message.Message):
     def fine_tune(self) -> Global___FineTuneSpec: ...
     @_builtins.property
     def validate_dataset(self) -> Global___ValidateDatasetSpec: ...
+    @_builtins.property
+    def evaluate(self) -> Global___EvaluateSpec: ...
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -143,6 +147,7 @@ class Job(_message.Message):
         pretrain: Global___PretrainSpec | None = ...,
         fine_tune: Global___FineTuneSpec | None = ...,
         validate_dataset: Global___ValidateDatasetSpec | None = ...,
+        evaluate: Global___EvaluateSpec | None = ...,
         state: Global___JobState.ValueType = ...,
         cancel_requested: _builtins.bool = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
@@ -159,11 +164,11 @@ class Job(_message.Message):
         fine_tuning: Global___FineTuning | None = ...,
         last_sequence: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "pretrain", b"pretrain", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "validate_dataset", b"validate_dataset"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "pretrain", b"pretrain", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "created_by", b"created_by", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "id", b"id", "last_sequence", b"last_sequence", "model_version", b"model_version", "pause_requested", b"pause_requested", "pretrain", b"pretrain", "priority", b"priority", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state", "validate_dataset", b"validate_dataset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "created_by", b"created_by", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "id", b"id", "last_sequence", b"last_sequence", "model_version", b"model_version", "pause_requested", b"pause_requested", "pretrain", b"pretrain", "priority", b"priority", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune", "validate_dataset"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune", "validate_dataset", "evaluate"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 
@@ -475,10 +480,15 @@ class FineTuneSpec(_message.Message):
     OPTIONS_FIELD_NUMBER: _builtins.int
     LORA_FIELD_NUMBER: _builtins.int
     VALIDATION_DATASETS_FIELD_NUMBER: _builtins.int
+    EVALUATE_WITH_FIELD_NUMBER: _builtins.int
     FROM_CHECKPOINT_FIELD_NUMBER: _builtins.int
     output_model: _builtins.str
     base: _builtins.str
     """Anything ResolveModel takes; fixed to a version when the job is created."""
+    evaluate_with: _builtins.str
+    """A suite of bits per byte that measures the version before the job ends.
+    What goes wrong then is an event, and the version stays.
+    """
     @_builtins.property
     def datasets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Datasets by name, or "<name>@<version>"; fixed to versions when the job is
@@ -509,15 +519,44 @@ class FineTuneSpec(_message.Message):
         options: Global___TrainOptions | None = ...,
         lora: Global___LoraOptions | None = ...,
         validation_datasets: _abc.Iterable[_builtins.str] | None = ...,
+        evaluate_with: _builtins.str = ...,
         from_checkpoint: Global___CheckpointSource | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["from_checkpoint", b"from_checkpoint", "lora", b"lora", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "datasets", b"datasets", "from_checkpoint", b"from_checkpoint", "lora", b"lora", "options", b"options", "output_model", b"output_model", "validation_datasets", b"validation_datasets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "datasets", b"datasets", "evaluate_with", b"evaluate_with", "from_checkpoint", b"from_checkpoint", "lora", b"lora", "options", b"options", "output_model", b"output_model", "validation_datasets", b"validation_datasets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FineTuneSpec: _TypeAlias = FineTuneSpec  # noqa: Y015
+
+@_typing.final
+class EvaluateSpec(_message.Message):
+    """Measures a version by a suite of bits per byte. Progress counts steps of the
+    measurement.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    SUITE_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """Anything ResolveModel takes; fixed to a version when the job is created."""
+    suite: _builtins.str
+    """"<family>@<version>"; a name alone is fixed to its newest version."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        suite: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["suite", b"suite", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvaluateSpec: _TypeAlias = EvaluateSpec  # noqa: Y015
 
 @_typing.final
 class CheckpointSource(_message.Message):
@@ -1040,12 +1079,15 @@ class CreateJobRequest(_message.Message):
     PRETRAIN_FIELD_NUMBER: _builtins.int
     FINE_TUNE_FIELD_NUMBER: _builtins.int
     VALIDATE_DATASET_FIELD_NUMBER: _builtins.int
+    EVALUATE_FIELD_NUMBER: _builtins.int
     DEPLOY_ALIAS_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     FINE_TUNING_FIELD_NUMBER: _builtins.int
     deploy_alias: _builtins.str
-    """Set this alias to the version when it is made, and deploy it."""
+    """Set this alias to the version when it is made, and deploy it. Where the
+    alias's gate refuses, an event says why, and the job succeeds all the same.
+    """
     idempotency_key: _builtins.str
     """The same key gives the same job."""
     priority: Global___JobPriority.ValueType
@@ -1055,6 +1097,8 @@ class CreateJobRequest(_message.Message):
     def fine_tune(self) -> Global___FineTuneSpec: ...
     @_builtins.property
     def validate_dataset(self) -> Global___ValidateDatasetSpec: ...
+    @_builtins.property
+    def evaluate(self) -> Global___EvaluateSpec: ...
     @_builtins.property
     def fine_tuning(self) -> Global___FineTuning:
         """Of a job that OpenAI's API submits. When it has SUCCEEDED its metrics are a
@@ -1067,16 +1111,17 @@ class CreateJobRequest(_message.Message):
         pretrain: Global___PretrainSpec | None = ...,
         fine_tune: Global___FineTuneSpec | None = ...,
         validate_dataset: Global___ValidateDatasetSpec | None = ...,
+        evaluate: Global___EvaluateSpec | None = ...,
         deploy_alias: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
         priority: Global___JobPriority.ValueType = ...,
         fine_tuning: Global___FineTuning | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "pretrain", b"pretrain", "spec", b"spec", "validate_dataset", b"validate_dataset"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "pretrain", b"pretrain", "spec", b"spec", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deploy_alias", b"deploy_alias", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "idempotency_key", b"idempotency_key", "pretrain", b"pretrain", "priority", b"priority", "spec", b"spec", "validate_dataset", b"validate_dataset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deploy_alias", b"deploy_alias", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "idempotency_key", b"idempotency_key", "pretrain", b"pretrain", "priority", b"priority", "spec", b"spec", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune", "validate_dataset"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune", "validate_dataset", "evaluate"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 
@@ -1525,6 +1570,7 @@ class AcquireLeaseResponse(_message.Message):
     DATASETS_FIELD_NUMBER: _builtins.int
     BASE_FIELD_NUMBER: _builtins.int
     DEPLOY_ALIAS_FIELD_NUMBER: _builtins.int
+    SUITE_FIELD_NUMBER: _builtins.int
     LOG_END_FIELD_NUMBER: _builtins.int
     deploy_alias: _builtins.str
     """Empty when absent."""
@@ -1544,7 +1590,11 @@ class AcquireLeaseResponse(_message.Message):
 
     @_builtins.property
     def base(self) -> _registry_pb2.ModelVersion:
-        """fine-tune only"""
+        """of a fine-tune; of an evaluation what is measured"""
+
+    @_builtins.property
+    def suite(self) -> _evaluation_pb2.Suite:
+        """Of an evaluation, or of a fine-tune with `evaluate_with`."""
 
     def __init__(
         self,
@@ -1554,11 +1604,12 @@ class AcquireLeaseResponse(_message.Message):
         datasets: _abc.Iterable[_registry_pb2.Dataset] | None = ...,
         base: _registry_pb2.ModelVersion | None = ...,
         deploy_alias: _builtins.str = ...,
+        suite: _evaluation_pb2.Suite | None = ...,
         log_end: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "job", b"job", "lease", b"lease"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "job", b"job", "lease", b"lease", "suite", b"suite"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "datasets", b"datasets", "deploy_alias", b"deploy_alias", "job", b"job", "lease", b"lease", "log_end", b"log_end"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "datasets", b"datasets", "deploy_alias", b"deploy_alias", "job", b"job", "lease", b"lease", "log_end", b"log_end", "suite", b"suite"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1658,6 +1709,7 @@ class FinishJobRequest(_message.Message):
     SUCCEEDED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     fencing_token: _builtins.int
@@ -1672,6 +1724,8 @@ class FinishJobRequest(_message.Message):
     @_builtins.property
     def cancelled(self) -> Global___Cancelled: ...
     @_builtins.property
+    def measured(self) -> Global___Measured: ...
+    @_builtins.property
     def progress(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainingProgress]: ...
     def __init__(
         self,
@@ -1681,13 +1735,14 @@ class FinishJobRequest(_message.Message):
         succeeded: Global___ModelFiles | None = ...,
         failed: Global___JobError | None = ...,
         cancelled: Global___Cancelled | None = ...,
+        measured: Global___Measured | None = ...,
         progress: _abc.Iterable[Global___TrainingProgress] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "failed", b"failed", "outcome", b"outcome", "succeeded", b"succeeded"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "failed", b"failed", "measured", b"measured", "outcome", b"outcome", "succeeded", b"succeeded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "failed", b"failed", "fencing_token", b"fencing_token", "job_id", b"job_id", "outcome", b"outcome", "progress", b"progress", "succeeded", b"succeeded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "failed", b"failed", "fencing_token", b"fencing_token", "job_id", b"job_id", "measured", b"measured", "outcome", b"outcome", "progress", b"progress", "succeeded", b"succeeded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["succeeded", "failed", "cancelled"]  # noqa: Y015
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["succeeded", "failed", "cancelled", "measured"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
@@ -1698,20 +1753,50 @@ class ModelFiles(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FILES_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[_registry_pb2.ModelFile]: ...
+    @_builtins.property
+    def measured(self) -> Global___Measured:
+        """Of a fine-tune with `evaluate_with`; absent where that went wrong."""
+
     def __init__(
         self,
         *,
         files: _abc.Iterable[_registry_pb2.ModelFile] | None = ...,
+        measured: Global___Measured | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["measured", b"measured"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "measured", b"measured"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelFiles: _TypeAlias = ModelFiles  # noqa: Y015
+
+@_typing.final
+class Measured(_message.Message):
+    """Bits that each text took, as an artifact: what the registry computes the
+    evaluation from, and compares with others.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    documents: _builtins.str
+    """JSON: {"<language>": [[bits, bytes], …], …}, the texts in the order of the suite."""
+    def __init__(
+        self,
+        *,
+        documents: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Measured: _TypeAlias = Measured  # noqa: Y015
 
 @_typing.final
 class Cancelled(_message.Message):

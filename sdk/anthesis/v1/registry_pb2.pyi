@@ -728,12 +728,15 @@ class SetAliasRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     IF_GENERATION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    OVERRIDE_GATE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.str
     if_generation: _builtins.int
     """The generation that the change may follow; 0: only where there is no alias."""
     reason: _builtins.str
     """One line, at most 1,000 characters."""
+    override_gate: _builtins.bool
+    """Moves it even where its gate refuses; needs a reason."""
     def __init__(
         self,
         *,
@@ -741,10 +744,11 @@ class SetAliasRequest(_message.Message):
         version: _builtins.str = ...,
         if_generation: _builtins.int | None = ...,
         reason: _builtins.str = ...,
+        override_gate: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_if_generation", b"_if_generation", "if_generation", b"if_generation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_generation", b"_if_generation", "if_generation", b"if_generation", "name", b"name", "reason", b"reason", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_generation", b"_if_generation", "if_generation", b"if_generation", "name", b"name", "override_gate", b"override_gate", "reason", b"reason", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__if_generation: _TypeAlias = _typing.Literal["if_generation"]  # noqa: Y015
     _WhichOneofArgType__if_generation: _TypeAlias = _typing.Literal["_if_generation", b"_if_generation"]  # noqa: Y015
@@ -829,6 +833,7 @@ class AliasChange(_message.Message):
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     RESTORED_GENERATION_FIELD_NUMBER: _builtins.int
+    OVERRIDDEN_FIELD_NUMBER: _builtins.int
     alias: _builtins.str
     generation: _builtins.int
     """1, 2, 3, ...: the changes' order."""
@@ -840,6 +845,8 @@ class AliasChange(_message.Message):
     reason: _builtins.str
     restored_generation: _builtins.int
     """ROLLBACK: the generation that set the version."""
+    overridden: _builtins.str
+    """What the alias's gate said, where it was overridden."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """Never before the time of the change before: one made while the clock shows
@@ -857,10 +864,11 @@ class AliasChange(_message.Message):
         principal: _builtins.str = ...,
         reason: _builtins.str = ...,
         restored_generation: _builtins.int = ...,
+        overridden: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "generation", b"generation", "kind", b"kind", "principal", b"principal", "reason", b"reason", "restored_generation", b"restored_generation", "time", b"time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "generation", b"generation", "kind", b"kind", "overridden", b"overridden", "principal", b"principal", "reason", b"reason", "restored_generation", b"restored_generation", "time", b"time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -281,7 +281,8 @@ class RegistryServiceServicer(object):
     def SetAlias(self, request, context):
         """Points an alias at a version; makes it where there is none. Pointing it
         where it points already changes nothing. Without `if_generation` the last
-        writer wins; ABORTED: it is not at `if_generation`.
+        writer wins; ABORTED: it is not at `if_generation`. FAILED_PRECONDITION:
+        its gate (EvaluationService) refuses, and names the languages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

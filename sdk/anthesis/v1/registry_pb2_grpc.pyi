@@ -55,7 +55,8 @@ class RegistryServiceStub:
     SetAlias: _grpc.UnaryUnaryMultiCallable[_registry_pb2.SetAliasRequest, _registry_pb2.SetAliasResponse]
     """Points an alias at a version; makes it where there is none. Pointing it
     where it points already changes nothing. Without `if_generation` the last
-    writer wins; ABORTED: it is not at `if_generation`.
+    writer wins; ABORTED: it is not at `if_generation`. FAILED_PRECONDITION:
+    its gate (EvaluationService) refuses, and names the languages.
     """
     ListAliases: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListAliasesRequest, _registry_pb2.ListAliasesResponse]
     ListAliasChanges: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListAliasChangesRequest, _registry_pb2.ListAliasChangesResponse]
@@ -157,7 +158,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     SetAlias: _aio.UnaryUnaryMultiCallable[_registry_pb2.SetAliasRequest, _registry_pb2.SetAliasResponse]  # type: ignore[assignment]
     """Points an alias at a version; makes it where there is none. Pointing it
     where it points already changes nothing. Without `if_generation` the last
-    writer wins; ABORTED: it is not at `if_generation`.
+    writer wins; ABORTED: it is not at `if_generation`. FAILED_PRECONDITION:
+    its gate (EvaluationService) refuses, and names the languages.
     """
     ListAliases: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListAliasesRequest, _registry_pb2.ListAliasesResponse]  # type: ignore[assignment]
     ListAliasChanges: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListAliasChangesRequest, _registry_pb2.ListAliasChangesResponse]  # type: ignore[assignment]
@@ -310,7 +312,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_pb2.SetAliasResponse, _abc.Awaitable[_registry_pb2.SetAliasResponse]]:
         """Points an alias at a version; makes it where there is none. Pointing it
         where it points already changes nothing. Without `if_generation` the last
-        writer wins; ABORTED: it is not at `if_generation`.
+        writer wins; ABORTED: it is not at `if_generation`. FAILED_PRECONDITION:
+        its gate (EvaluationService) refuses, and names the languages.
         """
 
     @_abc_1.abstractmethod

@@ -27,6 +27,7 @@ def alias_change(row: tables.AliasChange) -> registry_pb2.AliasChange:
         principal=row.principal,
         reason=row.reason,
         restored_generation=row.restored_generation or 0,
+        overridden=row.overridden,
     )
 
 
@@ -36,6 +37,7 @@ def new_change(request: Any) -> NewChange:
         principal=current_principal().name,
         reason=request.reason,
         if_generation=request.if_generation if request.HasField("if_generation") else None,
+        override_gate=getattr(request, "override_gate", False),  # SetAlias alone asks the gate
     )
 
 

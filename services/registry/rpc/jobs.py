@@ -15,7 +15,7 @@ from services.registry.job_logs import JobLogs
 from services.registry.jobs import Jobs, NewJob
 from services.registry.leases import Leases, Printed
 from services.registry.reproduction import NewReproduction, Reproductions
-from services.registry.rpc import messages
+from services.registry.rpc import evaluations, messages
 
 Context = Any
 
@@ -99,6 +99,7 @@ class JobRpc(job_pb2_grpc.JobServiceServicer):
             datasets=map(messages.dataset_of_job, acquired.datasets),
             base=messages.version(acquired.base) if acquired.base else None,
             deploy_alias=acquired.job.deploy_alias,
+            suite=evaluations.suite(acquired.suite) if acquired.suite else None,
             log_end=acquired.job.log_end,
         )
 

@@ -22,6 +22,7 @@ from services.registry.fine_tunings import FineTuning
 from services.registry.job_specs import (
     AnyJobSpec,
     CheckpointSource,
+    EvaluateSpec,
     FineTuneSpec,
     JobSpec,
     LoraOptions,
@@ -30,7 +31,7 @@ from services.registry.job_specs import (
     ValidateDatasetSpec,
     spec_from_row,
 )
-from services.registry.leases import Failed, Outcome, Stopped, Succeeded
+from services.registry.leases import Failed, Measured, Outcome, Stopped, Succeeded
 from services.registry.pages import PageRequest
 from services.registry.verification import Verified
 
@@ -247,6 +248,7 @@ def job(row: tables.Job) -> job_pb2.Job:
         validate_dataset=(
             job_pb2.ValidateDatasetSpec(**asdict(spec)) if isinstance(spec, ValidateDatasetSpec) else None
         ),
+        evaluate=_evaluate(spec) if isinstance(spec, EvaluateSpec) else None,
         state=job_pb2.JobState.Value(f"JOB_STATE_{row.state}"),
         cancel_requested=row.cancel_requested,
         create_time=timestamp(row.create_time),
@@ -287,8 +289,13 @@ def _fine_tune(spec: FineTuneSpec) -> job_pb2.FineTuneSpec:
         options=_options(spec.options),
         lora=job_pb2.LoraOptions(**asdict(lora)) if lora else None,
         validation_datasets=spec.validation_datasets,
+        evaluate_with=spec.evaluate_with,
         from_checkpoint=_source(spec),
     )
+
+
+def _evaluate(spec: EvaluateSpec) -> job_pb2.EvaluateSpec:
+    return job_pb2.EvaluateSpec(version=spec.version, suite=spec.suite)
 
 
 def _options(options: TrainOptions) -> job_pb2.TrainOptions:
@@ -320,6 +327,7 @@ def job_spec(request: job_pb2.CreateJobRequest) -> AnyJobSpec:
                 options=read_options(tune.options),
                 lora=lora if tune.HasField("lora") else None,
                 validation_datasets=list(tune.validation_datasets),
+                evaluate_with=tune.evaluate_with,
                 from_checkpoint=_read_source(tune),
             )
         case "validate_dataset":
@@ -331,7 +339,9 @@ def job_spec(request: job_pb2.CreateJobRequest) -> AnyJobSpec:
                 sequence_length=asked.sequence_length,
                 held_out=list(asked.held_out),
             )
-    raise InvalidArgument("the request has no spec; set pretrain, fine_tune or validate_dataset")
+        case "evaluate":
+            return EvaluateSpec(version=request.evaluate.version, suite=request.evaluate.suite)
+    raise InvalidArgument("the request has no spec; set pretrain, fine_tune, evaluate or validate_dataset")
 
 
 def _source(spec: JobSpec) -> job_pb2.CheckpointSource | None:
@@ -402,9 +412,11 @@ def outcome(request: job_pb2.FinishJobRequest) -> Outcome:
     """How the job ended. Raises InvalidArgument when the request does not say."""
     match request.WhichOneof("outcome"):
         case "succeeded":
-            return Succeeded(files(request.succeeded.files))
+            return Succeeded(files(request.succeeded.files), request.succeeded.measured.documents)
+        case "measured":
+            return Measured(request.measured.documents)
         case "failed":
             return Failed(request.failed.code, request.failed.message, request.failed.parameter)
         case "cancelled":
             return Stopped()
-    raise InvalidArgument("the request has no outcome; set succeeded, failed or cancelled")
+    raise InvalidArgument("the request has no outcome; set succeeded, measured, failed or cancelled")

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from anthesis import AsyncClient, Settings
 from anthesis.errors import AnthesisError, PermissionDeniedError
-from anthesis.v1 import job_pb2, job_pb2_grpc
+from anthesis.v1 import evaluation_pb2, job_pb2, job_pb2_grpc
 from anthesis.v1 import registry_pb2 as pb
 
 from services.common.access import Access, Permission
@@ -58,6 +58,7 @@ async def change_everything(client: AsyncClient, doors: Doors) -> job_pb2.Job:
     version = pb.ModelVersion(model="seedling", tokenizer_digest=stored.tokenizer_digest, files=pb_files(stored))
     await client.models.create_version(version)
     await client.aliases.set("production", "seedling")
+    await measure_everything(client)
     await client.deployments.create("production")
     await client.deployments.delete("production")
     await client.aliases.delete("production")
@@ -76,6 +77,17 @@ async def change_everything(client: AsyncClient, doors: Doors) -> job_pb2.Job:
     await client.jobs.resume(job.id)
     await change_webhooks(client, doors, job)
     return await client.jobs.cancel(job.id)
+
+
+async def measure_everything(client: AsyncClient) -> None:
+    """Call every RPC that changes suites, evaluations and gates."""
+    artifact = await client.artifacts.upload_bytes(text_rows(5))
+    await client.datasets.create("held-out", artifact.digest, pb.DATASET_FORMAT_TEXT)
+    await client.evaluations.create_suite("garden", ["held-out"])
+    result = evaluation_pb2.EvaluationResult(language="en", metric="acc", value=0.5)
+    await client.evaluations.record("seedling", "arc_easy", [result])
+    await client.gates.set("production", "garden", max_regression_percent=1)
+    await client.gates.delete("production")
 
 
 async def change_webhooks(client: AsyncClient, doors: Doors, job: job_pb2.Job) -> None:
@@ -100,6 +112,7 @@ async def test_every_change_is_in_the_log_with_its_maker(doors: Doors) -> None:
             print(entry.time.ToJsonString(), entry.action, entry.resource, entry.outcome, entry.value)
     must = {f"RegistryService.{rpc}" for rpc in changing(access.REGISTRY)}
     must |= {f"JobService.{rpc}" for rpc in changing(access.JOBS)}
+    must |= {f"EvaluationService.{rpc}" for rpc in changing(access.EVALUATIONS)}
     must |= {f"WebhookService.{rpc}" for rpc in changing(access.WEBHOOKS)}
     must |= {f"FileService.{rpc}" for rpc in changing(access.FILES)}
     must |= {f"LicenceService.{rpc}" for rpc in (*changing(access.LICENCES), "AcceptLicence")}

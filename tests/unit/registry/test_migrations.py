@@ -15,6 +15,9 @@ from services.registry.catalogue import seed_catalogue
 from services.registry.database import Database, alembic_config, open_engine
 from services.registry.datasets import Datasets
 from services.registry.deployments import Deployments
+from services.registry.evaluations.gates import Gates, NewGate
+from services.registry.evaluations.published import seed_published
+from services.registry.evaluations.suites import BITS_PER_BYTE, NewSuite, Suites
 from services.registry.files import FINE_TUNE, Files, NewFile
 from services.registry.job_specs import PretrainSpec, TrainOptions
 from services.registry.jobs import Jobs, NewJob
@@ -68,6 +71,11 @@ async def fill(database, artifacts):
     await leases.renew(job.id, 1, printed=Printed(0, "a line\n"))
     await leases.finish(job.id, 1, Succeeded(stored.files))
     await Aliases(database).set("flower", "bud", NewChange(principal="ada"))
+    await seed_published(database)
+    await Suites(database, artifacts).create(
+        NewSuite(family="garden", kind=BITS_PER_BYTE, datasets=["udhr"], created_by="ada")
+    )
+    await Gates(database).set(NewGate(alias="flower", suite="garden", max_regression_percent=1.0, created_by="ada"))
     await Deployments(database).heartbeat("w1", "a:1", "cpu", [])
     await Uploads(database, artifacts).begin("ada", "sha256:" + "0" * 64, 1)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from anthesis.policy import service_config
 from anthesis.v1 import (
+    evaluation_pb2,
     file_pb2,
     generation_pb2,
     inference_pb2,
@@ -23,7 +24,10 @@ def methods() -> dict[str, dict[str, Any]]:
 
 
 def test_every_method_named_exists() -> None:
-    files = (file_pb2, generation_pb2, inference_pb2, job_pb2, licence_pb2, registry_pb2, tokenizer_pb2, webhook_pb2)
+    files = (
+        *(evaluation_pb2, file_pb2, generation_pb2, inference_pb2, job_pb2),
+        *(licence_pb2, registry_pb2, tokenizer_pb2, webhook_pb2),
+    )
     services = [service for file in files for service in file.DESCRIPTOR.services_by_name.values()]
 
     assert methods().keys() <= {method.full_name for service in services for method in service.methods}
@@ -45,6 +49,7 @@ def test_what_would_happen_twice_is_never_retried() -> None:
         *("RegistryService.CreateApiKey", "RegistryService.RevokeApiKey", "RegistryService.DeleteDeployment"),
         *("RegistryService.RollbackAlias", "RegistryService.DeleteAlias"),
         "LicenceService.CreateLicence",
+        *("EvaluationService.RecordEvaluation", "EvaluationService.DeleteGate"),
         *("JobService.PauseJob", "JobService.ResumeJob"),
         *("WebhookService.CreateWebhook", "WebhookService.DeleteWebhook", "WebhookService.RedeliverWebhook"),
         "FileService.DeleteFile",

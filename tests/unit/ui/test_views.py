@@ -6,8 +6,17 @@ import grpc
 import pytest
 from anthesis import FineTuneSpec, TrainOptions
 from anthesis.v1 import job_pb2, registry_pb2
+from anthesis.v1.evaluation_pb2 import (
+    EVALUATION_SOURCE_PUBLISHED,
+    EVALUATION_SOURCE_REPORTED,
+    Evaluation,
+    EvaluationResult,
+)
+from anthesis.v1.registry_pb2 import DATASET_FORMAT_TEXT
 
+from tests.support.registry_data import text_rows
 from tests.unit.ui.conftest import html, words
+from ui.evaluations import table
 
 RAIL = "bigscience-rail-1.0"
 
@@ -362,6 +371,57 @@ def test_a_models_page_shows_its_aliases_history_and_rolls_one_back(stage):
     newest = next(stage.client.aliases.history("bud"))
     assert (newest.version, newest.generation, newest.reason) == (first, 3, "more errors")
     assert list(app.dataframe[0].value["change"]) == ["rollback to 1", "set", "set"]
+
+
+def test_a_models_page_shows_its_results_beside_the_published_ones(stage):
+    stage.add_version("seedling")
+    result = EvaluationResult(language="en", metric="acc", value=0.58, n=2376, standard_error=0.0101)
+    stage.client.evaluations.record("seedling", "arc_easy", [result], reference="lm-eval 0.4")
+    app = stage.open("models", model="seedling")
+    assert not app.exception
+    assert list(app.dataframe[0].value["seedling@1"]) == ["0.58 ± 0.0101"]
+    assert "seedling@1: reported by admin: lm-eval 0.4" in words(app)
+
+
+def test_a_version_is_measured_by_a_suite_from_its_page(stage):
+    version = stage.add_version("seedling")
+    held_out = stage.client.artifacts.upload_bytes(text_rows()).digest
+    stage.client.datasets.create("held-out", held_out, DATASET_FORMAT_TEXT)
+    stage.client.evaluations.create_suite("garden", ["held-out"])
+    app = stage.open("models", model="seedling")
+    app.button(key=f"measure-{version}").click().run()
+    assert not app.exception
+    [job] = stage.client.jobs.list()
+    assert (job.evaluate.version, job.evaluate.suite) == (version, "garden@1")
+    assert f"Measure {version} by garden@1" in words(stage.open("jobs", job=job.id))
+    app = stage.open("finetune")
+    assert app.selectbox(key="evaluate_with").options == ["", "garden@1"]
+
+
+def test_the_page_of_a_published_model_shows_what_was_published(stage):
+    app = stage.open("models", model="bigscience/bloomz")
+    app.selectbox(key="suite").set_value("xnli@1").run()
+    assert not app.exception
+    shown = app.dataframe[0].value
+    column = "bigscience/bloomz, published"
+    row = shown[(shown["language"] == "ar") & (shown["metric"] == "accuracy_median (higher is better)")]
+    assert list(row[column]) == ["54.38"]
+    assert "bigscience-workshop/xmtf@5caa1b12" in words(app)
+
+
+def test_own_and_published_results_stand_in_one_row():
+    published = Evaluation(model="bigscience/bloom", source=EVALUATION_SOURCE_PUBLISHED)
+    published.results.add(language="en", metric="acc", value=0.726, higher_is_better=True)
+    own = Evaluation(model="tuned", version="tuned@1", source=EVALUATION_SOURCE_REPORTED)
+    own.results.add(language="en", metric="acc", value=0.7431, standard_error=0.009, higher_is_better=True)
+    assert table([published, own]) == [
+        {
+            "language": "en",
+            "metric": "acc (higher is better)",
+            "tuned@1": "0.7431 ± 0.009",
+            "bigscience/bloom, published": "0.726",
+        }
+    ]
 
 
 def test_a_rollback_that_was_clicked_on_a_page_that_fell_behind_undoes_nothing(stage):
