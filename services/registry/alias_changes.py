@@ -16,6 +16,7 @@ from services.common.errors import Aborted, FailedPrecondition, InvalidArgument,
 from services.registry import audit
 from services.registry.database import insert_if_absent
 from services.registry.tables import Alias, AliasChange, Deployment
+from services.registry.version_states import hold
 
 SET, ROLLBACK, JOB, DELETE = "SET", "ROLLBACK", "JOB", "DELETE"
 MAX_REASON = 1000
@@ -47,13 +48,14 @@ async def set_alias(
 async def roll_back(session: AsyncSession, name: str, generation: int | None, new: NewChange, now: datetime) -> Alias:
     """Point alias `name` at the version of an earlier generation; None: at the version before the current one.
 
-    Raises FailedPrecondition when there is none, Aborted when it is not at `new.if_generation`, NotFound,
-    InvalidArgument.
+    Raises FailedPrecondition when there is none, Aborted when it is not at `new.if_generation`, NotFound, also for a
+    version that was deleted since, InvalidArgument.
     """
     alias = await _lock(session, name)
     _check(alias, new)
     target = await _previous(session, alias) if generation is None else await _earlier(session, alias, generation)
-    if alias.version != target.version:
+    if target.version and alias.version != target.version:
+        await hold(session, target.version)
         _record(session, alias, ROLLBACK, target.version, new, now, _origin(target))
     return alias
 

@@ -32,9 +32,11 @@ from services.registry.licences.acceptance import require_acceptance
 from services.registry.names import check_model_name, check_name, new_id
 from services.registry.pages import Page, PageRequest, read_page
 from services.registry.references import keep
-from services.registry.tables import CANCELLED, PENDING, Job, JobEvent, Model
+from services.registry.search import JobQuery
+from services.registry.tables import CANCELLED, PENDING, Job, JobDataset, JobEvent, Model
 from services.registry.tokenizers import check_fits, vocabulary_size
 from services.registry.training_data import read_training_data
+from services.registry.version_states import hold_model
 from services.registry.versions import check_datasets_exist, decide_licence
 
 MAX_KEY = 200
@@ -93,6 +95,7 @@ class Jobs:
     async def _insert(self, session: AsyncSession, new: NewJob, expected: Estimate) -> Job:
         now = self._clock()
         spec = await _resolve(session, new)
+        await hold_model(session, spec.output_model)  # after the base, as in whatever locks both
         job_id = new_id("job", now)
         inserted = await insert_if_absent(
             session,
@@ -105,12 +108,15 @@ class Jobs:
             create_time=now,
             wake_time=now,
             estimate=expected,
+            output_model=spec.output_model,
+            base=spec.base if isinstance(spec, FineTuneSpec) else "",
         )
         if not inserted:  # another call with the same key was faster
             job = await _find_by_key(session, new)
             assert job is not None
             return job
         job = await lock_job(session, job_id)
+        session.add_all(JobDataset(job_id=job_id, dataset=dataset) for dataset in spec.datasets)
         record(session, job, now, "state", {"state": PENDING})
         wake(session, job, now)
         audit.record(session, now, f"job/{job.id}", f"makes {spec.output_model}")
@@ -121,11 +127,15 @@ class Jobs:
         async with self._database.read() as session:
             return await read_job(session, job_id)
 
-    async def list_jobs(self, state: str, page: PageRequest) -> Page[Job]:
-        """Newest first; in every state when `state` is empty."""
-        query = select(Job).where(Job.state == state) if state else select(Job)
+    async def list_jobs(self, state: str, page: PageRequest, query: JobQuery | None = None) -> Page[Job]:
+        """In one state, or in every when `state` is empty; newest first unless `query` says so."""
+        query = query or JobQuery()
+        asked = query.select().where(Job.state == state) if state else query.select()
+        scope, newest = f"{query.scope} {state}", not query.oldest_first
         async with self._database.read() as session:
-            return await read_page(session, query, Job.id, page, scope=f"jobs {state}", newest_first=True)
+            return await read_page(
+                session, asked, Job.id, page, scope=scope, newest_first=newest, keys_first=bool(query.text)
+            )
 
     async def watch(self, job_id: str, after: int) -> AsyncIterator[JobEvent]:
         """Events with a sequence above `after`, then new ones as they come; ends with the job. Raises NotFound."""
@@ -218,7 +228,7 @@ async def _resolve(session: AsyncSession, new: NewJob) -> JobSpec:
         model = await session.get(Model, spec.output_model)
         wanted = spec.licence or ("" if model else DEFAULT_LICENCE)
         return replace(spec, licence=await decide_licence(session, spec.output_model, wanted))
-    base = await resolve(session, spec.base)
+    base = await resolve(session, spec.base, held=True)
     await require_acceptance(session, new.created_by, base)
     check_layout_fits(spec, BloomConfig.from_hf(json.loads(base.config_json)))
     await decide_licence(session, spec.output_model, "", [base])

@@ -11,7 +11,7 @@ from services.registry.database import utc_now
 from services.registry.jobs import Jobs, NewJob
 from services.registry.leases import Leases
 from services.registry.reproduction import NewReproduction, Reproductions
-from services.registry.rpc import messages
+from services.registry.rpc import messages, queries
 
 Context = Any
 
@@ -48,7 +48,7 @@ class JobRpc(job_pb2_grpc.JobServiceServicer):
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
         state = messages.enum_name(pb.JobState, "JOB_STATE_", request.state)
-        page = await self._jobs.list_jobs(state, messages.page_request(request))
+        page = await self._jobs.list_jobs(state, messages.page_request(request), queries.of_jobs(request))
         return pb.ListJobsResponse(jobs=map(messages.job, page.rows), next_page_token=page.next_token)
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:
