@@ -19,7 +19,7 @@ _RETRY = {
 
 _READS = (
     "ListModels GetModel GetModelVersion ListModelVersions GetLineage ListAliases ListAliasChanges ResolveAlias "
-    "ResolveModel GetArtifact"
+    "ResolveModel GetArtifact GetModelCard"
 )
 _LOOKS = "GetDataset ListDatasets ListDeployments ListApiKeys ListAuditEntries"
 _IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {

@@ -35,7 +35,8 @@ def test_what_would_happen_twice_is_never_retried() -> None:
         *("RegistryService.CreateModel", "RegistryService.CreateModelVersion", "RegistryService.CreateDataset"),
         *("RegistryService.CreateApiKey", "RegistryService.RevokeApiKey", "RegistryService.DeleteDeployment"),
         *("RegistryService.RollbackAlias", "RegistryService.DeleteAlias"),
-        "LicenceService.CreateLicence",
+        *(f"RegistryService.{verb}{what}" for verb in ("Delete", "Undelete") for what in ("Model", "ModelVersion")),
+        *("RegistryService.UpdateModelCard", "LicenceService.CreateLicence"),
         *("JobService.CancelJob", "GenerationService.Generate", "TokenizerService.TrainTokenizer"),
     )
 
