@@ -35,9 +35,9 @@ START_S = 60
 
 
 @contextmanager
-def running_registry(data_dir: Path) -> Iterator[Settings]:
+def running_registry(data_dir: Path, **settings: str) -> Iterator[Settings]:
     """How to reach a registry of its own, whose data lie in `data_dir`. Raises grpc.FutureTimeoutError."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith("ANTHESIS_")}
+    env = {key: value for key, value in os.environ.items() if not key.startswith("ANTHESIS_")} | settings
     env |= {"ANTHESIS_DATA": str(data_dir), "ANTHESIS_REGISTRY_ADDRESS": f"127.0.0.1:{free_ports(1)[0]}"}
     platform = Platform.from_env(env)
     bootstrap(platform, env)
