@@ -131,10 +131,16 @@ class Jobs:
         """In one state, or in every when `state` is empty; newest first unless `query` says so."""
         query = query or JobQuery()
         asked = query.select().where(Job.state == state) if state else query.select()
-        scope, newest = f"{query.scope} {state}", not query.oldest_first
         async with self._database.read() as session:
             return await read_page(
-                session, asked, Job.id, page, scope=scope, newest_first=newest, keys_first=bool(query.text)
+                session,
+                asked,
+                Job.id,
+                page,
+                scope=f"{query.scope} {state}",
+                newest_first=not query.oldest_first,
+                same=JobDataset.job_id if query.dataset else None,
+                keys_first=bool(query.text),
             )
 
     async def watch(self, job_id: str, after: int) -> AsyncIterator[JobEvent]:

@@ -40,15 +40,18 @@ async def read_page(
     scope: str,
     newest_first: bool = False,
     first: InstrumentedAttribute[datetime] | None = None,
+    same: InstrumentedAttribute[Any] | None = None,
     keys_first: bool = False,
 ) -> Page[Row]:
     """One page of `query`, ordered by the unique column `key`. `scope` tells one list's tokens from another's.
 
-    `first`: a time to order by before `key`. `keys_first`: find the keys, then their rows, for a query that can be
-    answered from an index but for the rows. Raises InvalidArgument for a token that this list has not given out.
+    `first`: a time to order by before `key`. `same`: a joined table's column that equals `key`, whose index has the
+    rows in order. `keys_first`, without `first`: find the keys, then their rows, so that wide rows are neither read nor
+    sorted to be left out. Raises InvalidArgument for a token that this list has not given out.
     """
     size = min(request.size or DEFAULT_PAGE, MAX_PAGE)
-    columns = [key] if first is None else [first, key]
+    names = [key.key] if first is None else [first.key, key.key]
+    columns = [same or key] if first is None else [first, key]
     if request.token:
         last = _decode(request.token, scope, columns)
         place = tuple_(*columns)
@@ -57,12 +60,12 @@ async def read_page(
     order = [column.desc() if newest_first else column.asc() for column in columns]
     query = query.order_by(*order).limit(size + 1)
     if keys_first:
-        keys = list(await session.scalars(query.with_only_columns(key)))
-        query = select(key.class_).where(key.in_(keys)).order_by(*order)
+        keys = list(await session.scalars(query.with_only_columns(columns[-1])))
+        query = select(key.class_).where(key.in_(keys)).order_by(key.desc() if newest_first else key.asc())
     rows = list(await session.scalars(query))
     more = len(rows) > size
     rows = rows[:size]
-    return Page(rows, _encode(scope, [getattr(rows[-1], column.key) for column in columns]) if more else "")
+    return Page(rows, _encode(scope, [getattr(rows[-1], name) for name in names]) if more else "")
 
 
 def _encode(scope: str, last: list[Any]) -> str:

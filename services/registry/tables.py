@@ -66,6 +66,7 @@ class Base(DeclarativeBase):
 
 class Model(Base):
     __tablename__ = "models"
+    __table_args__ = (Index(None, "create_time", "name"),)
 
     name: Mapped[str] = mapped_column(primary_key=True)
     description: Mapped[str] = mapped_column(default="")

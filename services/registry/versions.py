@@ -185,7 +185,9 @@ class Versions:
                     raise no_model(model)
                 asked = asked.where(ModelVersion.model == model)
             scope, newest = f"{query.scope} of {model}", not query.oldest_first
-            return await read_page(session, asked, ModelVersion.id, page, scope=scope, newest_first=newest)
+            return await read_page(
+                session, asked, ModelVersion.id, page, scope=scope, newest_first=newest, keys_first=bool(query.language)
+            )
 
     async def lineage(self, name: str) -> list[ModelVersion]:
         """The ancestors of the version that `name` means, nearest first. Raises NotFound."""

@@ -6,6 +6,7 @@ import typer
 
 from anthesis import Client
 from anthesis.cli.output import Json, print_json, show_time
+from anthesis.v1.registry_pb2 import Model, ModelVersion
 
 Name = Annotated[str, typer.Argument(help='A version, "<model>@<number>", or a model.')]
 
@@ -13,18 +14,20 @@ Name = Annotated[str, typer.Argument(help='A version, "<model>@<number>", or a m
 def delete(name: Name, as_json: Json = False) -> None:
     """Delete a version that nothing needs, or a model whose versions are deleted. `undelete` brings it back."""
     with Client() as client:
-        gone = client.models.delete_version(name) if "@" in name else client.models.delete(name)
+        gone: Model | ModelVersion = client.models.delete_version(name) if "@" in name else client.models.delete(name)
     if as_json:
         print_json(gone)
         return
-    until = f"; its files are kept until {show_time(gone.expire_time)}" if "@" in name else ""
+    until = f"; its files are kept until {show_time(gone.expire_time)}" if isinstance(gone, ModelVersion) else ""
     print(f"{gone.name} is deleted{until}")
 
 
 def undelete(name: Name, as_json: Json = False) -> None:
     """Bring a deleted version or model back."""
     with Client() as client:
-        back = client.models.undelete_version(name) if "@" in name else client.models.undelete(name)
+        back: Model | ModelVersion = (
+            client.models.undelete_version(name) if "@" in name else client.models.undelete(name)
+        )
     if as_json:
         print_json(back)
     else:

@@ -34,7 +34,8 @@ def front_matter(facts: Facts) -> dict[str, Any]:
 
 
 def write_front_matter(facts: Facts) -> str:
-    return yaml.safe_dump(front_matter(facts), sort_keys=False, allow_unicode=True, width=10_000)
+    written: str = yaml.safe_dump(front_matter(facts), sort_keys=False, allow_unicode=True, width=10_000)
+    return written
 
 
 def _languages(languages: list[str]) -> list[str]:

@@ -95,6 +95,7 @@ def upgrade() -> None:
     op.drop_index(op.f("ix_jobs_state"), "jobs")
     for columns in _JOB_INDEXES:
         op.create_index(op.f(f"ix_jobs_{'_'.join(columns)}"), "jobs", columns)
+    op.create_index(op.f("ix_models_create_time_name"), "models", ["create_time", "name"])
     for columns in _VERSION_INDEXES:
         op.create_index(op.f(f"ix_model_versions_{'_'.join(columns)}"), "model_versions", columns)
     for statement in SQLITE if op.get_bind().dialect.name == "sqlite" else POSTGRESQL:
@@ -126,6 +127,7 @@ def downgrade() -> None:
     else:
         for name in ("update", "delete", "replace"):
             op.execute(f"DROP TRIGGER model_versions_no_{name}")
+    op.drop_index(op.f("ix_models_create_time_name"), "models")
     for columns in _VERSION_INDEXES:
         op.drop_index(op.f(f"ix_model_versions_{'_'.join(columns)}"), "model_versions")
     for columns in _JOB_INDEXES:
