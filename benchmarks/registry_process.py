@@ -23,35 +23,35 @@ START_S = 60
 
 
 @contextmanager
-def running_registry(data_dir: Path, database: str = "sqlite") -> Iterator[Settings]:
-    """How to reach a registry of its own, whose data lie in `data_dir`. Raises grpc.FutureTimeoutError."""
+def running_registry(data_dir: Path, url: str = "") -> Iterator[Settings]:
+    """How to reach a registry of its own, whose data lie in `data_dir`. Raises grpc.FutureTimeoutError.
+
+    url: its database's; "": a file there.
+    """
     env = {key: value for key, value in os.environ.items() if not key.startswith("ANTHESIS_")}
     env |= {"ANTHESIS_DATA": str(data_dir), "ANTHESIS_REGISTRY_ADDRESS": f"127.0.0.1:{free_ports(1)[0]}"}
-    with postgresql() if database == "postgresql" else _sqlite() as url:
-        env |= {"ANTHESIS_DATABASE_URL": url} if url else {}
-        platform = Platform.from_env(env)
-        bootstrap(platform, env)
-        process = subprocess.Popen([sys.executable, "-m", "services.registry.server"], env=env, cwd=ROOT)
-        try:
-            with open_channel(platform.registry_address, "") as channel:
-                grpc.channel_ready_future(channel).result(timeout=START_S)
-            yield Settings(api_key=platform.read_key("admin", {}), registry_address=platform.registry_address)
-        finally:
-            process.terminate()
-            process.wait()
+    env |= {"ANTHESIS_DATABASE_URL": url} if url else {}
+    platform = Platform.from_env(env)
+    bootstrap(platform, env)
+    process = subprocess.Popen([sys.executable, "-m", "services.registry.server"], env=env, cwd=ROOT)
+    try:
+        with open_channel(platform.registry_address, "") as channel:
+            grpc.channel_ready_future(channel).result(timeout=START_S)
+        yield Settings(api_key=platform.read_key("admin", {}), registry_address=platform.registry_address)
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @contextmanager
-def _sqlite() -> Iterator[str]:
-    yield ""  # the data folder's own
+def database_url(kind: str, data_dir: Path) -> Iterator[str]:
+    """That of an empty database: a file of SQLite, or a PostgreSQL server that lives as long, with its own settings.
 
-
-@contextmanager
-def postgresql() -> Iterator[str]:
-    """The URL of an empty database on a server with its own settings. Raises FileNotFoundError where none is installed.
-
-    Its data are synced as in production: a commit is on the disk.
+    Its data are synced as in production: a commit is on the disk. Raises FileNotFoundError where there is none.
     """
+    if kind == "sqlite":
+        yield f"sqlite+aiosqlite:///{data_dir}/registry.db"
+        return
     binaries = _binaries()
     folder = Path(tempfile.mkdtemp(prefix="an-pg-"))
     as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []  # initdb refuses root

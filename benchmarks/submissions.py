@@ -26,7 +26,7 @@ from benchmarks.contestants import WORK
 from benchmarks.figures import short, table
 from benchmarks.goals import Goal
 from benchmarks.machine import cpu_name
-from benchmarks.registry_process import DATABASES, running_registry
+from benchmarks.registry_process import DATABASES, database_url, running_registry
 
 RATE_GOAL, READ_GOAL_MS = 50.0, 50.0
 MODEL = {"model_type": "bloom", "vocab_size": 0, "hidden_size": 48, "n_layer": 2, "n_head": 6}
@@ -180,7 +180,7 @@ def main() -> int:
     for database in arguments.databases:
         folder = Path(tempfile.mkdtemp(prefix="an-", dir=arguments.work))
         try:
-            with running_registry(folder / "data", database) as settings:
+            with database_url(database, folder) as url, running_registry(folder / "data", url) as settings:
                 results[database] = asyncio.run(measure(settings, arguments, folder))
         finally:
             shutil.rmtree(folder, ignore_errors=True)

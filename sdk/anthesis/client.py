@@ -94,6 +94,13 @@ class Models(_Blocking[AioModels]):
     create_version = _call(AioModels.create_version)
     get_version = _call(AioModels.get_version)
     list_versions = _call(AioModels.list_versions)
+    delete_version = _call(AioModels.delete_version)
+    undelete_version = _call(AioModels.undelete_version)
+    delete = _call(AioModels.delete)
+    undelete = _call(AioModels.undelete)
+    tag = _call(AioModels.tag)
+    card = _call(AioModels.card)
+    update_card = _call(AioModels.update_card)
     lineage = _call(AioModels.lineage)
     compare = _iterate(AioModels.compare)
 

@@ -5,10 +5,12 @@ import random
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
+from typing import Unpack
 
 import grpc
 
 from anthesis.errors import CancelledError, UnavailableError
+from anthesis.queries import JobQuery, fields
 from anthesis.rpc import PAGE_SIZE, pages, stream, unary
 from anthesis.v1 import job_pb2 as pb
 from anthesis.v1.job_pb2_grpc import JobServiceStub
@@ -72,9 +74,11 @@ class Jobs:
         """Raises NotFoundError."""
         return (await unary(self._stub.GetJob(pb.GetJobRequest(id=job_id)))).job
 
-    async def list(self, state: "pb.JobState.ValueType" = pb.JOB_STATE_UNSPECIFIED) -> Sequence[pb.Job]:
-        """Jobs, newest first; of one state if it is given."""
-        request = pb.ListJobsRequest(page_size=PAGE_SIZE, state=state)
+    async def list(
+        self, state: "pb.JobState.ValueType" = pb.JOB_STATE_UNSPECIFIED, **query: Unpack[JobQuery]
+    ) -> Sequence[pb.Job]:
+        """Jobs, newest first unless `query` says otherwise; of one state if given. Raises InvalidArgumentError."""
+        request = pb.ListJobsRequest(page_size=PAGE_SIZE, state=state, **fields(query))
         return [job async for page in pages(self._stub.ListJobs, request) for job in page.jobs]
 
     async def cancel(self, job_id: str) -> pb.Job:

@@ -19,7 +19,7 @@ _RETRY = {
 
 _READS = (
     "ListModels GetModel GetModelVersion ListModelVersions GetLineage ListAliases ListAliasChanges ResolveAlias "
-    "ResolveModel GetArtifact"
+    "ResolveModel GetArtifact GetModelCard"
 )
 _LOOKS = "GetDataset ListDatasets ListDatasetVersions ListDeployments ListApiKeys ListAuditEntries"
 _MEASURED = "GetSuite ListSuites ListEvaluations CompareEvaluations GetGate ListGates"

@@ -17,6 +17,7 @@ from services.registry import audit
 from services.registry.database import insert_if_absent
 from services.registry.evaluations.gate_check import check_gate
 from services.registry.tables import Alias, AliasChange, Deployment
+from services.registry.version_states import hold
 
 SET, ROLLBACK, JOB, DELETE = "SET", "ROLLBACK", "JOB", "DELETE"
 MAX_REASON = 1000
@@ -51,12 +52,14 @@ async def roll_back(session: AsyncSession, name: str, generation: int | None, ne
     """Point alias `name` at the version of an earlier generation; None: at the version before the current one.
 
     Its gate is not asked: what was live once is the way out when something is wrong now. Raises FailedPrecondition when
-    there is no such version, Aborted when it is not at `new.if_generation`, NotFound, InvalidArgument.
+    there is no such version, Aborted when it is not at `new.if_generation`, NotFound, also for a version that was
+    deleted since, InvalidArgument.
     """
     alias = await _lock(session, name)
     _check(alias, new)
     target = await _previous(session, alias) if generation is None else await _earlier(session, alias, generation)
-    if alias.version != target.version:
+    if target.version and alias.version != target.version:
+        await hold(session, target.version)
         _record(session, alias, ROLLBACK, target.version, new, now, _origin(target))
     return alias
 

@@ -11,14 +11,21 @@ from services.registry.alias_changes import NewChange, delete_alias, no_alias, r
 from services.registry.database import Clock, Database, utc_now
 from services.registry.names import check_name
 from services.registry.pages import Page, PageRequest, read_page
-from services.registry.tables import Alias, AliasChange, Model, ModelVersion
+from services.registry.tables import READY, Alias, AliasChange, Model, ModelVersion
+from services.registry.version_states import check_not_deleted, check_ready, hold
 
 
-async def resolve(session: AsyncSession, name: str) -> ModelVersion:
+async def resolve(session: AsyncSession, name: str, *, held: bool = False) -> ModelVersion:
     """The version that `name` means: an alias, else "<model>@<number>", else a model's newest version.
 
-    Raises NotFound, with names that are close; FailedPrecondition for a model that has no weights yet.
+    With `held` nobody deletes it until the writing transaction ends. Raises NotFound, with names that are close, or
+    who deleted it; FailedPrecondition for a model that has no weights yet.
     """
+    version = check_ready(await _resolve(session, name))
+    return await hold(session, version.name) if held else version
+
+
+async def _resolve(session: AsyncSession, name: str) -> ModelVersion:
     aliased = select(ModelVersion).join(Alias, Alias.version == ModelVersion.name).where(Alias.name == name)
     if version := await session.scalar(aliased):
         return version
@@ -27,6 +34,7 @@ async def resolve(session: AsyncSession, name: str) -> ModelVersion:
     model = await session.get(Model, name)
     if model is None:
         raise NotFound(await _unknown(session, name))
+    check_not_deleted(model)
     if model.latest_version == 0:
         raise FailedPrecondition(no_weights(model))
     return (
@@ -42,8 +50,9 @@ def no_weights(model: Model) -> str:
 
 async def _unknown(session: AsyncSession, name: str) -> str:
     aliases = select(Alias.name).where(Alias.version.is_not(None))
-    known = [*await session.scalars(aliases), *await session.scalars(select(Model.name))]
-    known += await session.scalars(select(ModelVersion.name).where(ModelVersion.model == name.partition("@")[0]))
+    models = select(Model.name).where(Model.delete_time.is_(None))
+    ready = select(ModelVersion.name).where(ModelVersion.model == name.partition("@")[0], ModelVersion.state == READY)
+    known = [name for query in (aliases, models, ready) for name in await session.scalars(query)]
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     return f"no model, version or alias {name[:200]!r}; {hint}`anthesis models list` shows what there is"
@@ -58,7 +67,7 @@ class Aliases:
         """Point alias `name` at what `version` means now. Raises NotFound, InvalidArgument, Aborted."""
         check_name("alias", name)
         async with self._database.write() as session:
-            target = await resolve(session, version)
+            target = await resolve(session, version, held=True)
             return await set_alias(session, name, target.name, new, self._clock())
 
     async def roll_back(self, name: str, generation: int | None, new: NewChange) -> Alias:

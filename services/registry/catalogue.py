@@ -7,6 +7,7 @@ from pathlib import Path
 from bloom.config import BloomConfig
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
 from services.registry.tables import Model
+from services.registry.text import searchable
 
 DATA = Path(__file__).with_name("catalogue.json")
 _PROMPTS = {
@@ -65,4 +66,5 @@ async def seed_catalogue(database: Database, clock: Clock = utc_now) -> None:
                 in_catalogue=True,
                 parameters=published.config.parameters,
                 create_time=clock(),
+                search_text=searchable(published.name, published.description),
             )

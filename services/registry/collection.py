@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from services.common.artifacts import ArtifactStore, Stored
 from services.registry import audit
 from services.registry.database import Clock, Database, utc_now
+from services.registry.deletion import purge_expired
 from services.registry.references import exclude, read_references, read_uploading
 from services.registry.uploads import Uploads
 
@@ -33,13 +34,16 @@ class Collector:
             lambda: [stored for stored in self._artifacts.stored() if stored.modify_time < before]
         )
         async with self._database.read() as session:
-            return await _unneeded(session, old)
+            return await _unneeded(session, old, expired_at=self._clock())
 
     async def collect(self, older_than_s: float = GRACE_S) -> AsyncIterator[Stored]:
-        """Delete what `find` finds; yield each that was deleted.
+        """Purge versions that were deleted long ago, delete what `find` finds; yield each that was deleted.
 
         Whether it is needed is read again where nobody can ask for it meanwhile, a batch at a time.
         """
+        async with self._database.write() as session:
+            await exclude(session)
+            await purge_expired(session, self._clock())
         before = self._before(older_than_s)
         found = await self.find(older_than_s)
         for start in range(0, len(found), BATCH):
@@ -64,6 +68,8 @@ class Collector:
         return self._clock() - timedelta(seconds=older_than_s)
 
 
-async def _unneeded(session: AsyncSession, candidates: list[Stored]) -> list[Stored]:
-    needed = (await read_references(session)).keys() | await read_uploading(session)
+async def _unneeded(
+    session: AsyncSession, candidates: list[Stored], expired_at: datetime | None = None
+) -> list[Stored]:
+    needed = (await read_references(session, expired_at)).keys() | await read_uploading(session)
     return [stored for stored in candidates if stored.name not in needed]

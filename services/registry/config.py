@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.common.settings import Platform
+from services.registry.deletion import KEPT_S
 from services.registry.estimates import THIS_MACHINE, TrainingCluster
 from services.registry.upload_limits import DEFAULT_LIMITS, UploadLimits
 from services.registry.webhooks.addresses import PUBLIC_ONLY, AddressPolicy
@@ -25,6 +26,7 @@ class RegistryConfig:
     watch_poll_s: float = 0.3  # how soon WatchJob sees what another process wrote
     uploads: UploadLimits = DEFAULT_LIMITS
     webhook_policy: AddressPolicy = PUBLIC_ONLY  # where webhooks may go
+    deleted_kept_s: float = KEPT_S  # how long a deleted version can be brought back for certain
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> "RegistryConfig":
@@ -39,6 +41,7 @@ class RegistryConfig:
             training_cluster=TrainingCluster.parse(env.get("ANTHESIS_TRAINING_CLUSTER") or "this-machine"),
             uploads=UploadLimits.from_env(env),
             webhook_policy=AddressPolicy.from_env(env),
+            deleted_kept_s=float(env.get("ANTHESIS_DELETED_KEPT_SECONDS") or KEPT_S),
             worker_lease_s=float(env.get("ANTHESIS_WORKER_LEASE_SECONDS") or 10),
             max_lost_leases=int(env.get("ANTHESIS_MAX_ATTEMPTS") or 20),
         )

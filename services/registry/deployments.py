@@ -63,7 +63,7 @@ class Deployments:
             raise InvalidArgument(f"replicas={replicas} is out of range; choose 0 (all workers) to {MAX_REPLICAS}")
         async with self._database.write() as session:
             alias = await session.get(Alias, target, with_for_update=True)  # locked: not deleted while it is deployed
-            version = await resolve(session, target)
+            version = await resolve(session, target, held=True)
             target = target if alias and alias.version else version.name
             created = await insert_if_absent(
                 session, Deployment, name=name, target=target, replicas=replicas, create_time=self._clock()

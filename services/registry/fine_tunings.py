@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.artifacts import ArtifactStore
@@ -31,16 +31,6 @@ def check_fine_tuning(fine_tuning: FineTuning) -> None:
     size = len(json.dumps(fine_tuning))
     if size > MAX_BYTES:
         raise InvalidArgument(f"fine_tuning has {size} bytes; send at most {MAX_BYTES}")
-
-
-def chosen(*, fine_tuning: bool, created_by: str, after: str) -> list[ColumnElement[bool]]:
-    """Conditions on jobs, newest first. fine_tuning: OpenAI's alone; "": any; after: a job's id."""
-    conditions: list[ColumnElement[bool]] = [Job.fine_tuning.is_not(None)] if fine_tuning else []
-    if created_by:
-        conditions.append(Job.created_by == created_by)
-    if after:
-        conditions.append(Job.id < after)
-    return conditions
 
 
 async def add_metrics_file(session: AsyncSession, artifacts: ArtifactStore, job: Job, now: datetime) -> None:

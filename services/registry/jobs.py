@@ -2,10 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bloom.config import PRESETS, BloomConfig
@@ -39,15 +39,18 @@ from services.registry.job_specs import (
     check_options,
     check_validation,
     spec_to_row,
+    start_of,
 )
 from services.registry.job_watchers import JobWatchers
 from services.registry.licences.acceptance import require_acceptance
 from services.registry.names import check_model_name, check_name, new_id
 from services.registry.pages import Page, PageRequest, read_page
 from services.registry.references import keep
-from services.registry.tables import CANCELLED, PAUSED, PENDING, Job, JobEvent, Model, ModelVersion
+from services.registry.search import JobQuery
+from services.registry.tables import CANCELLED, PAUSED, PENDING, Job, JobDataset, JobEvent, Model, ModelVersion
 from services.registry.tokenizers import check_fits, vocabulary_size
 from services.registry.training_data import read_training_data
+from services.registry.version_states import hold_model
 from services.registry.versions import decide_licence
 
 MAX_KEY = 200
@@ -123,6 +126,8 @@ class Jobs:
     async def _insert(self, session: AsyncSession, new: NewJob, expected: Estimate | None, said: str) -> Job:
         now = self._clock()
         spec = await _resolve(session, new)
+        if isinstance(spec, JobSpec):
+            await hold_model(session, spec.output_model)  # after the base, as in whatever locks both
         job_id = new_id("job", now)
         inserted = await insert_if_absent(
             session,
@@ -138,12 +143,16 @@ class Jobs:
             queue_time=queue_time(new.priority, now),
             estimate=expected,
             fine_tuning=new.fine_tuning,
+            output_model=spec.output_model if isinstance(spec, JobSpec) else "",
+            base=start_of(spec),
         )
         if not inserted:  # another call with the same key was faster
             job = await _find_by_key(session, new)
             assert job is not None
             return job
         job = await lock_job(session, job_id)
+        datasets = [] if isinstance(spec, EvaluateSpec) else spec.datasets
+        session.add_all(JobDataset(job_id=job_id, dataset=dataset) for dataset in datasets)
         record(session, job, now, "state", {"state": PENDING})
         if said:
             say(session, job, now, said)
@@ -156,11 +165,21 @@ class Jobs:
         async with self._database.read() as session:
             return await read_job(session, job_id)
 
-    async def list_jobs(self, state: str, page: PageRequest, only: Sequence[ColumnElement[bool]] = ()) -> Page[Job]:
-        """Newest first; in every state when `state` is empty; `only` those that meet these conditions."""
-        query = select(Job).where(Job.state == state, *only) if state else select(Job).where(*only)
+    async def list_jobs(self, state: str, page: PageRequest, query: JobQuery | None = None) -> Page[Job]:
+        """In one state, or in every when `state` is empty; newest first unless `query` says so."""
+        query = query or JobQuery()
+        asked = query.select().where(Job.state == state) if state else query.select()
         async with self._database.read() as session:
-            return await read_page(session, query, Job.id, page, scope=f"jobs {state}", newest_first=True)
+            return await read_page(
+                session,
+                asked,
+                Job.id,
+                page,
+                scope=f"{query.scope} {state}",
+                newest_first=not query.oldest_first,
+                same=JobDataset.job_id if query.names_dataset_version else None,
+                keys_first=bool(query.text),
+            )
 
     async def watch(self, job_id: str, after: int) -> AsyncIterator[JobEvent]:
         """Events with a sequence above `after`, then new ones as they come; ends with the job. Raises NotFound."""
@@ -266,7 +285,7 @@ async def _resolve(session: AsyncSession, new: NewJob) -> AnyJobSpec:
         model = await session.get(Model, spec.output_model)
         wanted = spec.licence or ("" if model else DEFAULT_LICENCE)
         return replace(spec, licence=await decide_licence(session, spec.output_model, wanted))
-    base = await resolve(session, spec.base)
+    base = await resolve(session, spec.base, held=True)
     await require_acceptance(session, new.created_by, base)
     check_layout_fits(spec, BloomConfig.from_hf(json.loads(base.config_json)))
     await decide_licence(session, spec.output_model, "", [base])

@@ -313,7 +313,13 @@ def _new_version(job: Job, base: ModelVersion | None, files: tuple[File, ...]) -
         assert isinstance(spec, PretrainSpec)
         origin = {"licence": spec.licence, "tokenizer_digest": spec.tokenizer_digest}
     return NewVersion(
-        model=spec.output_model, files=files, datasets=spec.datasets, source="job", job_id=job.id, **origin
+        model=spec.output_model,
+        files=files,
+        datasets=spec.datasets,
+        source="job",
+        job_id=job.id,
+        created_by=job.created_by,
+        **origin,
     )
 
 

@@ -3,17 +3,20 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from services.common.errors import AlreadyExists, NotFound
+from services.common.errors import AlreadyExists
 from services.registry import audit
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
 from services.registry.licences.acceptance import find_licences
 from services.registry.licences.expression import normal
 from services.registry.names import check_model_name
 from services.registry.pages import Page, PageRequest, read_page
+from services.registry.search import NEWEST, ModelQuery
 from services.registry.tables import Model
+from services.registry.tags import check_tags
+from services.registry.text import searchable
+from services.registry.version_states import check_can_grow, check_not_deleted, lock_model, no_model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,14 +25,30 @@ class NewModel:
     licence: str
     description: str = ""
     languages: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+    created_by: str = ""  # principal
 
 
-async def ensure_model(session: AsyncSession, name: str, licence: str, base_model: str, now: datetime) -> Model:
-    """The model's row, made when missing and locked until the transaction ends."""
+async def ensure_model(
+    session: AsyncSession, name: str, licence: str, base_model: str, now: datetime, *, created_by: str = ""
+) -> Model:
+    """The model's row, made when missing and locked until the transaction ends.
+
+    Raises FailedPrecondition for a deleted one.
+    """
     await insert_if_absent(
-        session, Model, name=check_model_name(name), licence=licence, base_model=base_model, create_time=now
+        session,
+        Model,
+        name=check_model_name(name),
+        licence=licence,
+        base_model=base_model,
+        create_time=now,
+        search_text=searchable(name),
+        created_by=created_by,
     )
-    return await session.get_one(Model, name, with_for_update=True, populate_existing=True)
+    model = await lock_model(session, name)
+    check_can_grow(model)
+    return model
 
 
 class Models:
@@ -40,7 +59,7 @@ class Models:
     async def create(self, new: NewModel) -> Model:
         """Raises AlreadyExists, InvalidArgument, FailedPrecondition for a licence whose text is not here."""
         check_model_name(new.name)
-        licence = normal(new.licence)
+        licence, tags = normal(new.licence), check_tags(new.tags)
         async with self._database.write() as session:
             await find_licences(session, licence)
             created = await insert_if_absent(
@@ -51,8 +70,12 @@ class Models:
                 description=new.description,
                 languages=new.languages,
                 create_time=self._clock(),
+                tags=tags,
+                search_text=searchable(new.name, new.description, *tags),
+                created_by=new.created_by,
             )
             if not created:
+                check_can_grow(await session.get_one(Model, new.name))
                 raise AlreadyExists(
                     f"model {new.name!r} exists already; register versions under it, or choose another name"
                 )
@@ -64,9 +87,14 @@ class Models:
         async with self._database.read() as session:
             model = await session.get(Model, name)
         if model is None:
-            raise NotFound(f"no model {name[:200]!r}; `anthesis models list` shows what there is")
-        return model
+            raise no_model(name)
+        return check_not_deleted(model)
 
-    async def list_models(self, page: PageRequest) -> Page[Model]:
+    async def list_models(self, page: PageRequest, query: ModelQuery | None = None) -> Page[Model]:
+        """By name, unless `query` says otherwise."""
+        query = query or ModelQuery()
+        first, newest = (Model.create_time if query.order else None), query.order == NEWEST
         async with self._database.read() as session:
-            return await read_page(session, select(Model), Model.name, page, scope="models")
+            return await read_page(
+                session, query.select(), Model.name, page, scope=query.scope, newest_first=newest, first=first
+            )

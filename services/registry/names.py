@@ -1,11 +1,13 @@
 """What things may be called: the SDK's rules, which clients check before they send anything, and ids."""
 
 import secrets
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from anthesis import names
 
 from services.common.errors import InvalidArgument
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def check_model_name(name: str) -> str:
@@ -26,4 +28,10 @@ def check_name(kind: str, name: str) -> str:
 
 def new_id(prefix: str, now: datetime) -> str:
     """An unguessable id that sorts by creation time: "job-0643b1f2c4d5e0-9f3a61"."""
-    return f"{prefix}-{int(now.timestamp() * 1e6):014x}-{secrets.token_hex(4)}"
+    return f"{id_at(prefix, now)}-{secrets.token_hex(4)}"
+
+
+def id_at(prefix: str, time: datetime) -> str:
+    """What ids made at `time` begin with: all that were made before sort below it."""
+    microseconds = (time - _EPOCH) // timedelta(microseconds=1)
+    return f"{prefix}-{min(max(0, microseconds), 16**14 - 1):014x}"

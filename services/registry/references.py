@@ -13,12 +13,24 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from datetime import datetime
 
-from sqlalchemy import Function, func, select
+from sqlalchemy import Function, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.artifacts import ArtifactStore
-from services.registry.tables import ENDED, Dataset, Evaluation, EvaluationSuite, File, Job, ModelVersion, Upload
+from services.registry.tables import (
+    ENDED,
+    PURGED,
+    READY,
+    Dataset,
+    Evaluation,
+    EvaluationSuite,
+    File,
+    Job,
+    ModelVersion,
+    Upload,
+)
 
 LOCK = 0x616E6763  # PostgreSQL's advisory lock; on SQLite writers wait for each other anyway
 References = dict[str, list[str]]  # digest -> who needs it, for people
@@ -55,10 +67,16 @@ async def _lock(session: AsyncSession, function: Function[None]) -> None:
         await session.execute(select(function))
 
 
-async def read_references(session: AsyncSession) -> References:
-    """What versions, datasets, suites, evaluations, files and jobs that have not ended need."""
+async def read_references(session: AsyncSession, expired_at: datetime | None = None) -> References:
+    """What versions, datasets, suites, evaluations, files and jobs that have not ended need.
+
+    Deleted versions need theirs until they are purged. `expired_at`: as if those had been purged that may be by then.
+    """
     needed: References = defaultdict(list)
     versions = select(ModelVersion.name, ModelVersion.files, ModelVersion.tokenizer_digest)
+    versions = versions.where(ModelVersion.state != PURGED)
+    if expired_at:
+        versions = versions.where(or_(ModelVersion.state == READY, ModelVersion.expire_time > expired_at))
     for name, files, tokenizer in await session.execute(versions):
         for file in files:
             needed[file["digest"]].append(f"{name}/{file['path']}")

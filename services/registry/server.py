@@ -17,10 +17,12 @@ from services.common.server import GrpcServer
 from services.registry import access
 from services.registry.aliases import Aliases
 from services.registry.audit import Audit
+from services.registry.cards.service import Cards
 from services.registry.collection import Collector
 from services.registry.config import RegistryConfig
 from services.registry.database import Database
 from services.registry.datasets import Datasets
+from services.registry.deletion import Deletions
 from services.registry.deployments import Deployments
 from services.registry.evaluations.comparison import Comparisons
 from services.registry.evaluations.gates import Gates
@@ -42,6 +44,7 @@ from services.registry.rpc.jobs import JobRpc
 from services.registry.rpc.licences import LicenceRpc
 from services.registry.rpc.registry import RegistryRpc, RegistryUseCases
 from services.registry.rpc.webhooks import WebhookRpc
+from services.registry.tags import Tags
 from services.registry.uploads import Uploads
 from services.registry.verification import Verification
 from services.registry.versions import Versions
@@ -73,6 +76,9 @@ def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
         uploads=uploads,
         verification=Verification(database, artifacts),
         collector=Collector(database, artifacts, uploads),
+        deletions=Deletions(database, kept_s=config.deleted_kept_s),
+        tags=Tags(database),
+        cards=Cards(database),
     )
     jobs = Jobs(database, artifacts, watch_poll_s=config.watch_poll_s, cluster=config.training_cluster)
     leases = Leases(database, artifacts, ttl_s=config.job_lease_s, max_lost_leases=config.max_lost_leases)

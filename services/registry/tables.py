@@ -20,6 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED = "PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"
 PAUSED = "PAUSED"
 ENDED = frozenset({SUCCEEDED, FAILED, CANCELLED})
+READY, DELETED, PURGED = "READY", "DELETED", "PURGED"  # of a version; PURGED: its files are let go of
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -66,6 +67,7 @@ class Base(DeclarativeBase):
 
 class Model(Base):
     __tablename__ = "models"
+    __table_args__ = (Index(None, "create_time", "name"),)
 
     name: Mapped[str] = mapped_column(primary_key=True)
     description: Mapped[str] = mapped_column(default="")
@@ -77,11 +79,23 @@ class Model(Base):
     in_catalogue: Mapped[bool] = mapped_column(default=False)
     parameters: Mapped[int] = mapped_column(BigInteger, default=0)
     create_time: Mapped[datetime]
+    tags: Mapped[list[str]] = mapped_column(default=list)
+    search_text: Mapped[str] = mapped_column(default="")  # see search.py
+    created_by: Mapped[str] = mapped_column(default="")  # "": the catalogue's, or by an older release
+    delete_time: Mapped[datetime | None]
+    deleted_by: Mapped[str] = mapped_column(default="")
 
 
 class ModelVersion(Base):
+    """Triggers refuse to change what a version is made of, and to delete a row (see version_states.py)."""
+
     __tablename__ = "model_versions"
-    __table_args__ = (UniqueConstraint("model", "number"),)
+    __table_args__ = (
+        UniqueConstraint("model", "number"),
+        Index(None, "model", "id"),
+        Index(None, "parent"),
+        Index(None, "create_time"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)  # order of creation
     name: Mapped[str] = mapped_column(unique=True)  # "<model>@<number>"
@@ -99,6 +113,24 @@ class ModelVersion(Base):
     datasets: Mapped[list[str]]
     source: Mapped[str]
     create_time: Mapped[datetime]
+    state: Mapped[str] = mapped_column(default=READY)
+    tags: Mapped[list[str]] = mapped_column(default=list)
+    created_by: Mapped[str] = mapped_column(default="")  # "": by an older release
+    delete_time: Mapped[datetime | None]
+    deleted_by: Mapped[str] = mapped_column(default="")
+    expire_time: Mapped[datetime | None]  # from when on a deleted one's files may be collected
+
+
+class ModelCard(Base):
+    """What people wrote on a model's or version's card (see cards/). The rest of it is made when it is asked for."""
+
+    __tablename__ = "model_cards"
+
+    name: Mapped[str] = mapped_column(primary_key=True)  # a model's, or a version's, which has an "@"
+    text: Mapped[str]
+    generation: Mapped[int]  # number of its changes
+    update_time: Mapped[datetime]
+    updated_by: Mapped[str]
 
 
 class Alias(Base):
@@ -172,9 +204,13 @@ class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         UniqueConstraint("created_by", "idempotency_key"),
-        Index(None, "state"),
         Index(None, "state", "queue_time"),
+        # Each ends with the order of listing; the last one is all that a search for a text reads.
+        Index(None, "state", "id"),
         Index(None, "created_by", "id"),
+        Index(None, "output_model", "id"),
+        Index(None, "base", "id"),
+        Index(None, "id", "output_model", "base"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)  # ids sort by creation time (names.new_id)
@@ -203,10 +239,22 @@ class Job(Base):
     estimate: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # see estimates.py
     log_end: Mapped[int] = mapped_column(BigInteger, default=0)  # characters printed so far: see job_logs.py
     fine_tuning: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # see fine_tunings.py
+    output_model: Mapped[str] = mapped_column(default="")  # the spec's, to be searched
+    base: Mapped[str] = mapped_column(default="")
 
     @property
     def ended(self) -> bool:
         return self.state in ENDED
+
+
+class JobDataset(Base):
+    """What a job learns from, to be searched."""
+
+    __tablename__ = "job_datasets"
+    __table_args__ = (Index(None, "dataset", "job_id"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    dataset: Mapped[str] = mapped_column(primary_key=True)
 
 
 class JobEvent(Base):

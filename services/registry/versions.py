@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bloom.config import BloomConfig
 from services.common.artifacts import ArtifactStore
-from services.common.errors import InvalidArgument, NotFound
+from services.common.errors import InvalidArgument
 from services.registry import audit
 from services.registry.aliases import resolve
 from services.registry.checkpoints import Checkpoint, File, inspect_checkpoint
@@ -24,7 +24,10 @@ from services.registry.models import ensure_model
 from services.registry.names import check_model_name
 from services.registry.pages import Page, PageRequest, read_page
 from services.registry.references import keep
-from services.registry.tables import Model, ModelVersion
+from services.registry.search import VersionQuery
+from services.registry.tables import READY, Model, ModelVersion
+from services.registry.tags import check_tags
+from services.registry.version_states import no_model
 
 SOURCES = ("import", "job")
 SHAPE = ("vocab_size", "hidden_size", "n_layer", "n_head")
@@ -41,6 +44,8 @@ class NewVersion:
     datasets: list[str] = field(default_factory=list)
     source: str = "import"
     job_id: str | None = None
+    tags: list[str] = field(default_factory=list)
+    created_by: str = ""  # principal
 
     @property
     def digests(self) -> list[str]:
@@ -59,9 +64,11 @@ async def add_version(
     parents = await _resolve_parents(session, new)
     licence = await decide_licence(session, new.model, new.licence, parents)
     datasets = [dataset.name for dataset in await check_datasets_exist(session, new.datasets)]
-    model = await ensure_model(session, new.model, licence, parents[0].model if parents else "", now)
+    base_model = parents[0].model if parents else ""
+    model = await ensure_model(session, new.model, licence, base_model, now, created_by=new.created_by)
     _check_shape(model, checkpoint.config)
-    model.latest_version += 1
+    numbers = select(func.max(ModelVersion.number)).where(ModelVersion.model == model.name)
+    model.latest_version = (await session.scalar(numbers) or 0) + 1  # above those of deleted ones
     model.config_json = model.config_json or checkpoint.config_json
     model.parameters = model.parameters or checkpoint.config.parameters
     version = ModelVersion(
@@ -79,6 +86,9 @@ async def add_version(
         datasets=datasets,
         source=new.source,
         create_time=now,
+        state=READY,
+        tags=check_tags(new.tags),
+        created_by=new.created_by,
     )
     version.files = await carry(session, artifacts, version)
     version.size_bytes = sum(file["size_bytes"] for file in version.files)
@@ -94,7 +104,7 @@ async def _resolve_parents(session: AsyncSession, new: NewVersion) -> list[Model
     if new.other_parents and not new.parent:
         raise InvalidArgument(f"other_parents={new.other_parents} without parent; name the first one there")
     names = [new.parent, *new.other_parents] if new.parent else []
-    parents = [await resolve(session, name) for name in names]
+    parents = [await resolve(session, name, held=True) for name in names]
     if len({parent.name for parent in parents}) != len(parents):
         raise InvalidArgument(f"parents {', '.join(names)} name a version twice; name each once")
     return parents
@@ -154,16 +164,21 @@ class Versions:
             await keep(session, self._artifacts, new.digests)
             return await add_version(session, self._artifacts, new, checkpoint, self._clock())
 
-    async def list_versions(self, model: str, page: PageRequest) -> Page[ModelVersion]:
-        """Newest first; of all models when `model` is empty. Raises NotFound."""
-        query = select(ModelVersion)
+    async def list_versions(
+        self, model: str, page: PageRequest, query: VersionQuery | None = None
+    ) -> Page[ModelVersion]:
+        """Of one model, or of all when `model` is empty; newest first unless `query` says so. Raises NotFound."""
+        query = query or VersionQuery()
+        asked = query.select()
         async with self._database.read() as session:
             if model:
                 if await session.get(Model, model) is None:
-                    raise NotFound(f"no model {model[:200]!r}; `anthesis models list` shows what there is")
-                query = query.where(ModelVersion.model == model)
-            scope = f"versions of {model}"
-            return await read_page(session, query, ModelVersion.id, page, scope=scope, newest_first=True)
+                    raise no_model(model)
+                asked = asked.where(ModelVersion.model == model)
+            scope, newest = f"{query.scope} of {model}", not query.oldest_first
+            return await read_page(
+                session, asked, ModelVersion.id, page, scope=scope, newest_first=newest, keys_first=bool(query.language)
+            )
 
     async def lineage(self, name: str) -> list[ModelVersion]:
         """The ancestors of the version that `name` means, nearest first. Raises NotFound."""

@@ -11,6 +11,7 @@ from ui.alias_history import offer_history
 from ui.chrome import VIEWS, page
 from ui.evaluations import offer_evaluations, offer_measuring
 from ui.languages import label_of
+from ui.model_card import show_card
 from ui.platform import connect
 
 
@@ -24,14 +25,17 @@ def main() -> None:
 
 
 def all_models() -> None:
-    models = connect().client.models.list()
+    text = st.text_input("Search", key="search", placeholder="name, description or tag", max_chars=200)
+    models = connect().client.models.list(text=text)
     aliases: dict[str, list[str]] = {}
     for alias in connect().client.aliases.list():
         aliases.setdefault(alias.version.split("@")[0], []).append(alias.name)
     ours = [model for model in models if model.latest_version]
     rest = [model for model in models if not model.latest_version]
     st.markdown(f"##### With weights ({len(ours)})")
-    if not ours:
+    if not ours and text:
+        st.info("**None is found.** Try fewer letters, or a tag.", icon="🔎")
+    elif not ours:
         st.info("**None yet.** `make demo` trains two small ones; or import one of those below.", icon="🌱")
     grid(ours, aliases)
     if rest:
@@ -56,6 +60,7 @@ def card(model: Model, aliases: Sequence[str]) -> None:
         f"{size(model.parameters)} parameters" if model.parameters else "",
         model.licence,
         f"{len(model.languages)} languages" if model.languages else "",
+        *(f"#{tag}" for tag in model.tags),
     ]
     st.html(markup.chips([mark for mark in marks if mark]))
     label = f"Version {model.latest_version}" if model.latest_version else "Details"
@@ -87,6 +92,7 @@ def one_model(name: str) -> None:
         if model.config_json:
             with st.expander("Configuration"):
                 st.json(model.config_json)
+    show_card(name)
     for alias in client.aliases.list():
         if alias.version.split("@")[0] == name:
             offer_history(alias)
@@ -107,8 +113,8 @@ def one_version(version: ModelVersion) -> None:
     with st.container(border=True):
         condition = "ready to generate" if ready else "being loaded" if deployed else "not deployed"
         st.html(markup.card_title(version.name, condition))
-        if names:
-            st.html(markup.chips([f"alias {name}" for name in names]))
+        if names or version.tags:
+            st.html(markup.chips([*(f"alias {name}" for name in names), *(f"#{tag}" for tag in version.tags)]))
         facts = [
             ("Made", version.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M UTC")),
             ("By", f"job {version.job_id}" if version.job_id else version.source),

@@ -18,6 +18,7 @@ from anthesis.v1.registry_pb2 import (
 )
 
 TOKENIZER_FILE = "tokenizer.json"
+CARD_FILE, OTHER_CARD_FILE = "README.md", "MODEL_CARD.md"  # the second beside a README.md that older versions have
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 group = typer.Typer(help="Content-addressed files: weights, tokenizers, datasets.", no_args_is_help=True)
 
@@ -91,14 +92,16 @@ def download_model(
     name: Annotated[str, typer.Argument(help="A version, an alias or a model.")],
     folder: Annotated[Path, typer.Option("--to", file_okay=False, help="The folder they are laid out in.")],
 ) -> None:
-    """Fetch a version's files and tokenizer, verified. Begun again after a break, it goes on where it was."""
+    """Fetch a version's files and tokenizer, verified, and its card. Begun again, it goes on where it was."""
     with Client() as client:
         version = client.models.get_version(name)
+        card = client.models.card(version.name).markdown
         files = {file.path: file.digest for file in version.files}
         for path, digest in ({TOKENIZER_FILE: version.tokenizer_digest} | files).items():
             if not (folder / path).resolve().is_relative_to(folder.resolve()):
                 raise ValueError(f"file name {path!r} of {version.name} leaves {folder}; nothing of it is written")
             _download(client, digest, folder / path)
+    (folder / (CARD_FILE if CARD_FILE not in files else OTHER_CARD_FILE)).write_text(card, encoding="utf-8")
     print(f"{version.name}, licence {version.licence}: {folder}")
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from anthesis import Client
-from anthesis.cli import submit
+from anthesis.cli import search, submit
 from anthesis.cli.job_progress import follow
 from anthesis.cli.output import Json, enum_name, print_json, print_table, show_time
 from anthesis.jobs import ENDED
@@ -32,12 +32,23 @@ def register(app: typer.Typer) -> None:
 
 @group.command("list")
 def list_jobs(
-    state: Annotated[State | None, typer.Option(help="Only jobs in this state.")] = None, as_json: Json = False
+    state: Annotated[State | None, typer.Option(help="Only jobs in this state.")] = None,
+    text: Annotated[str, typer.Option("--search", help="Only those whose output or base has this in its name.")] = "",
+    output_model: Annotated[str, typer.Option(help="Only those that make versions of this model.")] = "",
+    base: Annotated[str, typer.Option(help="Only those tuned from this version.")] = "",
+    dataset: search.Dataset = "",
+    created_by: search.CreatedBy = "",
+    since: search.Since = "",
+    until: search.Until = "",
+    as_json: Json = False,
 ) -> None:
     """Jobs, newest first."""
     number = JobState.Value(f"JOB_STATE_{state.name}") if state else JobState.JOB_STATE_UNSPECIFIED
+    query = search.asked(
+        since, until, text=text, output_model=output_model, base=base, dataset=dataset, created_by=created_by
+    )
     with Client() as client:
-        jobs = client.jobs.list(number)
+        jobs = client.jobs.list(number, **query)
     if as_json:
         print_json(jobs)
     else:

@@ -6,17 +6,22 @@ from typing import Annotated, Any
 import typer
 
 from anthesis import Client
-from anthesis.cli import artifacts, comparison, models_import
-from anthesis.cli.output import Json, print_json, print_table, show_bytes, show_count, show_time
+from anthesis.cli import artifacts, comparison, models_card, models_change, models_import, search
+from anthesis.cli.output import Json, enum_name, print_json, print_table, show_bytes, show_count, show_time
 from anthesis.errors import NotFoundError
 from anthesis.provenance import training_digest
-from anthesis.v1.registry_pb2 import Model, ModelVersion
+from anthesis.v1.registry_pb2 import Model, ModelVersion, VersionState
 
 group = typer.Typer(help="Models, their versions, lineage and licences.", no_args_is_help=True)
 group.command("import")(models_import.import_model)
 group.command("compare")(comparison.compare_models)
 group.command("verify")(artifacts.verify_model)
 group.command("download")(artifacts.download_model)
+group.command()(models_change.delete)
+group.command()(models_change.undelete)
+group.command()(models_change.tag)
+group.command()(models_card.card)
+VERSION_COLUMNS = ("VERSION", "SIZE", "LICENCE", "PARENT", "DATASETS", "SOURCE", "CREATED")
 
 
 def register(app: typer.Typer) -> None:
@@ -26,15 +31,74 @@ def register(app: typer.Typer) -> None:
 @group.command("list")
 def list_models(
     ready: Annotated[bool, typer.Option("--ready", help="Only those that have weights here.")] = False,
+    text: search.Text = "",
+    licence: search.Licence = "",
+    language: search.Language = "",
+    tag: search.Tag = "",
+    base_model: Annotated[str, typer.Option(help="Only those tuned from this model.")] = "",
+    created_by: search.CreatedBy = "",
+    since: search.Since = "",
+    until: search.Until = "",
+    newest: Annotated[bool, typer.Option("--newest", help="The newest first, not by name.")] = False,
+    deleted: search.Deleted = False,
     as_json: Json = False,
 ) -> None:
-    """All models, the catalogue of published BLOOM models included."""
+    """Models, the catalogue of published BLOOM models included."""
+    query = search.asked(
+        since,
+        until,
+        ready=ready,
+        text=text,
+        licence=licence,
+        language=language,
+        tag=tag,
+        base_model=base_model,
+        created_by=created_by,
+        order="newest" if newest else "",
+        show_deleted=deleted,
+    )
     with Client() as client:
-        models = [model for model in client.models.list() if model.latest_version or not ready]
+        models = client.models.list(**query)
     if as_json:
         print_json(models)
     else:
         print_table(("NAME", "PARAMETERS", "LICENCE", "LATEST", "LANGUAGES"), map(_row, models))
+
+
+@group.command("versions")
+def list_versions(
+    model: Annotated[str, typer.Argument(help="Whose; without, of all models.")] = "",
+    text: search.Text = "",
+    licence: search.Licence = "",
+    language: search.Language = "",
+    tag: search.Tag = "",
+    parent: Annotated[str, typer.Option(help="Only those made from this version.")] = "",
+    dataset: search.Dataset = "",
+    created_by: search.CreatedBy = "",
+    since: search.Since = "",
+    until: search.Until = "",
+    deleted: search.Deleted = False,
+    as_json: Json = False,
+) -> None:
+    """Versions, the newest first."""
+    query = search.asked(
+        since,
+        until,
+        text=text,
+        licence=licence,
+        language=language,
+        tag=tag,
+        parent=parent,
+        dataset=dataset,
+        created_by=created_by,
+        show_deleted=deleted,
+    )
+    with Client() as client:
+        versions = client.models.list_versions(model, **query)
+    if as_json:
+        print_json(versions)
+    else:
+        print_table((*VERSION_COLUMNS, "STATE", "TAGS"), map(_long_version_row, versions))
 
 
 @group.command()
@@ -49,7 +113,7 @@ def show(name: Annotated[str, typer.Argument(help="A model, a version or an alia
         print_json({"model": model, "versions": versions, "lineage": lineage, "training": made_by})
         return
     print_table(("NAME", "PARAMETERS", "LICENCE", "LATEST", "LANGUAGES"), [_row(model)])
-    print_table(("VERSION", "SIZE", "LICENCE", "PARENT", "DATASETS", "SOURCE", "CREATED"), map(_version_row, versions))
+    print_table(VERSION_COLUMNS, map(_version_row, versions))
     if lineage:
         print(" <- ".join([version, *(ancestor.name for ancestor in lineage)]))
     if made_by:
@@ -85,3 +149,10 @@ def _version_row(version: ModelVersion) -> tuple[object, ...]:
     size = show_bytes(version.size_bytes)
     parents = ",".join(filter(None, (version.parent, *version.other_parents))) or "-"
     return version.name, size, version.licence, parents, datasets, source, show_time(version.create_time)
+
+
+def _long_version_row(version: ModelVersion) -> tuple[object, ...]:
+    state = enum_name(VersionState, version.state).lower()
+    if version.deleted_by:
+        state += f" by {version.deleted_by}, {show_time(version.delete_time)}"
+    return *_version_row(version), state, ",".join(version.tags) or "-"

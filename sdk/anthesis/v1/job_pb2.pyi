@@ -1242,6 +1242,8 @@ Global___GetJobResponse: _TypeAlias = GetJobResponse  # noqa: Y015
 
 @_typing.final
 class ListJobsRequest(_message.Message):
+    """What is set holds of all that is listed. A page token is of one filter."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
@@ -1250,6 +1252,13 @@ class ListJobsRequest(_message.Message):
     FINE_TUNING_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    OUTPUT_MODEL_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     page_token: _builtins.str
     state: Global___JobState.ValueType
@@ -1260,6 +1269,20 @@ class ListJobsRequest(_message.Message):
     """Empty: by anybody."""
     after: _builtins.str
     """A job's id: those made before it."""
+    text: _builtins.str
+    """In the name of the model that it makes, or of its base."""
+    output_model: _builtins.str
+    base: _builtins.str
+    """A version's name."""
+    dataset: _builtins.str
+    order: _registry_pb2.ListOrder.ValueType
+    """Unspecified: the newest first."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """At or after, and before."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -1269,10 +1292,17 @@ class ListJobsRequest(_message.Message):
         fine_tuning: _builtins.bool = ...,
         created_by: _builtins.str = ...,
         after: _builtins.str = ...,
+        text: _builtins.str = ...,
+        output_model: _builtins.str = ...,
+        base: _builtins.str = ...,
+        dataset: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        order: _registry_pb2.ListOrder.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "created_by", b"created_by", "fine_tuning", b"fine_tuning", "page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "base", b"base", "created_by", b"created_by", "dataset", b"dataset", "end_time", b"end_time", "fine_tuning", b"fine_tuning", "order", b"order", "output_model", b"output_model", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time", "state", b"state", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

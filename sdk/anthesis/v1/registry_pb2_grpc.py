@@ -51,6 +51,16 @@ class RegistryServiceStub(object):
                 request_serializer=anthesis_dot_v1_dot_registry__pb2.CreateModelRequest.SerializeToString,
                 response_deserializer=anthesis_dot_v1_dot_registry__pb2.CreateModelResponse.FromString,
                 _registered_method=True)
+        self.DeleteModel = channel.unary_unary(
+                '/anthesis.v1.RegistryService/DeleteModel',
+                request_serializer=anthesis_dot_v1_dot_registry__pb2.DeleteModelRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_registry__pb2.DeleteModelResponse.FromString,
+                _registered_method=True)
+        self.UndeleteModel = channel.unary_unary(
+                '/anthesis.v1.RegistryService/UndeleteModel',
+                request_serializer=anthesis_dot_v1_dot_registry__pb2.UndeleteModelRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_registry__pb2.UndeleteModelResponse.FromString,
+                _registered_method=True)
         self.CreateModelVersion = channel.unary_unary(
                 '/anthesis.v1.RegistryService/CreateModelVersion',
                 request_serializer=anthesis_dot_v1_dot_registry__pb2.CreateModelVersionRequest.SerializeToString,
@@ -65,6 +75,31 @@ class RegistryServiceStub(object):
                 '/anthesis.v1.RegistryService/ListModelVersions',
                 request_serializer=anthesis_dot_v1_dot_registry__pb2.ListModelVersionsRequest.SerializeToString,
                 response_deserializer=anthesis_dot_v1_dot_registry__pb2.ListModelVersionsResponse.FromString,
+                _registered_method=True)
+        self.DeleteModelVersion = channel.unary_unary(
+                '/anthesis.v1.RegistryService/DeleteModelVersion',
+                request_serializer=anthesis_dot_v1_dot_registry__pb2.DeleteModelVersionRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_registry__pb2.DeleteModelVersionResponse.FromString,
+                _registered_method=True)
+        self.UndeleteModelVersion = channel.unary_unary(
+                '/anthesis.v1.RegistryService/UndeleteModelVersion',
+                request_serializer=anthesis_dot_v1_dot_registry__pb2.UndeleteModelVersionRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_registry__pb2.UndeleteModelVersionResponse.FromString,
+                _registered_method=True)
+        self.UpdateModelTags = channel.unary_unary(
+                '/anthesis.v1.RegistryService/UpdateModelTags',
+                request_serializer=anthesis_dot_v1_dot_registry__pb2.UpdateModelTagsRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_registry__pb2.UpdateModelTagsResponse.FromString,
+                _registered_method=True)
+        self.GetModelCard = channel.unary_unary(
+                '/anthesis.v1.RegistryService/GetModelCard',
+                request_serializer=anthesis_dot_v1_dot_registry__pb2.GetModelCardRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_registry__pb2.GetModelCardResponse.FromString,
+                _registered_method=True)
+        self.UpdateModelCard = channel.unary_unary(
+                '/anthesis.v1.RegistryService/UpdateModelCard',
+                request_serializer=anthesis_dot_v1_dot_registry__pb2.UpdateModelCardRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_registry__pb2.UpdateModelCardResponse.FromString,
                 _registered_method=True)
         self.GetLineage = channel.unary_unary(
                 '/anthesis.v1.RegistryService/GetLineage',
@@ -242,6 +277,21 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteModel(self, request, context):
+        """FAILED_PRECONDITION: a version of it is not deleted, a job makes one, or it
+        is of the catalogue. Its name is not free for another.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndeleteModel(self, request, context):
+        """ALREADY_EXISTS: it is not deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateModelVersion(self, request, context):
         """Registers weights that lie in the artifact store. Refused with
         INVALID_ARGUMENT, naming the tensor, unless the files hold exactly the
@@ -259,6 +309,45 @@ class RegistryServiceServicer(object):
 
     def ListModelVersions(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteModelVersion(self, request, context):
+        """From then on it does not resolve. FAILED_PRECONDITION, naming them, while an
+        alias, a deployment, a version made from it or a job needs it. Its files are
+        kept until `expire_time`, its row for good: a number is never used again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndeleteModelVersion(self, request, context):
+        """ALREADY_EXISTS: it is not deleted. FAILED_PRECONDITION: its files are gone,
+        or its model or a parent is deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateModelTags(self, request, context):
+        """Adds and removes labels of a model or a version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetModelCard(self, request, context):
+        """What the registry knows of a model or version, as on the Hugging Face Hub,
+        with the text that people wrote.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateModelCard(self, request, context):
+        """Replaces that text. ABORTED: it is not at `if_generation`.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -502,6 +591,16 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=anthesis_dot_v1_dot_registry__pb2.CreateModelRequest.FromString,
                     response_serializer=anthesis_dot_v1_dot_registry__pb2.CreateModelResponse.SerializeToString,
             ),
+            'DeleteModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModel,
+                    request_deserializer=anthesis_dot_v1_dot_registry__pb2.DeleteModelRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_registry__pb2.DeleteModelResponse.SerializeToString,
+            ),
+            'UndeleteModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndeleteModel,
+                    request_deserializer=anthesis_dot_v1_dot_registry__pb2.UndeleteModelRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_registry__pb2.UndeleteModelResponse.SerializeToString,
+            ),
             'CreateModelVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateModelVersion,
                     request_deserializer=anthesis_dot_v1_dot_registry__pb2.CreateModelVersionRequest.FromString,
@@ -516,6 +615,31 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ListModelVersions,
                     request_deserializer=anthesis_dot_v1_dot_registry__pb2.ListModelVersionsRequest.FromString,
                     response_serializer=anthesis_dot_v1_dot_registry__pb2.ListModelVersionsResponse.SerializeToString,
+            ),
+            'DeleteModelVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModelVersion,
+                    request_deserializer=anthesis_dot_v1_dot_registry__pb2.DeleteModelVersionRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_registry__pb2.DeleteModelVersionResponse.SerializeToString,
+            ),
+            'UndeleteModelVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndeleteModelVersion,
+                    request_deserializer=anthesis_dot_v1_dot_registry__pb2.UndeleteModelVersionRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_registry__pb2.UndeleteModelVersionResponse.SerializeToString,
+            ),
+            'UpdateModelTags': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateModelTags,
+                    request_deserializer=anthesis_dot_v1_dot_registry__pb2.UpdateModelTagsRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_registry__pb2.UpdateModelTagsResponse.SerializeToString,
+            ),
+            'GetModelCard': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModelCard,
+                    request_deserializer=anthesis_dot_v1_dot_registry__pb2.GetModelCardRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_registry__pb2.GetModelCardResponse.SerializeToString,
+            ),
+            'UpdateModelCard': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateModelCard,
+                    request_deserializer=anthesis_dot_v1_dot_registry__pb2.UpdateModelCardRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_registry__pb2.UpdateModelCardResponse.SerializeToString,
             ),
             'GetLineage': grpc.unary_unary_rpc_method_handler(
                     servicer.GetLineage,
@@ -762,6 +886,60 @@ class RegistryService(object):
             _registered_method=True)
 
     @staticmethod
+    def DeleteModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.RegistryService/DeleteModel',
+            anthesis_dot_v1_dot_registry__pb2.DeleteModelRequest.SerializeToString,
+            anthesis_dot_v1_dot_registry__pb2.DeleteModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndeleteModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.RegistryService/UndeleteModel',
+            anthesis_dot_v1_dot_registry__pb2.UndeleteModelRequest.SerializeToString,
+            anthesis_dot_v1_dot_registry__pb2.UndeleteModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateModelVersion(request,
             target,
             options=(),
@@ -832,6 +1010,141 @@ class RegistryService(object):
             '/anthesis.v1.RegistryService/ListModelVersions',
             anthesis_dot_v1_dot_registry__pb2.ListModelVersionsRequest.SerializeToString,
             anthesis_dot_v1_dot_registry__pb2.ListModelVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteModelVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.RegistryService/DeleteModelVersion',
+            anthesis_dot_v1_dot_registry__pb2.DeleteModelVersionRequest.SerializeToString,
+            anthesis_dot_v1_dot_registry__pb2.DeleteModelVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndeleteModelVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.RegistryService/UndeleteModelVersion',
+            anthesis_dot_v1_dot_registry__pb2.UndeleteModelVersionRequest.SerializeToString,
+            anthesis_dot_v1_dot_registry__pb2.UndeleteModelVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateModelTags(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.RegistryService/UpdateModelTags',
+            anthesis_dot_v1_dot_registry__pb2.UpdateModelTagsRequest.SerializeToString,
+            anthesis_dot_v1_dot_registry__pb2.UpdateModelTagsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModelCard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.RegistryService/GetModelCard',
+            anthesis_dot_v1_dot_registry__pb2.GetModelCardRequest.SerializeToString,
+            anthesis_dot_v1_dot_registry__pb2.GetModelCardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateModelCard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.RegistryService/UpdateModelCard',
+            anthesis_dot_v1_dot_registry__pb2.UpdateModelCardRequest.SerializeToString,
+            anthesis_dot_v1_dot_registry__pb2.UpdateModelCardResponse.FromString,
             options,
             channel_credentials,
             insecure,

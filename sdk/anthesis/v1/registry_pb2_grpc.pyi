@@ -39,6 +39,12 @@ class RegistryServiceStub:
     GetModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetModelRequest, _registry_pb2.GetModelResponse]
     CreateModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateModelRequest, _registry_pb2.CreateModelResponse]
     """ALREADY_EXISTS, INVALID_ARGUMENT (name)."""
+    DeleteModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelRequest, _registry_pb2.DeleteModelResponse]
+    """FAILED_PRECONDITION: a version of it is not deleted, a job makes one, or it
+    is of the catalogue. Its name is not free for another.
+    """
+    UndeleteModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UndeleteModelRequest, _registry_pb2.UndeleteModelResponse]
+    """ALREADY_EXISTS: it is not deleted."""
     CreateModelVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateModelVersionRequest, _registry_pb2.CreateModelVersionResponse]
     """Registers weights that lie in the artifact store. Refused with
     INVALID_ARGUMENT, naming the tensor, unless the files hold exactly the
@@ -46,6 +52,23 @@ class RegistryServiceStub:
     """
     GetModelVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetModelVersionRequest, _registry_pb2.GetModelVersionResponse]
     ListModelVersions: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListModelVersionsRequest, _registry_pb2.ListModelVersionsResponse]
+    DeleteModelVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelVersionRequest, _registry_pb2.DeleteModelVersionResponse]
+    """From then on it does not resolve. FAILED_PRECONDITION, naming them, while an
+    alias, a deployment, a version made from it or a job needs it. Its files are
+    kept until `expire_time`, its row for good: a number is never used again.
+    """
+    UndeleteModelVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UndeleteModelVersionRequest, _registry_pb2.UndeleteModelVersionResponse]
+    """ALREADY_EXISTS: it is not deleted. FAILED_PRECONDITION: its files are gone,
+    or its model or a parent is deleted.
+    """
+    UpdateModelTags: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UpdateModelTagsRequest, _registry_pb2.UpdateModelTagsResponse]
+    """Adds and removes labels of a model or a version."""
+    GetModelCard: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetModelCardRequest, _registry_pb2.GetModelCardResponse]
+    """What the registry knows of a model or version, as on the Hugging Face Hub,
+    with the text that people wrote.
+    """
+    UpdateModelCard: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UpdateModelCardRequest, _registry_pb2.UpdateModelCardResponse]
+    """Replaces that text. ABORTED: it is not at `if_generation`."""
     GetLineage: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetLineageRequest, _registry_pb2.GetLineageResponse]
     """Ancestors, nearest first."""
     CompareVersions: _grpc.UnaryStreamMultiCallable[_registry_pb2.CompareVersionsRequest, _registry_pb2.CompareVersionsResponse]
@@ -142,6 +165,12 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     GetModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetModelRequest, _registry_pb2.GetModelResponse]  # type: ignore[assignment]
     CreateModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateModelRequest, _registry_pb2.CreateModelResponse]  # type: ignore[assignment]
     """ALREADY_EXISTS, INVALID_ARGUMENT (name)."""
+    DeleteModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelRequest, _registry_pb2.DeleteModelResponse]  # type: ignore[assignment]
+    """FAILED_PRECONDITION: a version of it is not deleted, a job makes one, or it
+    is of the catalogue. Its name is not free for another.
+    """
+    UndeleteModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.UndeleteModelRequest, _registry_pb2.UndeleteModelResponse]  # type: ignore[assignment]
+    """ALREADY_EXISTS: it is not deleted."""
     CreateModelVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateModelVersionRequest, _registry_pb2.CreateModelVersionResponse]  # type: ignore[assignment]
     """Registers weights that lie in the artifact store. Refused with
     INVALID_ARGUMENT, naming the tensor, unless the files hold exactly the
@@ -149,6 +178,23 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """
     GetModelVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetModelVersionRequest, _registry_pb2.GetModelVersionResponse]  # type: ignore[assignment]
     ListModelVersions: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListModelVersionsRequest, _registry_pb2.ListModelVersionsResponse]  # type: ignore[assignment]
+    DeleteModelVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelVersionRequest, _registry_pb2.DeleteModelVersionResponse]  # type: ignore[assignment]
+    """From then on it does not resolve. FAILED_PRECONDITION, naming them, while an
+    alias, a deployment, a version made from it or a job needs it. Its files are
+    kept until `expire_time`, its row for good: a number is never used again.
+    """
+    UndeleteModelVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.UndeleteModelVersionRequest, _registry_pb2.UndeleteModelVersionResponse]  # type: ignore[assignment]
+    """ALREADY_EXISTS: it is not deleted. FAILED_PRECONDITION: its files are gone,
+    or its model or a parent is deleted.
+    """
+    UpdateModelTags: _aio.UnaryUnaryMultiCallable[_registry_pb2.UpdateModelTagsRequest, _registry_pb2.UpdateModelTagsResponse]  # type: ignore[assignment]
+    """Adds and removes labels of a model or a version."""
+    GetModelCard: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetModelCardRequest, _registry_pb2.GetModelCardResponse]  # type: ignore[assignment]
+    """What the registry knows of a model or version, as on the Hugging Face Hub,
+    with the text that people wrote.
+    """
+    UpdateModelCard: _aio.UnaryUnaryMultiCallable[_registry_pb2.UpdateModelCardRequest, _registry_pb2.UpdateModelCardResponse]  # type: ignore[assignment]
+    """Replaces that text. ABORTED: it is not at `if_generation`."""
     GetLineage: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetLineageRequest, _registry_pb2.GetLineageResponse]  # type: ignore[assignment]
     """Ancestors, nearest first."""
     CompareVersions: _aio.UnaryStreamMultiCallable[_registry_pb2.CompareVersionsRequest, _registry_pb2.CompareVersionsResponse]  # type: ignore[assignment]
@@ -262,6 +308,24 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """ALREADY_EXISTS, INVALID_ARGUMENT (name)."""
 
     @_abc_1.abstractmethod
+    def DeleteModel(
+        self,
+        request: _registry_pb2.DeleteModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.DeleteModelResponse, _abc.Awaitable[_registry_pb2.DeleteModelResponse]]:
+        """FAILED_PRECONDITION: a version of it is not deleted, a job makes one, or it
+        is of the catalogue. Its name is not free for another.
+        """
+
+    @_abc_1.abstractmethod
+    def UndeleteModel(
+        self,
+        request: _registry_pb2.UndeleteModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.UndeleteModelResponse, _abc.Awaitable[_registry_pb2.UndeleteModelResponse]]:
+        """ALREADY_EXISTS: it is not deleted."""
+
+    @_abc_1.abstractmethod
     def CreateModelVersion(
         self,
         request: _registry_pb2.CreateModelVersionRequest,
@@ -285,6 +349,53 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.ListModelVersionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListModelVersionsResponse, _abc.Awaitable[_registry_pb2.ListModelVersionsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DeleteModelVersion(
+        self,
+        request: _registry_pb2.DeleteModelVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.DeleteModelVersionResponse, _abc.Awaitable[_registry_pb2.DeleteModelVersionResponse]]:
+        """From then on it does not resolve. FAILED_PRECONDITION, naming them, while an
+        alias, a deployment, a version made from it or a job needs it. Its files are
+        kept until `expire_time`, its row for good: a number is never used again.
+        """
+
+    @_abc_1.abstractmethod
+    def UndeleteModelVersion(
+        self,
+        request: _registry_pb2.UndeleteModelVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.UndeleteModelVersionResponse, _abc.Awaitable[_registry_pb2.UndeleteModelVersionResponse]]:
+        """ALREADY_EXISTS: it is not deleted. FAILED_PRECONDITION: its files are gone,
+        or its model or a parent is deleted.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateModelTags(
+        self,
+        request: _registry_pb2.UpdateModelTagsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.UpdateModelTagsResponse, _abc.Awaitable[_registry_pb2.UpdateModelTagsResponse]]:
+        """Adds and removes labels of a model or a version."""
+
+    @_abc_1.abstractmethod
+    def GetModelCard(
+        self,
+        request: _registry_pb2.GetModelCardRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.GetModelCardResponse, _abc.Awaitable[_registry_pb2.GetModelCardResponse]]:
+        """What the registry knows of a model or version, as on the Hugging Face Hub,
+        with the text that people wrote.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateModelCard(
+        self,
+        request: _registry_pb2.UpdateModelCardRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.UpdateModelCardResponse, _abc.Awaitable[_registry_pb2.UpdateModelCardResponse]]:
+        """Replaces that text. ABORTED: it is not at `if_generation`."""
 
     @_abc_1.abstractmethod
     def GetLineage(

@@ -19,7 +19,8 @@ from services.registry.tables import Licence, ModelVersion
 LICENCES, UPSTREAM = "LICENSES", "upstream"  # the first as REUSE has it: LICENSES/<id>.txt
 RESTRICTIONS, NOTICE, CHANGES = "USE_RESTRICTIONS", "NOTICE", "CHANGES"
 _OURS = {LICENCES, UPSTREAM.upper(), RESTRICTIONS, NOTICE, CHANGES}
-_NOTICES = _OURS | {"LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "AUTHORS"}
+# A README among them: often it is what names the authors. The version's own is its card, made when it is downloaded.
+_NOTICES = _OURS | {"LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "AUTHORS", "README"}
 Files = list[dict[str, Any]]
 
 

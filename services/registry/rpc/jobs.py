@@ -9,13 +9,12 @@ from anthesis.v1 import job_pb2_grpc
 from services.common.auth import current_principal
 from services.common.errors import InvalidArgument
 from services.registry.database import utc_now
-from services.registry.fine_tunings import chosen
 from services.registry.job_control import JobControl
 from services.registry.job_logs import JobLogs
 from services.registry.jobs import Jobs, NewJob
 from services.registry.leases import Leases, Printed
 from services.registry.reproduction import NewReproduction, Reproductions
-from services.registry.rpc import evaluations, messages
+from services.registry.rpc import evaluations, messages, queries
 
 Context = Any
 
@@ -58,8 +57,7 @@ class JobRpc(job_pb2_grpc.JobServiceServicer):
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
         state = messages.enum_name(pb.JobState, "JOB_STATE_", request.state)
-        only = chosen(fine_tuning=request.fine_tuning, created_by=request.created_by, after=request.after)
-        page = await self._jobs.list_jobs(state, messages.page_request(request), only)
+        page = await self._jobs.list_jobs(state, messages.page_request(request), queries.of_jobs(request))
         return pb.ListJobsResponse(jobs=map(messages.job, page.rows), next_page_token=page.next_token)
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:

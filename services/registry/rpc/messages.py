@@ -84,6 +84,10 @@ def model(row: tables.Model) -> registry_pb2.Model:
         create_time=timestamp(row.create_time),
         in_catalogue=row.in_catalogue,
         parameters=row.parameters,
+        tags=row.tags,
+        created_by=row.created_by,
+        delete_time=timestamp(row.delete_time),
+        deleted_by=row.deleted_by,
     )
 
 
@@ -104,6 +108,12 @@ def version(row: tables.ModelVersion) -> registry_pb2.ModelVersion:
         datasets=row.datasets,
         create_time=timestamp(row.create_time),
         source=row.source,
+        state=registry_pb2.VersionState.Value(f"VERSION_STATE_{row.state}"),
+        tags=row.tags,
+        created_by=row.created_by,
+        delete_time=timestamp(row.delete_time),
+        deleted_by=row.deleted_by,
+        expire_time=timestamp(row.expire_time),
     )
 
 

@@ -12,14 +12,17 @@ from services.common.artifacts import ArtifactStore
 from services.common.auth import current_call, current_principal
 from services.registry.aliases import Aliases
 from services.registry.audit import Audit
+from services.registry.cards.service import Cards
 from services.registry.collection import GRACE_S, Collector
 from services.registry.comparison import compare
 from services.registry.datasets import Datasets
+from services.registry.deletion import Deletions
 from services.registry.deployments import Deployments
 from services.registry.keys import Keys
 from services.registry.licences.service import Licences
 from services.registry.models import Models, NewModel
-from services.registry.rpc import aliases, messages, transfers
+from services.registry.rpc import aliases, cards, messages, queries, transfers
+from services.registry.tags import Tags
 from services.registry.uploads import Uploads
 from services.registry.verification import Verification
 from services.registry.versions import NewVersion, Versions
@@ -41,6 +44,9 @@ class RegistryUseCases:
     uploads: Uploads
     verification: Verification
     collector: Collector
+    deletions: Deletions
+    tags: Tags
+    cards: Cards
 
 
 class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
@@ -48,7 +54,7 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
         self._on = use_cases
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
-        page = await self._on.models.list_models(messages.page_request(request))
+        page = await self._on.models.list_models(messages.page_request(request), queries.of_models(request))
         return pb.ListModelsResponse(models=map(messages.model, page.rows), next_page_token=page.next_token)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
@@ -57,9 +63,21 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
     async def CreateModel(self, request: pb.CreateModelRequest, context: Context) -> pb.CreateModelResponse:
         asked = request.model
         new = NewModel(
-            name=asked.name, licence=asked.licence, description=asked.description, languages=list(asked.languages)
+            name=asked.name,
+            licence=asked.licence,
+            description=asked.description,
+            languages=list(asked.languages),
+            tags=list(asked.tags),
+            created_by=current_principal().name,
         )
         return pb.CreateModelResponse(model=messages.model(await self._on.models.create(new)))
+
+    async def DeleteModel(self, request: pb.DeleteModelRequest, context: Context) -> pb.DeleteModelResponse:
+        row = await self._on.deletions.delete_model(request.name, current_principal().name)
+        return pb.DeleteModelResponse(model=messages.model(row))
+
+    async def UndeleteModel(self, request: pb.UndeleteModelRequest, context: Context) -> pb.UndeleteModelResponse:
+        return pb.UndeleteModelResponse(model=messages.model(await self._on.deletions.undelete_model(request.name)))
 
     async def CreateModelVersion(
         self, request: pb.CreateModelVersionRequest, context: Context
@@ -74,6 +92,8 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
             other_parents=list(asked.other_parents),
             datasets=list(asked.datasets),
             source=asked.source or "import",
+            tags=list(asked.tags),
+            created_by=current_principal().name,
         )
         return pb.CreateModelVersionResponse(version=messages.version(await self._on.versions.create(new)))
 
@@ -83,8 +103,32 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
     async def ListModelVersions(
         self, request: pb.ListModelVersionsRequest, context: Context
     ) -> pb.ListModelVersionsResponse:
-        page = await self._on.versions.list_versions(request.model, messages.page_request(request))
+        query = queries.of_versions(request)
+        page = await self._on.versions.list_versions(request.model, messages.page_request(request), query)
         return pb.ListModelVersionsResponse(versions=map(messages.version, page.rows), next_page_token=page.next_token)
+
+    async def DeleteModelVersion(
+        self, request: pb.DeleteModelVersionRequest, context: Context
+    ) -> pb.DeleteModelVersionResponse:
+        row = await self._on.deletions.delete_version(request.name, current_principal().name)
+        return pb.DeleteModelVersionResponse(version=messages.version(row))
+
+    async def UndeleteModelVersion(
+        self, request: pb.UndeleteModelVersionRequest, context: Context
+    ) -> pb.UndeleteModelVersionResponse:
+        row = await self._on.deletions.undelete_version(request.name)
+        return pb.UndeleteModelVersionResponse(version=messages.version(row))
+
+    async def UpdateModelTags(self, request: pb.UpdateModelTagsRequest, context: Context) -> pb.UpdateModelTagsResponse:
+        return pb.UpdateModelTagsResponse(tags=await self._on.tags.update(request.name, request.add, request.remove))
+
+    async def GetModelCard(self, request: pb.GetModelCardRequest, context: Context) -> pb.GetModelCardResponse:
+        return pb.GetModelCardResponse(card=cards.card(await self._on.cards.get(request.name)))
+
+    async def UpdateModelCard(self, request: pb.UpdateModelCardRequest, context: Context) -> pb.UpdateModelCardResponse:
+        if_generation = request.if_generation if request.HasField("if_generation") else None
+        card = await self._on.cards.update(request.name, request.text, current_principal().name, if_generation)
+        return pb.UpdateModelCardResponse(card=cards.card(card))
 
     async def GetLineage(self, request: pb.GetLineageRequest, context: Context) -> pb.GetLineageResponse:
         ancestors = await self._on.versions.lineage(request.version)

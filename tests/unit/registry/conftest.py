@@ -10,9 +10,11 @@ import pytest
 from services.common.artifacts import ArtifactStore
 from services.registry.alias_changes import NewChange
 from services.registry.aliases import Aliases
+from services.registry.cards.service import Cards
 from services.registry.collection import Collector
 from services.registry.database import Database
 from services.registry.datasets import Datasets
+from services.registry.deletion import Deletions
 from services.registry.deployments import Deployments
 from services.registry.files import Files
 from services.registry.job_control import JobControl
@@ -23,6 +25,7 @@ from services.registry.leases import Leases
 from services.registry.licences.service import Licences
 from services.registry.models import Models
 from services.registry.tables import Alias, Job, ModelVersion
+from services.registry.tags import Tags
 from services.registry.uploads import Uploads
 from services.registry.verification import Verification
 from services.registry.versions import NewVersion, Versions
@@ -77,6 +80,9 @@ class Registry:
         self.uploads = Uploads(self.database, self.artifacts, clock=self.clock)
         self.verification = Verification(self.database, self.artifacts)
         self.collector = Collector(self.database, self.artifacts, self.uploads, self.clock)
+        self.deletions = Deletions(self.database, clock=self.clock)
+        self.tags = Tags(self.database, self.clock)
+        self.cards = Cards(self.database, self.clock)
 
     async def set_alias(self, name: str, version: str, **changes) -> Alias:
         return await self.aliases.set(name, version, NewChange(**({"principal": "ada"} | changes)))

@@ -168,9 +168,9 @@ async def test_a_registration_waits_for_the_collector_that_is_about_to_delete(re
     looks, registering = [], []
     unneeded = collection._unneeded
 
-    async def look_and_wait(session, candidates):
+    async def look_and_wait(session, candidates, **more):
         """The second look is the one before it deletes: just then somebody registers what it found."""
-        found = await unneeded(session, candidates)
+        found = await unneeded(session, candidates, **more)
         looks.append(found)
         if len(looks) == 2:
             registering.append(asyncio.create_task(registry.versions.create(new)))

@@ -11,6 +11,7 @@ from sqlalchemy import Column, Integer, inspect, select, text
 from services.common.auth import Principal
 from services.registry.alias_changes import NewChange
 from services.registry.aliases import Aliases
+from services.registry.cards.service import Cards
 from services.registry.catalogue import seed_catalogue
 from services.registry.database import Database, alembic_config, open_engine
 from services.registry.datasets import Datasets
@@ -78,6 +79,7 @@ async def fill(database, artifacts):
     await Gates(database).set(NewGate(alias="flower", suite="garden", max_regression_percent=1.0, created_by="ada"))
     await Deployments(database).heartbeat("w1", "a:1", "cpu", [])
     await Uploads(database, artifacts).begin("ada", "sha256:" + "0" * 64, 1)
+    await Cards(database).update("sprout", "For gardens.", "ada")
 
 
 async def row_counts(database):

@@ -48,11 +48,12 @@ def test_what_would_happen_twice_is_never_retried() -> None:
         *("RegistryService.CreateModel", "RegistryService.CreateModelVersion", "RegistryService.CreateDataset"),
         *("RegistryService.CreateApiKey", "RegistryService.RevokeApiKey", "RegistryService.DeleteDeployment"),
         *("RegistryService.RollbackAlias", "RegistryService.DeleteAlias"),
-        "LicenceService.CreateLicence",
         *("EvaluationService.RecordEvaluation", "EvaluationService.DeleteGate"),
         *("JobService.PauseJob", "JobService.ResumeJob"),
         *("WebhookService.CreateWebhook", "WebhookService.DeleteWebhook", "WebhookService.RedeliverWebhook"),
         "FileService.DeleteFile",
+        *(f"RegistryService.{verb}{what}" for verb in ("Delete", "Undelete") for what in ("Model", "ModelVersion")),
+        *("RegistryService.UpdateModelCard", "LicenceService.CreateLicence"),
         *("JobService.CancelJob", "GenerationService.Generate", "TokenizerService.TrainTokenizer"),
     )
 

@@ -444,3 +444,35 @@ def test_a_version_is_deployed_and_gets_an_alias(stage):
     app.text_input(key=f"alias-{version}").set_value("mine").run()
     app.button(key=f"point-{version}").click().run()
     assert [(alias.name, alias.version) for alias in stage.client.aliases.list()] == [("mine", version)]
+
+
+def test_a_models_page_shows_its_card_and_draws_no_html_or_picture_that_a_user_wrote(stage):
+    version = stage.add_version("seedling")
+    stage.client.models.update_card(
+        "seedling", "For *gardens*. ![x](http://127.0.0.1:9/x.png)\n\n## Thanks\n\n```\n<b>\n```"
+    )
+    app = stage.open("models", model="seedling")
+    assert not app.exception
+    drawn = [element for element in app.markdown if "gardens" in element.value or "<b>" in element.value]
+    assert [element.value for element in drawn] == [
+        "For *gardens*. !\\[x](http://127.0.0.1:9/x.png)",
+        "```\n<b>\n```",
+    ]
+    assert not any(element.proto.allow_html for element in drawn)
+    assert f"`{version}`: a BLOOM model of" in words(app)
+    assert "Thanks" in html(app)
+    assert "Last changed by admin, generation 1." in words(app)
+
+
+def test_models_are_searched(stage):
+    stage.add_version("seedling")
+    stage.add_version("weed")
+    stage.client.models.tag("weed", add=["wild"])
+    app = stage.open("models")
+    app.text_input(key="search").set_value("WILD").run()
+    page = words(app)
+    assert "With weights (1)" in page
+    assert "#wild" in page
+    assert "seedling" not in page
+    app.text_input(key="search").set_value("%").run()
+    assert "None is found." in words(app)
