@@ -102,7 +102,11 @@ async def test_a_file_is_uploaded_a_job_followed_to_its_end_and_its_model_used(s
     assert job.finished_at
     assert job.fine_tuned_model
     assert job.fine_tuned_model.startswith("ft.seedling.tales.")
-    assert (version.model, version.datasets, version.parent) == (job.fine_tuned_model, [training.id], "lab/seedling@1")
+    assert (version.model, version.datasets, version.parent) == (
+        job.fine_tuned_model,
+        [f"{training.id}@1"],
+        "lab/seedling@1",
+    )
 
     events = [event async for event in ada.fine_tuning.jobs.list_events(job.id, limit=2)]  # several pages
     assert [event.message for event in events][::-1] == [

@@ -74,6 +74,7 @@ async def test_each_field_of_a_list_request_is_asked_for(registry, stub):
         "created_by",
         "output_model",
         "base",
+        "after",
     )
     jobs = job_pb2_grpc.JobServiceStub(registry.channel())
     lists = (
@@ -84,14 +85,14 @@ async def test_each_field_of_a_list_request_is_asked_for(registry, stub):
     for call, request, rows in lists:
         known = {field.name for field in request.DESCRIPTOR.fields}
         for name in filter(known.__contains__, strings):
-            assert not getattr(await call(request(**{name: "nobody"})), rows), name
+            assert not getattr(await call(request(**{name: "job-0" if name == "after" else "nobody"})), rows), name
         late = request(start_time={"seconds": 4_000_000_000})
         early = request(end_time={"seconds": 1})
         for asked in (late, early):
             assert not getattr(await call(asked), rows)
         with pytest.raises(grpc.aio.AioRpcError, match="no time of the years 1 to 9999"):
             await call(request(end_time={"seconds": 2**62}))
-        paging = {"page_size", "page_token", "state", "model", "ready", "show_deleted", "order"}
+        paging = {"page_size", "page_token", "state", "model", "ready", "show_deleted", "order", "fine_tuning"}
         assert known == {*filter(known.__contains__, strings), "start_time", "end_time", *(paging & known)}
     assert await listed(stub, order=pb.LIST_ORDER_OLDEST, text="SEED") == ["seedling@1"]
 

@@ -63,7 +63,7 @@ async def test_the_hubs_parser_reads_all_that_the_registry_knows(registry):
     assert data["license"] == "bigscience-bloom-rail-1.0"
     assert data["base_model"] == "lab/bloom"
     assert data["base_model_relation"] == "finetune"
-    assert data["datasets"] == ["tasks"]
+    assert data["datasets"] == ["tasks@1"]
     assert data["tags"] == ["bloom", "garden", "no"]
     assert (data["pipeline_tag"], data["library_name"]) == ("text-generation", "transformers")
     found = [(row.dataset_name, row.dataset_config, row.metric_type, row.metric_value) for row in hub.data.eval_results]
@@ -80,7 +80,7 @@ async def test_its_sections_say_whence_how_and_on_what_terms(registry):
     job = await fine_tuned(registry)
     card, _ = await read(registry, "sprout@1")
     assert use_restrictions(TEXTS[RAIL]).strip() in section(card, "Intended use and restrictions").generated
-    assert "| `tasks` | MULTITASK | 3 |" in section(card, "Training data").generated
+    assert "| `tasks@1` | MULTITASK | 3 |" in section(card, "Training data").generated
     procedure = section(card, "Training procedure").generated
     assert f"Job `{job.id}`, from `lab/bloom@1`, 2026-01-01 00:00 to 2026-01-01 01:00 UTC" in procedure
     assert "| learning_rate | 0.0001 |" in procedure

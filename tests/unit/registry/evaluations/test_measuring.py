@@ -74,7 +74,7 @@ async def test_what_cannot_be_measured_is_refused(measuring):
     with pytest.raises(NotFound):
         await measuring.submit("tulip")
     spec = EvaluateSpec(version="seedling", suite="held-out")
-    with pytest.raises(InvalidArgument, match="deploy_alias='flower': an evaluation makes no version"):
+    with pytest.raises(InvalidArgument, match="deploy_alias='flower': this job makes no version"):
         await measuring.registry.jobs.create(NewJob(spec=spec, created_by="ada", deploy_alias="flower"))
 
 
@@ -89,7 +89,7 @@ async def test_a_version_is_not_measured_by_what_it_or_its_base_has_learnt(measu
     await measuring.registry.add_version("learnt", datasets=["same-rows"])
     await measuring.registry.add_version("child", parent="learnt@1")
     for name in ("learnt", "child"):
-        with pytest.raises(FailedPrecondition, match="learnt@1 is trained on 'same-rows', which has the same rows"):
+        with pytest.raises(FailedPrecondition, match="learnt@1 is trained on 'same-rows@1', which has the same rows"):
             await measuring.submit(name)
 
 
@@ -120,7 +120,7 @@ async def test_a_fine_tune_that_could_not_be_measured_has_its_version_all_the_sa
 async def test_a_fine_tune_is_not_measured_by_what_it_trains_on(measuring):
     await measuring.add_rows("same-rows")
     spec = await measuring.registry.fine_tune_spec(evaluate_with="held-out", datasets=["same-rows"])
-    with pytest.raises(FailedPrecondition, match="sprout is trained on 'same-rows'"):
+    with pytest.raises(FailedPrecondition, match="sprout is trained on 'same-rows@1'"):
         await measuring.registry.submit(spec=spec)
 
 

@@ -8,7 +8,7 @@ from services.registry.catalogue import read_catalogue, seed_catalogue
 from services.registry.evaluations.published import seed_published
 from services.registry.evaluations.service import NewEvaluation, NewResult
 from services.registry.pages import PageRequest
-from services.registry.tables import Evaluation, EvaluationResult, EvaluationSuite
+from services.registry.tables import Evaluation, EvaluationResult, EvaluationSuite, ModelVersion
 from services.registry.versions import NewVersion
 from tests.support.registry_data import store_checkpoint
 
@@ -84,11 +84,14 @@ async def test_own_results_stand_beside_the_published_ones_of_what_a_version_com
     base = await models.create(
         NewVersion(model="rose", licence="mit", files=stored.files, tokenizer_digest=stored.tokenizer_digest)
     )
+    as_bloom = {"name": "bigscience/bloom@1", "model": "bigscience/bloom"}  # whose shape is not a test's to have
+    values = {column.name: getattr(base, column.name) for column in ModelVersion.__table__.columns}
     async with seeded.registry.database.write() as session:
-        base = await session.merge(base)
-        base.model = "bigscience/bloom"  # whose shape is not a test's to have
+        session.add(ModelVersion(**{**values, **as_bloom, "id": None}))
     child = await models.create(
-        NewVersion(model="tuned", parent="rose@1", files=stored.files, tokenizer_digest=stored.tokenizer_digest)
+        NewVersion(
+            model="tuned", parent="bigscience/bloom@1", files=stored.files, tokenizer_digest=stored.tokenizer_digest
+        )
     )
     mine = await record(seeded, child.name, reference="lm-eval 0.4, five shots")
     shown = await listed(seeded, "tuned", "arc_easy", beside_published=True)

@@ -32,7 +32,7 @@ async def test_a_suite_has_the_datasets_as_they_are_and_a_version(measuring):
     assert (suite.name, suite.number, suite.sequence_length) == ("held-out@1", 1, 512)
     assert suite.metrics == [{"name": "bits_per_byte", "higher_is_better": False}]
     dataset = await measuring.registry.datasets.get("held-out")
-    kept = {"name": "held-out", "format": "TEXT", "digest": dataset.digest, "languages": dataset.languages}
+    kept = {"name": "held-out@1", "format": "TEXT", "digest": dataset.digest, "languages": dataset.languages}
     assert suite.datasets == [kept]
 
 
@@ -73,7 +73,7 @@ async def test_what_is_no_suite_is_refused_and_nothing_made(measuring):
 
 async def test_a_dataset_whose_texts_cannot_be_scored_is_refused(measuring):
     await measuring.registry.add_dataset("blend", "BLEND")
-    with pytest.raises(InvalidArgument, match="'blend' is BLEND; bits per byte are of TEXT or MULTITASK rows"):
+    with pytest.raises(InvalidArgument, match="'blend@1' is BLEND; bits per byte are of TEXT or MULTITASK rows"):
         await measuring.add_suite("bad", datasets=["blend"])
     with pytest.raises(NotFound, match="no dataset 'tulips'"):
         await measuring.add_suite("bad", datasets=["tulips"])
