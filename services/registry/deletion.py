@@ -93,9 +93,10 @@ async def _needed_by(session: AsyncSession, name: str) -> list[str]:
     merged = cast(ModelVersion.other_parents, Text).contains(quoted, autoescape=True)
     children = ModelVersion.state == READY, or_(ModelVersion.parent == name, merged)
     unfinished = Job.state.not_in(ENDED), cast(Job.spec, Text).contains(quoted, autoescape=True)
+    deployed = or_(Deployment.target == name, Deployment.serving == name)  # the latter: until it has rolled over
     kinds = {
         "alias": select(Alias.name).where(Alias.version == name).order_by(Alias.name),
-        "deployment": select(Deployment.name).where(Deployment.target == name).order_by(Deployment.name),
+        "deployment": select(Deployment.name).where(deployed).order_by(Deployment.name),
         "its child": select(ModelVersion.name).where(*children).order_by(ModelVersion.id),
         "job": select(Job.id).where(*unfinished).order_by(Job.id),
     }

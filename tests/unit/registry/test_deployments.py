@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from services.common.errors import AlreadyExists, InvalidArgument, NotFound
+from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from services.registry.deployments import chosen
 from services.registry.pages import PageRequest
 from services.registry.tables import Worker
@@ -99,6 +99,15 @@ async def test_where_nobody_has_the_version_before_there_is_nothing_to_keep(regi
     await follow(registry, "w1")
     assert await beat(registry, "w1", [having("seedling@2", "LOADING")]) == ["seedling@2"]
     assert await routed(registry) == ("seedling@2", [])
+
+
+async def test_what_is_still_served_is_not_deleted(registry):
+    await follow(registry, "w1")
+    with pytest.raises(FailedPrecondition, match="'seedling@1' is needed by deployment 'garden'"):
+        await registry.deletions.delete_version("seedling@1", "ada")
+    await beat(registry, "w1", [having("seedling@1"), having("seedling@2")])
+    await registry.deletions.delete_version("seedling@1", "ada")
+    assert await beat(registry, "w1", [having("seedling@2")]) == ["seedling@2"]
 
 
 async def test_an_alias_that_nothing_follows_leads_where_it_points(registry):
