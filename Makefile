@@ -25,7 +25,7 @@ demo: setup ## start the platform, train, fine-tune and try two small BLOOMs, le
 
 test: setup ## the tests (about 50 minutes on 2 slow cores)
 	@infra/test_packages.sh
-	$(BIN)/python -m pytest -m "not long and not gpu" tests
+	@infra/test.sh
 
 test-long: setup ## the tests that take longer
 	$(BIN)/python -m pytest -m "long" tests

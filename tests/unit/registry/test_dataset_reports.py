@@ -74,7 +74,7 @@ async def test_a_report_that_cannot_be_made_is_refused_by_parameter(registry, sp
     await registry.add_dataset("copy")
     with pytest.raises(DomainError, match=message):
         await submit(registry, replace(spec, **changes))
-    with pytest.raises(InvalidArgument, match="deploy_alias='bud': a report is no version"):
+    with pytest.raises(InvalidArgument, match="deploy_alias='bud': this job makes no version"):
         await submit(registry, spec, deploy_alias="bud")
 
 

@@ -18,8 +18,9 @@ BEFORE = ScriptDirectory.from_config(alembic_config()).get_revision("0011").down
 INSERT_DATASET = """INSERT INTO datasets (name, format, digest, num_rows, size_bytes, languages, create_time)
     VALUES (:name, 'TEXT', :digest, 3, 9, '[]', CURRENT_TIMESTAMP)"""
 INSERT_JOB = """INSERT INTO jobs (id, spec, state, cancel_requested, created_by, deploy_alias, create_time, wake_time,
-    attempts, lost_leases, fencing_token, last_sequence)
-    VALUES ('job-1', :spec, 'PENDING', false, 'ada', '', CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, 0, 0, 0, 0)"""
+    queue_time, attempts, lost_leases, fencing_token, last_sequence)
+    VALUES ('job-1', :spec, 'PENDING', false, 'ada', '', CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP,
+    0, 0, 0, 0)"""
 INSERT_MODEL = """INSERT INTO models (name, description, licence, languages, config_json, base_model, latest_version,
     in_catalogue, parameters, create_time)
     VALUES ('m', '', 'mit', '[]', '{}', '', 1, false, 0, CURRENT_TIMESTAMP)"""

@@ -22,8 +22,9 @@ INSERT_VERSION = """INSERT INTO model_versions (name, model, number, licence, to
     parameters, size_bytes, datasets, source, create_time)
     VALUES (:name, 'seedling', :number, 'mit', '', '[]', '{}', 0, 0, '[]', 'import', CURRENT_TIMESTAMP)"""
 INSERT_JOB = """INSERT INTO jobs (id, spec, state, cancel_requested, created_by, deploy_alias, create_time, wake_time,
-    attempts, lost_leases, fencing_token, last_sequence)
-    VALUES ('job-1', :spec, 'PENDING', false, 'ada', '', CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, 0, 0, 0, 0)"""
+    queue_time, attempts, lost_leases, fencing_token, last_sequence)
+    VALUES ('job-1', :spec, 'PENDING', false, 'ada', '', CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP,
+    0, 0, 0, 0)"""
 SPEC = {"kind": "fine_tune", "output_model": "sprout", "base": "seedling@1", "datasets": ["udhr", "tasks"]}
 
 

@@ -71,7 +71,8 @@ def _drop_validations() -> None:
     connection = op.get_bind()
     rows = connection.execute(sa.select(jobs.c.id, jobs.c.spec)).all()
     ids = [job_id for job_id, spec in rows if spec["kind"] == "validate_dataset"]
-    for name, key in (("job_events", "job_id"), ("outbox", "job_id"), ("jobs", "id")):
+    tables = ("webhook_deliveries", "state_changes", "job_log_parts", "job_events", "outbox")
+    for name, key in (*((name, "job_id") for name in tables), ("jobs", "id")):
         table = sa.table(name, sa.column(key))
         for job_id in ids:
             connection.execute(table.delete().where(table.c[key] == job_id))

@@ -97,6 +97,7 @@ async def test_each_change_of_state_is_delivered_once_in_order_and_signed(regist
         "timestamp": "2026-01-01T00:00:00+00:00",
         "data": {
             "job_id": job.id,
+            "kind": "pretrain",
             "state": "SUCCEEDED",
             "sequence": 4,
             "output_model": "sprout",
