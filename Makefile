@@ -23,9 +23,9 @@ demo: setup ## start the platform, train, fine-tune and try two small BLOOMs, le
 	@$(MAKE) --no-print-directory up
 	$(BIN)/python -m examples.demo
 
-test: setup ## the tests (about 50 minutes on 2 slow cores)
+test: setup ## the tests (about an hour on 2 slow cores)
 	@infra/test_packages.sh
-	@infra/test.sh
+	$(BIN)/python -m pytest -m "not long and not gpu" tests
 
 test-long: setup ## the tests that take longer
 	$(BIN)/python -m pytest -m "long" tests

@@ -63,6 +63,7 @@ def distance(resumed: list[float], whole: list[float]) -> float:
     return max(abs(a - b) for a, b in zip(resumed, whole[-len(resumed) :], strict=True))
 
 
+@pytest.mark.long
 def test_stage_3_equals_transformers_and_a_run_goes_on_from_its_checkpoint_in_stage_1_and_back(tmp_path):
     config = config_of("1x1x2", zero_stage=3)
     spec = make_fine_tune(tmp_path, config)
