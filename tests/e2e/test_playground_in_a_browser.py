@@ -114,7 +114,7 @@ def test_a_fine_tune_is_submitted_its_curve_grows_and_its_version_is_tried(
     expect(page.get_by_test_id("stMultiSelect")).to_contain_text("repeat")
     choose(page, "Base", "seedling")
     page.get_by_role("textbox", name="Name of the new model").fill("repeater")
-    page.get_by_role("spinbutton", name="Steps").fill("100")
+    page.get_by_role("spinbutton", name="Steps").fill("50")
     page.get_by_text("More settings").click()
     page.get_by_role("spinbutton", name="Sequence length").fill("64")
     page.get_by_role("spinbutton", name="Batch (sequences)").fill("8")
@@ -126,11 +126,11 @@ def test_a_fine_tune_is_submitted_its_curve_grows_and_its_version_is_tried(
     page.wait_for_url("**/jobs?job=*")
     expect(page.locator(".an-state")).to_have_text("Running", timeout=180_000)
     step = page.get_by_test_id("stProgress")
-    expect(step).to_contain_text(re.compile(r"Step \d+ of 100"), timeout=180_000)
+    expect(step).to_contain_text(re.compile(r"Step \d+ of 50"), timeout=180_000)
     curve = page.get_by_test_id("stVegaLiteChart").first
     expect(curve).to_be_visible()
     seen = {step.inner_text()}
-    while len(seen) < 2 and "100 of 100" not in step.inner_text():
+    while len(seen) < 2 and "50 of 50" not in step.inner_text():
         expect(step).not_to_have_text(step.inner_text(), timeout=120_000)
         seen.add(step.inner_text())
     assert len(seen) >= 2, f"the curve did not grow while it was watched: {seen}"

@@ -228,7 +228,7 @@ def test_a_damaged_file_of_a_model_is_named_and_repaired(
     copied = {
         str(path.relative_to(tmp_path / "copy")): path for path in (tmp_path / "copy").rglob("*") if path.is_file()
     }
-    assert copied.keys() == names | {"LICENSES/mit.txt", "NOTICE", "CHANGES"}
+    assert copied.keys() == names | {"LICENSES/mit.txt", "NOTICE", "CHANGES", "README.md"}
     assert all(copied[name].read_bytes() == (checkpoint / name).read_bytes() for name in names)
 
 

@@ -45,7 +45,7 @@ class Garden:
         job = self.client.jobs.create(EvaluateSpec(version=version, suite="garden"))
         lease = self.jobs.AcquireLease(job_pb2.AcquireLeaseRequest(job_id=job.id, worker_id="w"))
         assert lease.base.name == version
-        assert [dataset.name for dataset in lease.suite.datasets] == ["garden-rows"]
+        assert [dataset.name for dataset in lease.suite.datasets] == ["garden-rows@1"]
         pairs = {language: [(value, 100) for value in values] for language, values in bits.items()}
         documents = self.store.write_bytes(json.dumps(pairs).encode())
         self.jobs.FinishJob(
