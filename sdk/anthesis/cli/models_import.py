@@ -16,7 +16,7 @@ from anthesis.names import check_model_name, check_name
 from anthesis.v1.registry_pb2 import ModelFile, ModelVersion
 
 TOKENIZER_FILE = "tokenizer.json"
-NOTICES = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "COPYRIGHT", "AUTHORS", "CHANGES", "USE_RESTRICTIONS")
+NOTICES = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "COPYRIGHT", "AUTHORS", "README", "CHANGES", "USE_RESTRICTIONS")
 AT_ONCE = 2  # files; each may be a shard of 7 GB on this machine's disk
 STATE_FOLDER = "state"  # what `python -m services.trainer.megatron import` writes beside the weights
 
