@@ -57,9 +57,10 @@ def deepspeed_command(folder: Path, layout: Layout) -> list[str]:
     Started directly, so that it leads the process group and nothing stands between it and the worker.
     """
     world = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(layout.num_ranks))}).encode()).decode()
-    launcher = [sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={world}", "--log_level=warning"]
+    launcher = [sys.executable, "-m", "services.trainer.lean", "deepspeed.launcher.launch"]
+    options = [f"--world_info={world}", "--log_level=warning"]
     address = ["--master_addr=127.0.0.1", f"--master_port={_free_port()}", "--no_local_rank"]
-    return [*launcher, *address, "--module", "services.trainer.train", str(folder)]
+    return [*launcher, *options, *address, "--module", "services.trainer.train", str(folder)]
 
 
 def environment(job_id: str, fencing_token: int, layout: Layout) -> dict[str, str]:

@@ -1,5 +1,8 @@
 """A rank's program: `deepspeed` starts one per process with `--module services.trainer.train JOB_FOLDER`."""
 
+import services.trainer.lean  # noqa: F401
+
+# isort: split
 import dataclasses
 import os
 import socket

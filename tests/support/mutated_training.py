@@ -1,5 +1,8 @@
 """A rank's program with one planted change: `python -m tests.support.mutated_training MISTAKE JOB_FOLDER`."""
 
+import services.trainer.lean  # noqa: F401
+
+# isort: split
 import dataclasses
 import fcntl
 import math
