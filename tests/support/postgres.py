@@ -84,6 +84,7 @@ class PostgresServer:
         return name
 
     def stop(self) -> None:
+        atexit.unregister(self.stop)
         with contextlib.suppress(subprocess.CalledProcessError):  # it was killed
             self._run("pg_ctl", "-D", self._data, "-m", "immediate", "stop")
         shutil.rmtree(self._folder, ignore_errors=True)

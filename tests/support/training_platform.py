@@ -136,6 +136,10 @@ class TrainingPlatform:
         process.send_signal(how)
         process.wait(timeout_s)
 
+    def ended(self) -> list[str]:
+        """The processes, but registry and postgres, that do not run."""
+        return [name for name, process in self._processes.items() if process.poll() is not None]
+
     def wait(self, name: str, timeout_s: float) -> int:
         """The exit code of a process that ends of itself."""
         return self._processes[name].wait(timeout_s)
@@ -169,7 +173,7 @@ class TrainingPlatform:
         return self.jobs.GetJob(job_pb2.GetJobRequest(id=job_id), timeout=30, wait_for_ready=True).job
 
     def wait_until_ended(self, job_id: str, timeout_s: float = 300) -> job_pb2.Job:
-        wait_for(lambda: self.job(job_id).state in ENDED, timeout_s, f"job {job_id} to end", self._say_why)
+        wait_for(lambda: self.job(job_id).state in ENDED, timeout_s, f"job {job_id} to end", self.say_why)
         return self.job(job_id)
 
     def folder(self, job_id: str) -> JobFolder:
@@ -189,7 +193,7 @@ class TrainingPlatform:
 
     def wait_for_step(self, job_id: str, step: int, timeout_s: float = 120, *, since: float = 0.0) -> None:
         """Until `step` is done, after the Unix time `since`."""
-        wait_for(lambda: self.last_step(job_id, since=since) >= step, timeout_s, f"step {step}", self._say_why)
+        wait_for(lambda: self.last_step(job_id, since=since) >= step, timeout_s, f"step {step}", self.say_why)
 
     def events(self, job_id: str) -> list[job_pb2.JobEvent]:
         """All events of an ended job."""
@@ -214,8 +218,8 @@ class TrainingPlatform:
         files = self.registry.GetModelVersion(request).version.files
         return {file.path: file.digest for file in files if not file.carried and file.path != TRAINING_FILE}
 
-    def _say_why(self) -> str:
-        logs = [self.log_path("worker"), *self.settings.data_dir.glob("jobs/*/train.log")]
+    def say_why(self) -> str:
+        logs = [self.log_path("relay"), self.log_path("worker"), *self.settings.data_dir.glob("jobs/*/train.log")]
         return "\n".join(f"--- {path}\n{path.read_text(errors='replace')[-3000:]}" for path in logs if path.exists())
 
 
