@@ -20,6 +20,7 @@ from anthesis.keys import Keys
 from anthesis.licences import Licences
 from anthesis.models import Models
 from anthesis.policy import service_config
+from anthesis.projects import Projects
 from anthesis.rpc import HEALTH_CHECK, HEALTH_REQUEST, HEALTH_SERVING, stream, unary
 from anthesis.settings import Settings
 from anthesis.tokenizers import Tokenizers
@@ -85,6 +86,7 @@ class AsyncClient:
         self.keys = Keys(registry)
         self.audit = Audit(registry)
         self.licences = Licences(registry)
+        self.projects = Projects(registry)
         self.tokenizers = Tokenizers(self._channels["tokenizer"])
         self._generation = GenerationServiceStub(self._channels["gateway"])
         self._inference = InferenceServiceStub(self._channels["inference"])

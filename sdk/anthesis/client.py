@@ -20,6 +20,7 @@ from anthesis.jobs import Jobs as AioJobs
 from anthesis.keys import Keys as AioKeys
 from anthesis.licences import Licences as AioLicences
 from anthesis.models import Models as AioModels
+from anthesis.projects import Projects as AioProjects
 from anthesis.settings import Settings
 from anthesis.tokenizers import Tokenizers as AioTokenizers
 
@@ -156,6 +157,13 @@ class Licences(_Blocking[AioLicences]):
     missing = _call(AioLicences.missing)
 
 
+class Projects(_Blocking[AioProjects]):
+    create = _call(AioProjects.create)
+    list = _call(AioProjects.list)
+    get = _call(AioProjects.get)
+    update = _call(AioProjects.update)
+
+
 class Tokenizers(_Blocking[AioTokenizers]):
     train = _call(AioTokenizers.train)
 
@@ -178,6 +186,7 @@ class Client(_Blocking[aio.AsyncClient]):
         self.keys = Keys(self._twin.keys)
         self.audit = Audit(self._twin.audit)
         self.licences = Licences(self._twin.licences)
+        self.projects = Projects(self._twin.projects)
         self.tokenizers = Tokenizers(self._twin.tokenizers)
 
     generate = _iterate(aio.AsyncClient.generate)

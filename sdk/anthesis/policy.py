@@ -27,12 +27,14 @@ _IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {
         "RegistryService": [*_READS.split(), *_LOOKS.split()],
         "JobService": ["GetJob", "ListJobs"],
         "LicenceService": ["ListLicences", "GetLicence", "ListAcceptances", "CheckAcceptance"],
+        "ProjectService": ["ListProjects", "GetProject"],
         "InferenceService": ["GetWorkerStatus"],
     },
     _WRITE_S: {
         "RegistryService": ["SetAlias", "CreateDeployment", "BeginUpload"],
         "JobService": ["CreateJob"],  # the client always sends an idempotency key
         "LicenceService": ["AcceptLicence"],
+        "ProjectService": ["UpdateProject"],
         "GenerationService": ["Tokenize", "Count"],
     },
     _COMPUTE_S: {"GenerationService": ["Score", "Embed"]},

@@ -14,7 +14,7 @@ from anthesis.v1 import generation_pb2_grpc as pb_grpc
 from anthesis.v1 import inference_pb2, tokenizer_pb2
 from starlette.types import ASGIApp
 
-from services.common.auth import Authenticate, OnDenied, RegistryAuthenticator, current_principal
+from services.common.auth import Authenticate, OnDenied, RegistryAuthenticator, current_principal, project_metadata
 from services.common.logs import set_up_logging
 from services.common.server import GrpcServer, wait_for_signal
 from services.common.settings import Platform
@@ -184,7 +184,7 @@ class Gateway:
             authenticate = RegistryAuthenticator(config.registry_address, config.service_key)
             on_denied = authenticate.report_denied
         self._channels = [
-            open_aio_channel(address, config.service_key)
+            open_aio_channel(address, config.service_key, metadata=project_metadata)
             for address in (config.registry_address, config.tokenizer_address)
         ]
         registry = RegistryClient(self._channels[0], config.registry_address)

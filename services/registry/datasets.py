@@ -6,11 +6,13 @@ from anthesis.rows import RowsSummary, check_rows
 from sqlalchemy import select
 
 from services.common.artifacts import ArtifactStore, check_digest
+from services.common.auth import current_project
 from services.common.errors import AlreadyExists, InvalidArgument, NotFound
 from services.registry import audit
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
 from services.registry.names import check_name
 from services.registry.pages import Page, PageRequest, read_page
+from services.registry.projects.artifacts import note_artifacts
 from services.registry.references import keep
 from services.registry.tables import Dataset
 from services.registry.training_data import check_mixture
@@ -47,6 +49,7 @@ class Datasets:
                 create_time=self._clock(),
             )
             if created:
+                await note_artifacts(session, current_project(), {digest: size})
                 audit.record(session, self._clock(), f"dataset/{name}", digest)
         return await self._refuse_other(name, dataset_format, digest) or await self.get(name)
 

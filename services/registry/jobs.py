@@ -31,8 +31,9 @@ from services.registry.job_specs import (
 from services.registry.licences.acceptance import require_acceptance
 from services.registry.names import check_model_name, check_name, new_id
 from services.registry.pages import Page, PageRequest, read_page
+from services.registry.projects.session import check_usable
 from services.registry.references import keep
-from services.registry.tables import CANCELLED, PENDING, Job, JobEvent, Model
+from services.registry.tables import CANCELLED, PENDING, Alias, Deployment, Job, JobEvent, Model
 from services.registry.tokenizers import check_fits, vocabulary_size
 from services.registry.training_data import read_training_data
 from services.registry.versions import check_datasets_exist, decide_licence
@@ -93,6 +94,8 @@ class Jobs:
     async def _insert(self, session: AsyncSession, new: NewJob, expected: Estimate) -> Job:
         now = self._clock()
         spec = await _resolve(session, new)
+        makes = ((Model, spec.output_model), (Alias, new.deploy_alias), (Deployment, new.deploy_alias))
+        await check_usable(session, *makes)
         job_id = new_id("job", now)
         inserted = await insert_if_absent(
             session,

@@ -14,6 +14,7 @@ from sqlalchemy import exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.artifacts import ArtifactStore
+from services.common.auth import acting_for
 from services.common.errors import Aborted, FailedPrecondition
 from services.registry import audit
 from services.registry.alias_changes import JOB, NewChange, set_alias
@@ -151,8 +152,14 @@ class Leases:
         """End the job; in the same transaction register the version it made, set its alias and deploy it.
 
         The same token again gives the same job. Raises Aborted, changing nothing, for a stale token; InvalidArgument
-        for files that are no checkpoint: the job then still runs.
+        for files that are no checkpoint: the job then still runs. What it makes is of the job's project.
         """
+        async with self._database.read() as session:
+            job = await read_job(session, job_id)
+        with acting_for(job.project):
+            return await self._finish(job_id, token, outcome, progress)
+
+    async def _finish(self, job_id: str, token: int, outcome: Outcome, progress: Sequence[Progress]) -> Job:
         async with self._database.read() as session:
             job = await read_job(session, job_id)
             base = await self._with_references(session, job)
@@ -239,8 +246,9 @@ async def _succeed(
     if job.deploy_alias:
         alias = job.deploy_alias
         change = NewChange(principal=job.created_by, reason=f"made by {job.id}")
-        await set_alias(session, alias, version.name, change, now, JOB)
-        if await insert_if_absent(session, Deployment, name=alias, target=alias, replicas=0, create_time=now):
+        project = (await set_alias(session, alias, version.name, change, now, JOB)).project
+        deployment = {"name": alias, "target": alias, "replicas": 0, "create_time": now, "project": project}
+        if await insert_if_absent(session, Deployment, **deployment):
             audit.record(session, now, f"deployment/{alias}", f"{alias} on all workers")
     enter(session, job, SUCCEEDED, now)
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from services.common.auth import current_project
 from services.common.errors import AlreadyExists, NotFound
 from services.registry import audit
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
@@ -13,7 +14,7 @@ from services.registry.licences.acceptance import find_licences
 from services.registry.licences.expression import normal
 from services.registry.names import check_model_name
 from services.registry.pages import Page, PageRequest, read_page
-from services.registry.tables import Model
+from services.registry.tables import Model, ModelVersion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,10 +25,18 @@ class NewModel:
     languages: list[str] = field(default_factory=list)
 
 
-async def ensure_model(session: AsyncSession, name: str, licence: str, base_model: str, now: datetime) -> Model:
-    """The model's row, made when missing and locked until the transaction ends."""
+async def ensure_model(
+    session: AsyncSession, name: str, licence: str, base: ModelVersion | None, now: datetime
+) -> Model:
+    """The model's row, made when missing and locked until the transaction ends. What is made of a project's is its."""
     await insert_if_absent(
-        session, Model, name=check_model_name(name), licence=licence, base_model=base_model, create_time=now
+        session,
+        Model,
+        name=check_model_name(name),
+        project=current_project() or (base.project if base else ""),
+        licence=licence,
+        base_model=base.model if base else "",
+        create_time=now,
     )
     return await session.get_one(Model, name, with_for_update=True, populate_existing=True)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from anthesis.v1 import job_pb2_grpc, licence_pb2_grpc, registry_pb2_grpc
+from anthesis.v1 import job_pb2_grpc, licence_pb2_grpc, project_pb2_grpc, registry_pb2_grpc
 
 from services.common.artifacts import ArtifactStore
 from services.common.logs import set_up_logging
@@ -21,9 +21,12 @@ from services.registry.leases import Leases
 from services.registry.licences.builtin import check_seeded
 from services.registry.licences.service import Licences
 from services.registry.models import Models
+from services.registry.projects.service import Projects
 from services.registry.reproduction import Reproductions
+from services.registry.rpc.artifact_guard import ArtifactGuard
 from services.registry.rpc.jobs import JobRpc
 from services.registry.rpc.licences import LicenceRpc
+from services.registry.rpc.projects import ProjectRpc
 from services.registry.rpc.registry import RegistryRpc, RegistryUseCases
 from services.registry.uploads import Uploads
 from services.registry.verification import Verification
@@ -32,6 +35,7 @@ from services.registry.versions import Versions
 REGISTRY = "anthesis.v1.RegistryService"
 JOBS = "anthesis.v1.JobService"
 LICENCES = "anthesis.v1.LicenceService"
+PROJECTS = "anthesis.v1.ProjectService"
 
 
 def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
@@ -55,7 +59,8 @@ def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
     )
     jobs = Jobs(database, artifacts, watch_poll_s=config.watch_poll_s, cluster=config.training_cluster)
     leases = Leases(database, artifacts, ttl_s=config.job_lease_s, max_lost_leases=config.max_lost_leases)
-    server = GrpcServer("registry", config.address, authenticate=keys.authenticate, on_denied=audit.denied)
+    guard = ArtifactGuard(database)
+    server = GrpcServer("registry", config.address, authenticate=keys.authenticate, on_denied=audit.denied, check=guard)
     registry = RegistryRpc(use_cases)
     server.add(registry_pb2_grpc.add_RegistryServiceServicer_to_server, registry, REGISTRY, access.REGISTRY)
     server.add(
@@ -66,6 +71,8 @@ def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
     )
     add_licences = licence_pb2_grpc.add_LicenceServiceServicer_to_server
     server.add(add_licences, LicenceRpc(licences), LICENCES, access.LICENCES)
+    add_projects = project_pb2_grpc.add_ProjectServiceServicer_to_server
+    server.add(add_projects, ProjectRpc(Projects(database)), PROJECTS, access.PROJECTS)
     return server
 
 

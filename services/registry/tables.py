@@ -17,6 +17,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from services.registry.projects.scope import ProjectPrivate, ProjectScoped
+
 PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED = "PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"
 ENDED = frozenset({SUCCEEDED, FAILED, CANCELLED})
 
@@ -63,7 +65,7 @@ class Base(DeclarativeBase):
     }
 
 
-class Model(Base):
+class Model(ProjectScoped, Base):
     __tablename__ = "models"
 
     name: Mapped[str] = mapped_column(primary_key=True)
@@ -78,7 +80,7 @@ class Model(Base):
     create_time: Mapped[datetime]
 
 
-class ModelVersion(Base):
+class ModelVersion(ProjectScoped, Base):
     __tablename__ = "model_versions"
     __table_args__ = (UniqueConstraint("model", "number"),)
 
@@ -100,7 +102,7 @@ class ModelVersion(Base):
     create_time: Mapped[datetime]
 
 
-class Alias(Base):
+class Alias(ProjectScoped, Base):
     """A movable name of a version. Its row outlives it (see alias_changes.py)."""
 
     __tablename__ = "aliases"
@@ -126,7 +128,7 @@ class AliasChange(Base):
     restored_generation: Mapped[int | None]  # ROLLBACK: the generation that set the version
 
 
-class Dataset(Base):
+class Dataset(ProjectScoped, Base):
     __tablename__ = "datasets"
 
     name: Mapped[str] = mapped_column(primary_key=True)
@@ -138,7 +140,7 @@ class Dataset(Base):
     create_time: Mapped[datetime]
 
 
-class Job(Base):
+class Job(ProjectScoped, Base):
     __tablename__ = "jobs"
     __table_args__ = (UniqueConstraint("created_by", "idempotency_key"), Index(None, "state"))
 
@@ -190,7 +192,7 @@ class Wakeup(Base):
     create_time: Mapped[datetime]
 
 
-class Deployment(Base):
+class Deployment(ProjectScoped, Base):
     __tablename__ = "deployments"
 
     name: Mapped[str] = mapped_column(primary_key=True)
@@ -209,7 +211,7 @@ class Worker(Base):
     lease_expires: Mapped[datetime]
 
 
-class ApiKey(Base):
+class ApiKey(ProjectPrivate, Base):
     __tablename__ = "api_keys"
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -224,7 +226,7 @@ class ApiKey(Base):
     last_used_time: Mapped[datetime | None]  # to about a minute
 
 
-class AuditEntry(Base):
+class AuditEntry(ProjectPrivate, Base):
     """What was done, by whom (see audit.py). Triggers refuse to change or delete a row."""
 
     __tablename__ = "audit_entries"
@@ -273,7 +275,7 @@ class Licence(Base):
     create_time: Mapped[datetime]
 
 
-class LicenceAcceptance(Base):
+class LicenceAcceptance(ProjectPrivate, Base):
     """Who accepted which text, when, with which API key. Rows are never updated."""
 
     __tablename__ = "licence_acceptances"

@@ -22,6 +22,7 @@ from services.registry.licences.expression import join, normal, parse
 from services.registry.models import ensure_model
 from services.registry.names import check_model_name
 from services.registry.pages import Page, PageRequest, read_page
+from services.registry.projects.artifacts import note_artifacts
 from services.registry.references import keep
 from services.registry.tables import Dataset, Model, ModelVersion
 
@@ -58,7 +59,7 @@ async def add_version(
     parents = await _resolve_parents(session, new)
     licence = await decide_licence(session, new.model, new.licence, parents)
     await check_datasets_exist(session, new.datasets)
-    model = await ensure_model(session, new.model, licence, parents[0].model if parents else "", now)
+    model = await ensure_model(session, new.model, licence, parents[0] if parents else None, now)
     _check_shape(model, checkpoint.config)
     model.latest_version += 1
     model.config_json = model.config_json or checkpoint.config_json
@@ -66,6 +67,7 @@ async def add_version(
     version = ModelVersion(
         name=f"{model.name}@{model.latest_version}",
         model=model.name,
+        project=model.project,
         number=model.latest_version,
         licence=licence,
         tokenizer_digest=new.tokenizer_digest,
@@ -82,6 +84,9 @@ async def add_version(
     version.files = await carry(session, artifacts, version)
     version.size_bytes = sum(file["size_bytes"] for file in version.files)
     await note_files(session, licence, version.files)
+    sizes = {new.tokenizer_digest: await asyncio.to_thread(artifacts.size, new.tokenizer_digest)}
+    sizes |= {file["digest"]: file["size_bytes"] for file in version.files}
+    await note_artifacts(session, version.project, sizes)
     session.add(version)
     audit.record(session, now, f"version/{version.name}", f"{licence}, by {new.job_id or new.source}")
     await session.flush()

@@ -62,6 +62,7 @@ class Job(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     ESTIMATE_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     state: Global___JobState.ValueType
     cancel_requested: _builtins.bool
@@ -70,6 +71,8 @@ class Job(_message.Message):
     model_version: _builtins.str
     """Set when SUCCEEDED: "<model>@<number>"."""
     created_by: _builtins.str
+    project: _builtins.str
+    """Whose it is; empty: shared by all projects."""
     @_builtins.property
     def pretrain(self) -> Global___PretrainSpec: ...
     @_builtins.property
@@ -109,10 +112,11 @@ class Job(_message.Message):
         model_version: _builtins.str = ...,
         created_by: _builtins.str = ...,
         estimate: Global___JobEstimate | None = ...,
+        project: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fine_tune", b"fine_tune", "pretrain", b"pretrain", "progress", b"progress", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "created_by", b"created_by", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fine_tune", b"fine_tune", "id", b"id", "model_version", b"model_version", "pretrain", b"pretrain", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "created_by", b"created_by", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fine_tune", b"fine_tune", "id", b"id", "model_version", b"model_version", "pretrain", b"pretrain", "progress", b"progress", "project", b"project", "spec", b"spec", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015

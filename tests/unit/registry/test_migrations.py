@@ -21,6 +21,7 @@ from services.registry.keys import Keys
 from services.registry.leases import Leases, Succeeded
 from services.registry.licences.builtin import BUILTIN, seed_licences
 from services.registry.licences.service import Licences
+from services.registry.projects.service import Projects
 from services.registry.tables import Base
 from services.registry.uploads import Uploads
 from tests.support.registry_data import DATABASES, empty_database, store_checkpoint, text_rows
@@ -42,6 +43,7 @@ async def fill(database, artifacts):
     await seed_catalogue(database)
     await seed_licences(database)
     await Licences(database).accept(Principal("key", "ada", "user"), BUILTIN[0].id, BUILTIN[0].digest)
+    await Projects(database).create("lab")
     await Keys(database, b"pepper").create("ada", "user")
     await Datasets(database, artifacts).create("udhr", "TEXT", artifacts.write_bytes(text_rows()))
     stored = store_checkpoint(artifacts)

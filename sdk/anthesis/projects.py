@@ -1,0 +1,34 @@
+"""Projects: what is one's own on a platform that others use as well."""
+
+from collections.abc import Sequence
+
+import grpc
+
+from anthesis.rpc import PAGE_SIZE, pages, unary
+from anthesis.v1 import project_pb2 as pb
+from anthesis.v1.project_pb2_grpc import ProjectServiceStub
+
+
+class Projects:
+    """A key of a project sees that alone; making and changing projects needs a platform admin's key."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = ProjectServiceStub(channel)
+
+    async def create(self, name: str, *, description: str = "") -> pb.Project:
+        """Raises AlreadyExistsError, InvalidArgumentError."""
+        request = pb.CreateProjectRequest(name=name, description=description)
+        return (await unary(self._stub.CreateProject(request))).project
+
+    async def list(self) -> Sequence[pb.Project]:
+        request = pb.ListProjectsRequest(page_size=PAGE_SIZE)
+        return [project async for page in pages(self._stub.ListProjects, request) for project in page.projects]
+
+    async def get(self, name: str) -> pb.Project:
+        """Raises NotFoundError."""
+        return (await unary(self._stub.GetProject(pb.GetProjectRequest(name=name)))).project
+
+    async def update(self, name: str, *, description: str | None = None, archived: bool | None = None) -> pb.Project:
+        """Set what is given. An archived project's keys are worth nothing; what it has stays. Raises NotFoundError."""
+        request = pb.UpdateProjectRequest(name=name, description=description, archived=archived)
+        return (await unary(self._stub.UpdateProject(request))).project
