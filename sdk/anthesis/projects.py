@@ -15,9 +15,9 @@ class Projects:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = ProjectServiceStub(channel)
 
-    async def create(self, name: str, *, description: str = "") -> pb.Project:
+    async def create(self, name: str, *, description: str = "", quotas: pb.Quotas | None = None) -> pb.Project:
         """Raises AlreadyExistsError, InvalidArgumentError."""
-        request = pb.CreateProjectRequest(name=name, description=description)
+        request = pb.CreateProjectRequest(name=name, description=description, quotas=quotas)
         return (await unary(self._stub.CreateProject(request))).project
 
     async def list(self) -> Sequence[pb.Project]:
@@ -25,10 +25,20 @@ class Projects:
         return [project async for page in pages(self._stub.ListProjects, request) for project in page.projects]
 
     async def get(self, name: str) -> pb.Project:
-        """Raises NotFoundError."""
+        """With what counts against its quotas now. Raises NotFoundError."""
         return (await unary(self._stub.GetProject(pb.GetProjectRequest(name=name)))).project
 
-    async def update(self, name: str, *, description: str | None = None, archived: bool | None = None) -> pb.Project:
-        """Set what is given. An archived project's keys are worth nothing; what it has stays. Raises NotFoundError."""
-        request = pb.UpdateProjectRequest(name=name, description=description, archived=archived)
+    async def update(
+        self,
+        name: str,
+        *,
+        description: str | None = None,
+        archived: bool | None = None,
+        quotas: pb.Quotas | None = None,
+    ) -> pb.Project:
+        """Set what is given, also of the quotas (0: no limit). Raises NotFoundError.
+
+        An archived project's keys are worth nothing; what it has stays.
+        """
+        request = pb.UpdateProjectRequest(name=name, description=description, archived=archived, quotas=quotas)
         return (await unary(self._stub.UpdateProject(request))).project

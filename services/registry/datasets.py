@@ -13,6 +13,7 @@ from services.registry.database import Clock, Database, insert_if_absent, utc_no
 from services.registry.names import check_name
 from services.registry.pages import Page, PageRequest, read_page
 from services.registry.projects.artifacts import note_artifacts
+from services.registry.projects.quotas import check_stored_bytes
 from services.registry.references import keep
 from services.registry.tables import Dataset
 from services.registry.training_data import check_mixture
@@ -49,6 +50,7 @@ class Datasets:
                 create_time=self._clock(),
             )
             if created:
+                await check_stored_bytes(session, {digest: size})
                 await note_artifacts(session, current_project(), {digest: size})
                 audit.record(session, self._clock(), f"dataset/{name}", digest)
         return await self._refuse_other(name, dataset_format, digest) or await self.get(name)

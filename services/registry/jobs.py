@@ -31,6 +31,7 @@ from services.registry.job_specs import (
 from services.registry.licences.acceptance import require_acceptance
 from services.registry.names import check_model_name, check_name, new_id
 from services.registry.pages import Page, PageRequest, read_page
+from services.registry.projects.quotas import check_jobs
 from services.registry.projects.session import check_usable
 from services.registry.references import keep
 from services.registry.tables import CANCELLED, PENDING, Alias, Deployment, Job, JobEvent, Model
@@ -96,6 +97,7 @@ class Jobs:
         spec = await _resolve(session, new)
         makes = ((Model, spec.output_model), (Alias, new.deploy_alias), (Deployment, new.deploy_alias))
         await check_usable(session, *makes)
+        await check_jobs(session)
         job_id = new_id("job", now)
         inserted = await insert_if_absent(
             session,

@@ -22,6 +22,7 @@ from services.common.errors import DataLoss, InvalidArgument, NotFound, Resource
 from services.registry.database import Clock, Database, utc_now
 from services.registry.names import new_id
 from services.registry.projects.artifacts import may_read, note_artifacts
+from services.registry.projects.quotas import check_stored_bytes
 from services.registry.references import hold_off_collector
 from services.registry.staged_file import StagedFile
 from services.registry.tables import Upload
@@ -190,6 +191,7 @@ class Uploads:
     async def _insert(self, session: AsyncSession, principal: str, digest: str, size_bytes: int) -> Upload:
         unfinished = await _unfinished(session, Upload.principal == principal)
         self._limits.check(principal, [upload.size_bytes for upload in unfinished], size_bytes)
+        await check_stored_bytes(session, {digest: size_bytes})
         now = self._clock()
         upload = Upload(
             id=new_id("upload", now), principal=principal, digest=digest, size_bytes=size_bytes, create_time=now

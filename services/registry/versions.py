@@ -23,6 +23,7 @@ from services.registry.models import ensure_model
 from services.registry.names import check_model_name
 from services.registry.pages import Page, PageRequest, read_page
 from services.registry.projects.artifacts import note_artifacts
+from services.registry.projects.quotas import check_stored_bytes
 from services.registry.references import keep
 from services.registry.tables import Dataset, Model, ModelVersion
 
@@ -86,6 +87,7 @@ async def add_version(
     await note_files(session, licence, version.files)
     sizes = {new.tokenizer_digest: await asyncio.to_thread(artifacts.size, new.tokenizer_digest)}
     sizes |= {file["digest"]: file["size_bytes"] for file in version.files}
+    await check_stored_bytes(session, sizes)
     await note_artifacts(session, version.project, sizes)
     session.add(version)
     audit.record(session, now, f"version/{version.name}", f"{licence}, by {new.job_id or new.source}")

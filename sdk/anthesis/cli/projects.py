@@ -6,11 +6,14 @@ import typer
 
 from anthesis import Client
 from anthesis.cli.output import Json, print_json, print_table, show_time
-from anthesis.v1.project_pb2 import Project
+from anthesis.v1.project_pb2 import Project, Quotas
 
 group = typer.Typer(help="Projects: what is one's own on a shared platform.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="The project.")]
 Description = Annotated[str, typer.Option(help="What it is for.")]
+NewDescription = Annotated[str | None, typer.Option("--description", help="What it is for.")]
+MaxJobs = Annotated[int | None, typer.Option(min=0, help="Jobs that have not ended; 0: no limit.")]
+MaxBytes = Annotated[int | None, typer.Option(min=0, help="Bytes in the store; 0: no limit.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -18,10 +21,17 @@ def register(app: typer.Typer) -> None:
 
 
 @group.command()
-def create(name: Name, description: Description = "", as_json: Json = False) -> None:
+def create(
+    name: Name,
+    description: Description = "",
+    max_jobs: MaxJobs = None,
+    max_stored_bytes: MaxBytes = None,
+    as_json: Json = False,
+) -> None:
     """Make a project; needs a platform admin's key."""
+    quotas = Quotas(jobs=max_jobs, stored_bytes=max_stored_bytes)
     with Client() as client:
-        project = client.projects.create(name, description=description)
+        project = client.projects.create(name, description=description, quotas=quotas)
     _print(project, as_json)
 
 
@@ -38,17 +48,24 @@ def list_projects(as_json: Json = False) -> None:
 
 @group.command()
 def show(name: Name, as_json: Json = False) -> None:
-    """One project."""
+    """One project, its quotas, and what counts against them now."""
     with Client() as client:
         project = client.projects.get(name)
     _print(project, as_json)
 
 
 @group.command("set")
-def set_project(name: Name, description: Description, as_json: Json = False) -> None:
-    """Change a project; needs a platform admin's key."""
+def set_project(
+    name: Name,
+    description: NewDescription = None,
+    max_jobs: MaxJobs = None,
+    max_stored_bytes: MaxBytes = None,
+    as_json: Json = False,
+) -> None:
+    """Change what is given of a project; needs a platform admin's key."""
+    quotas = Quotas(jobs=max_jobs, stored_bytes=max_stored_bytes)
     with Client() as client:
-        project = client.projects.update(name, description=description)
+        project = client.projects.update(name, description=description, quotas=quotas)
     _print(project, as_json)
 
 
@@ -73,6 +90,8 @@ def _print(project: Project, as_json: bool) -> None:
         print_json(project)
     else:
         print("\t".join(map(str, _row(project))))
+        for quota in (field.name for field in Quotas.DESCRIPTOR.fields):
+            print(f"{quota}: {getattr(project.used, quota)} of {getattr(project.quotas, quota) or 'any number'}")
 
 
 def _row(project: Project) -> tuple[object, ...]:

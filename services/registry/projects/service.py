@@ -1,6 +1,7 @@
 """Projects: made, looked at, archived. What they see of the tables: session.py."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -13,9 +14,12 @@ from services.registry.database import Clock, Database, insert_if_absent, utc_no
 from services.registry.names import check_name
 from services.registry.pages import Page, PageRequest, read_page
 from services.registry.projects.artifacts import note_artifacts
+from services.registry.projects.quotas import Used, read_used
 from services.registry.projects.tables import Project
 
 MAX_DESCRIPTION = 1000
+QUOTAS = ("max_jobs", "max_stored_bytes")  # columns of Project
+MAX_QUOTA = (1 << 62) - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +28,7 @@ class ProjectChange:
 
     description: str | None = None
     archived: bool | None = None
+    quotas: Mapping[str, int] = field(default_factory=dict)  # column of Project -> its new value; 0: no limit
 
 
 async def find_project(session: AsyncSession, name: str, *, lock: bool = False) -> Project:
@@ -47,21 +52,28 @@ class Projects:
         self._database = database
         self._clock = clock
 
-    async def create(self, name: str, description: str = "") -> Project:
+    async def create(self, name: str, description: str = "", quotas: Mapping[str, int] | None = None) -> Project:
         """Raises AlreadyExists, InvalidArgument."""
         check_name("project", name)
-        _check_description(description)
+        values = {"description": _check_description(description), **_check_quotas(quotas or {})}
         now = self._clock()
         async with self._database.write() as session:
-            if not await insert_if_absent(session, Project, name=name, description=description, create_time=now):
+            if not await insert_if_absent(session, Project, name=name, create_time=now, **values):
                 raise AlreadyExists(f"project {name!r} exists already; choose another name")
-            audit.record(session, now, f"project/{name}", "created")
-            return await session.get_one(Project, name)
+            project = await session.get_one(Project, name)
+            audit.record(session, now, f"project/{name}", describe(project))
+            return project
 
     async def get(self, name: str) -> Project:
         """Raises NotFound."""
         async with self._database.read() as session:
             return await find_project(session, name)
+
+    async def get_with_used(self, name: str) -> tuple[Project, Used]:
+        """With what counts against its quotas now. Raises NotFound."""
+        async with self._database.read() as session:
+            project = await find_project(session, name)
+            return project, await read_used(session, project.name)
 
     async def list_projects(self, page: PageRequest) -> Page[Project]:
         async with self._database.read() as session:
@@ -74,6 +86,8 @@ class Projects:
             project = await find_project(session, name, lock=True)
             if change.description is not None:
                 project.description = _check_description(change.description)
+            for column, most in _check_quotas(change.quotas).items():
+                setattr(project, column, most)
             if change.archived is not None:
                 project.archive_time = (project.archive_time or now) if change.archived else None
             if session.is_modified(project):
@@ -95,6 +109,14 @@ def _check_description(text: str) -> str:
     return text
 
 
+def _check_quotas(quotas: Mapping[str, int]) -> Mapping[str, int]:
+    for column, most in quotas.items():
+        if not 0 <= most <= MAX_QUOTA:
+            raise InvalidArgument(f"{column}={most} is out of range; choose 0 (no limit) to {MAX_QUOTA}")
+    return quotas
+
+
 def describe(project: Project) -> str:
-    """What the audit log says of a project that was changed."""
-    return "archived" if project.archive_time else "open"
+    """What the audit log says of a project that was made or changed."""
+    quotas = [f"{column}={getattr(project, column)}" for column in QUOTAS if getattr(project, column)]
+    return "; ".join(["archived" if project.archive_time else "open", *quotas])

@@ -49,7 +49,7 @@ def _refuse_others_rows(session: Session, _context: Any, _instances: Any) -> Non
 
 
 def _owner_of(row: ProjectScoped) -> str | None:
-    """Whose it is in the database, whatever was assigned since; of a new row, whose it shall be (None: the caller's)."""
+    """Whose it is in the database, whatever was assigned since. Of a new row whose it shall be; None: the caller's."""
     state = inspect(row)
     owner: str | None = state.committed_state.get("project", row.project) if state.persistent else row.project
     return owner

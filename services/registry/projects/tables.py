@@ -15,6 +15,9 @@ class Project(Base):
     description: Mapped[str]
     create_time: Mapped[datetime]
     archive_time: Mapped[datetime | None]  # null: it is not archived
+    # Quotas (quotas.py); 0: none
+    max_jobs: Mapped[int] = mapped_column(BigInteger, default=0)
+    max_stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
 
 
 class ProjectArtifact(Base):

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from anthesis.policy import service_config
-from anthesis.v1 import generation_pb2, inference_pb2, job_pb2, licence_pb2, registry_pb2, tokenizer_pb2
+from anthesis.v1 import generation_pb2, inference_pb2, job_pb2, licence_pb2, project_pb2, registry_pb2, tokenizer_pb2
 
 
 def methods() -> dict[str, dict[str, Any]]:
@@ -14,7 +14,7 @@ def methods() -> dict[str, dict[str, Any]]:
 
 
 def test_every_method_named_exists() -> None:
-    files = (generation_pb2, inference_pb2, job_pb2, licence_pb2, registry_pb2, tokenizer_pb2)
+    files = (generation_pb2, inference_pb2, job_pb2, licence_pb2, project_pb2, registry_pb2, tokenizer_pb2)
     services = [service for file in files for service in file.DESCRIPTOR.services_by_name.values()]
 
     assert methods().keys() <= {method.full_name for service in services for method in service.methods}
@@ -35,7 +35,7 @@ def test_what_would_happen_twice_is_never_retried() -> None:
         *("RegistryService.CreateModel", "RegistryService.CreateModelVersion", "RegistryService.CreateDataset"),
         *("RegistryService.CreateApiKey", "RegistryService.RevokeApiKey", "RegistryService.DeleteDeployment"),
         *("RegistryService.RollbackAlias", "RegistryService.DeleteAlias"),
-        "LicenceService.CreateLicence",
+        *("LicenceService.CreateLicence", "ProjectService.CreateProject"),
         *("JobService.CancelJob", "GenerationService.Generate", "TokenizerService.TrainTokenizer"),
     )
 

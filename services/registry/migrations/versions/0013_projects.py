@@ -34,6 +34,8 @@ def upgrade() -> None:
         sa.Column("description", sa.Text(), nullable=False),
         sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
         sa.Column("archive_time", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("max_jobs", sa.BigInteger(), nullable=False),
+        sa.Column("max_stored_bytes", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_projects")),
     )
     op.create_table(

@@ -127,4 +127,4 @@ async def test_the_log_says_what_becomes_of_a_project(projects, database, clock)
     for change in (ProjectChange(archived=True), ProjectChange(archived=True), ProjectChange(archived=False)):
         await projects.update("lab", change)
     entries = (await Audit(database, clock).list_entries(AuditQuery(resource="project/lab"), PageRequest())).rows
-    assert [entry.value for entry in entries] == ["open", "archived", "created"]
+    assert [entry.value for entry in entries] == ["open", "archived", "open"]
