@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61nthesis/v1/project.proto\x12\x0b\x61nthesis.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8f\x01\n\x07Project\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x61rchive_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"9\n\x14\x43reateProjectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\">\n\x15\x43reateProjectResponse\x12%\n\x07project\x18\x01 \x01(\x0b\x32\x14.anthesis.v1.Project\"<\n\x13ListProjectsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListProjectsResponse\x12&\n\x08projects\x18\x01 \x03(\x0b\x32\x14.anthesis.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x11GetProjectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12GetProjectResponse\x12%\n\x07project\x18\x01 \x01(\x0b\x32\x14.anthesis.v1.Project\"r\n\x14UpdateProjectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08\x61rchived\x18\x03 \x01(\x08H\x01\x88\x01\x01\x42\x0e\n\x0c_descriptionB\x0b\n\t_archived\">\n\x15UpdateProjectResponse\x12%\n\x07project\x18\x01 \x01(\x0b\x32\x14.anthesis.v1.Project\"9\n\x13NoteArtifactRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"\x16\n\x14NoteArtifactResponse2\xb9\x03\n\x0eProjectService\x12V\n\rCreateProject\x12!.anthesis.v1.CreateProjectRequest\x1a\".anthesis.v1.CreateProjectResponse\x12S\n\x0cListProjects\x12 .anthesis.v1.ListProjectsRequest\x1a!.anthesis.v1.ListProjectsResponse\x12M\n\nGetProject\x12\x1e.anthesis.v1.GetProjectRequest\x1a\x1f.anthesis.v1.GetProjectResponse\x12V\n\rUpdateProject\x12!.anthesis.v1.UpdateProjectRequest\x1a\".anthesis.v1.UpdateProjectResponse\x12S\n\x0cNoteArtifact\x12 .anthesis.v1.NoteArtifactRequest\x1a!.anthesis.v1.NoteArtifactResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61nthesis/v1/project.proto\x12\x0b\x61nthesis.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd5\x01\n\x07Project\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x61rchive_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x06quotas\x18\x05 \x01(\x0b\x32\x13.anthesis.v1.Quotas\x12\x1f\n\x04used\x18\x06 \x01(\x0b\x32\x11.anthesis.v1.Used\"P\n\x06Quotas\x12\x11\n\x04jobs\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x19\n\x0cstored_bytes\x18\x02 \x01(\x04H\x01\x88\x01\x01\x42\x07\n\x05_jobsB\x0f\n\r_stored_bytes\"*\n\x04Used\x12\x0c\n\x04jobs\x18\x01 \x01(\x04\x12\x14\n\x0cstored_bytes\x18\x02 \x01(\x04\"^\n\x14\x43reateProjectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12#\n\x06quotas\x18\x03 \x01(\x0b\x32\x13.anthesis.v1.Quotas\">\n\x15\x43reateProjectResponse\x12%\n\x07project\x18\x01 \x01(\x0b\x32\x14.anthesis.v1.Project\"<\n\x13ListProjectsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListProjectsResponse\x12&\n\x08projects\x18\x01 \x03(\x0b\x32\x14.anthesis.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x11GetProjectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12GetProjectResponse\x12%\n\x07project\x18\x01 \x01(\x0b\x32\x14.anthesis.v1.Project\"\x97\x01\n\x14UpdateProjectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08\x61rchived\x18\x03 \x01(\x08H\x01\x88\x01\x01\x12#\n\x06quotas\x18\x04 \x01(\x0b\x32\x13.anthesis.v1.QuotasB\x0e\n\x0c_descriptionB\x0b\n\t_archived\">\n\x15UpdateProjectResponse\x12%\n\x07project\x18\x01 \x01(\x0b\x32\x14.anthesis.v1.Project\"9\n\x13NoteArtifactRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"\x16\n\x14NoteArtifactResponse2\xb9\x03\n\x0eProjectService\x12V\n\rCreateProject\x12!.anthesis.v1.CreateProjectRequest\x1a\".anthesis.v1.CreateProjectResponse\x12S\n\x0cListProjects\x12 .anthesis.v1.ListProjectsRequest\x1a!.anthesis.v1.ListProjectsResponse\x12M\n\nGetProject\x12\x1e.anthesis.v1.GetProjectRequest\x1a\x1f.anthesis.v1.GetProjectResponse\x12V\n\rUpdateProject\x12!.anthesis.v1.UpdateProjectRequest\x1a\".anthesis.v1.UpdateProjectResponse\x12S\n\x0cNoteArtifact\x12 .anthesis.v1.NoteArtifactRequest\x1a!.anthesis.v1.NoteArtifactResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,27 +33,31 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'anthesis.v1.project_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PROJECT']._serialized_start=76
-  _globals['_PROJECT']._serialized_end=219
-  _globals['_CREATEPROJECTREQUEST']._serialized_start=221
-  _globals['_CREATEPROJECTREQUEST']._serialized_end=278
-  _globals['_CREATEPROJECTRESPONSE']._serialized_start=280
-  _globals['_CREATEPROJECTRESPONSE']._serialized_end=342
-  _globals['_LISTPROJECTSREQUEST']._serialized_start=344
-  _globals['_LISTPROJECTSREQUEST']._serialized_end=404
-  _globals['_LISTPROJECTSRESPONSE']._serialized_start=406
-  _globals['_LISTPROJECTSRESPONSE']._serialized_end=493
-  _globals['_GETPROJECTREQUEST']._serialized_start=495
-  _globals['_GETPROJECTREQUEST']._serialized_end=528
-  _globals['_GETPROJECTRESPONSE']._serialized_start=530
-  _globals['_GETPROJECTRESPONSE']._serialized_end=589
-  _globals['_UPDATEPROJECTREQUEST']._serialized_start=591
-  _globals['_UPDATEPROJECTREQUEST']._serialized_end=705
-  _globals['_UPDATEPROJECTRESPONSE']._serialized_start=707
-  _globals['_UPDATEPROJECTRESPONSE']._serialized_end=769
-  _globals['_NOTEARTIFACTREQUEST']._serialized_start=771
-  _globals['_NOTEARTIFACTREQUEST']._serialized_end=828
-  _globals['_NOTEARTIFACTRESPONSE']._serialized_start=830
-  _globals['_NOTEARTIFACTRESPONSE']._serialized_end=852
-  _globals['_PROJECTSERVICE']._serialized_start=855
-  _globals['_PROJECTSERVICE']._serialized_end=1296
+  _globals['_PROJECT']._serialized_end=289
+  _globals['_QUOTAS']._serialized_start=291
+  _globals['_QUOTAS']._serialized_end=371
+  _globals['_USED']._serialized_start=373
+  _globals['_USED']._serialized_end=415
+  _globals['_CREATEPROJECTREQUEST']._serialized_start=417
+  _globals['_CREATEPROJECTREQUEST']._serialized_end=511
+  _globals['_CREATEPROJECTRESPONSE']._serialized_start=513
+  _globals['_CREATEPROJECTRESPONSE']._serialized_end=575
+  _globals['_LISTPROJECTSREQUEST']._serialized_start=577
+  _globals['_LISTPROJECTSREQUEST']._serialized_end=637
+  _globals['_LISTPROJECTSRESPONSE']._serialized_start=639
+  _globals['_LISTPROJECTSRESPONSE']._serialized_end=726
+  _globals['_GETPROJECTREQUEST']._serialized_start=728
+  _globals['_GETPROJECTREQUEST']._serialized_end=761
+  _globals['_GETPROJECTRESPONSE']._serialized_start=763
+  _globals['_GETPROJECTRESPONSE']._serialized_end=822
+  _globals['_UPDATEPROJECTREQUEST']._serialized_start=825
+  _globals['_UPDATEPROJECTREQUEST']._serialized_end=976
+  _globals['_UPDATEPROJECTRESPONSE']._serialized_start=978
+  _globals['_UPDATEPROJECTRESPONSE']._serialized_end=1040
+  _globals['_NOTEARTIFACTREQUEST']._serialized_start=1042
+  _globals['_NOTEARTIFACTREQUEST']._serialized_end=1099
+  _globals['_NOTEARTIFACTRESPONSE']._serialized_start=1101
+  _globals['_NOTEARTIFACTRESPONSE']._serialized_end=1123
+  _globals['_PROJECTSERVICE']._serialized_start=1126
+  _globals['_PROJECTSERVICE']._serialized_end=1567
 # @@protoc_insertion_point(module_scope)
