@@ -9,46 +9,22 @@ import argparse
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-import grpc
-from anthesis import Client, Settings
+from anthesis import Client
 from anthesis.artifacts import digest_file
-from anthesis.channel import open_channel
 
 from benchmarks.contestants import WORK
 from benchmarks.figures import Figure, table
-from benchmarks.local_platform import free_ports
 from benchmarks.machine import cpu_name
-from services.common.settings import ROOT, Platform
-from services.registry.bootstrap import bootstrap
+from benchmarks.registry_process import running_registry
 
 GOAL = 0.7  # of the copy
 COPY, UP, DOWN = "plain copy", "upload", "download"
-START_S = 60
-
-
-@contextmanager
-def running_registry(data_dir: Path) -> Iterator[Settings]:
-    """How to reach a registry of its own, whose data lie in `data_dir`. Raises grpc.FutureTimeoutError."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith("ANTHESIS_")}
-    env |= {"ANTHESIS_DATA": str(data_dir), "ANTHESIS_REGISTRY_ADDRESS": f"127.0.0.1:{free_ports(1)[0]}"}
-    platform = Platform.from_env(env)
-    bootstrap(platform, env)
-    process = subprocess.Popen([sys.executable, "-m", "services.registry.server"], env=env, cwd=ROOT)
-    try:
-        with open_channel(platform.registry_address, "") as channel:
-            grpc.channel_ready_future(channel).result(timeout=START_S)
-        yield Settings(api_key=platform.read_key("admin", {}), registry_address=platform.registry_address)
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def copy(source: Path, target: Path) -> None:

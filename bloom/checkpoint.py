@@ -39,7 +39,7 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
     Raises ValueError, naming file or tensor and a remedy, for anything that is not a whole BLOOM checkpoint.
     """
     folder = Path(folder)
-    config_json = _read_config(folder)
+    config_json = read_config(folder)
     config, quantized = BloomConfig.from_hf(config_json), is_quantized(config_json)
     stored = [tensor for file in _weight_files(folder) for tensor in read_header(folder / file).values()]
     tensors = check_tensors(config, stored, quantized=quantized)
@@ -52,7 +52,7 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
 
 def load_config(folder: str | Path) -> BloomConfig:
     """The configuration in folder/config.json. Raises ValueError where it is absent, damaged or no BLOOM."""
-    return BloomConfig.from_hf(_read_config(Path(folder)))
+    return BloomConfig.from_hf(read_config(Path(folder)))
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
@@ -66,7 +66,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         return parse_header(prefix + file.read(end - 8), file=path.name, size=size)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json as it is. Raises ValueError where it is absent or no JSON object."""
     return _read_json(folder / CONFIG_FILE, "copy it from the checkpoint's source")
 
 
@@ -101,6 +102,17 @@ def conversion_command(folder: Path) -> str:
 
 
 def _shards(folder: Path) -> list[str]:
+    weight_map = read_index(folder)
+    files = sorted(set(weight_map.values()))
+    held = {file: read_header(folder / file) for file in files}
+    for tensor, file in weight_map.items():
+        if tensor not in held[file]:
+            raise ValueError(f"tensor {tensor} is missing in {file}, where {INDEX_FILE} places it; copy both again")
+    return files
+
+
+def read_index(folder: Path) -> dict[str, str]:
+    """Stored name -> shard, of a folder's index. Raises ValueError where it is absent, damaged or leads elsewhere."""
     index = _read_json(folder / INDEX_FILE, "copy it from the checkpoint's source")
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -109,12 +121,7 @@ def _shards(folder: Path) -> list[str]:
         # Shards lie beside the index: a name with a path could read, or pass on, any file of this machine.
         if not isinstance(file, str) or Path(file).name != file or "\\" in file or not file.endswith(".safetensors"):
             raise ValueError(f"{INDEX_FILE} places {tensor} in {file!r}; use the name of a .safetensors file beside it")
-    files = sorted(set(weight_map.values()))
-    held = {file: read_header(folder / file) for file in files}
-    for tensor, file in weight_map.items():
-        if tensor not in held[file]:
-            raise ValueError(f"tensor {tensor} is missing in {file}, where {INDEX_FILE} places it; copy both again")
-    return files
+    return weight_map
 
 
 def _read_json(path: Path, remedy: str) -> dict[str, Any]:

@@ -110,6 +110,8 @@ def flops(per_second: float) -> str:
 def title(job: pb.Job) -> str:
     if job.HasField("fine_tune"):
         return f"{job.fine_tune.base} → {job.fine_tune.output_model}"
+    if job.HasField("validate_dataset"):
+        return f"Report on {job.validate_dataset.dataset}"
     return f"Pre-train {job.pretrain.output_model}"
 
 
@@ -121,6 +123,8 @@ def state_name(state: pb.JobState.ValueType) -> str:
 def when(job: pb.Job) -> str:
     if job.state == pb.JOB_STATE_PENDING:
         return f"Waiting for a trainer since {clock(job.create_time)}"
+    if job.state == pb.JOB_STATE_PAUSED:
+        return "Paused"
     return f"Submitted {job.create_time.ToDatetime():%Y-%m-%d %H:%M} UTC"
 
 

@@ -100,6 +100,12 @@ def description(text: str) -> str:
     return f'<p class="an-description">{escape(text)}</p>'
 
 
+def findings(pairs: Sequence[tuple[str, str]]) -> str:
+    """Lines of (what about, what was found)."""
+    lines = "".join(f"<div><b>{escape(about.capitalize())}</b> {escape(text)}</div>" for about, text in pairs)
+    return f'<div class="an-findings">{lines}</div>'
+
+
 def log(rows: Sequence[tuple[str, str]]) -> str:
     """Lines of (time, message), in order."""
     lines = "".join(f"<div><time>{escape(at)}</time>{escape(message)}</div>" for at, message in rows)

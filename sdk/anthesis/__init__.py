@@ -15,7 +15,7 @@ from anthesis.errors import AnthesisError
 from anthesis.settings import Settings
 from anthesis.v1.generation_pb2 import ScoreItem
 from anthesis.v1.inference_pb2 import SamplingParams
-from anthesis.v1.job_pb2 import FineTuneSpec, LoraOptions, PretrainSpec, TrainOptions
+from anthesis.v1.job_pb2 import FineTuneSpec, LoraOptions, PretrainSpec, TrainOptions, ValidateDatasetSpec
 from anthesis.v1.tokenizer_pb2 import TokenIds
 
 __all__ = [
@@ -32,4 +32,5 @@ __all__ = [
     "Settings",
     "TokenIds",
     "TrainOptions",
+    "ValidateDatasetSpec",
 ]

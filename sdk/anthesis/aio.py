@@ -15,6 +15,7 @@ from anthesis.channel import open_aio_channel
 from anthesis.datasets import Datasets
 from anthesis.deployments import Deployments
 from anthesis.errors import AnthesisError
+from anthesis.files import Files
 from anthesis.jobs import Jobs
 from anthesis.keys import Keys
 from anthesis.licences import Licences
@@ -35,6 +36,7 @@ from anthesis.v1.inference_pb2 import (
     SamplingParams,
 )
 from anthesis.v1.inference_pb2_grpc import InferenceServiceStub
+from anthesis.webhooks import Webhooks
 
 HEALTH_DEADLINE_S = 5.0
 
@@ -81,12 +83,14 @@ class AsyncClient:
         self.aliases = Aliases(registry)
         self.artifacts = Artifacts(registry)
         self.datasets = Datasets(registry)
+        self.files = Files(registry)
         self.jobs = Jobs(registry)
         self.deployments = Deployments(registry)
         self.keys = Keys(registry)
         self.audit = Audit(registry)
         self.licences = Licences(registry)
         self.projects = Projects(registry)
+        self.webhooks = Webhooks(registry)
         self.tokenizers = Tokenizers(self._channels["tokenizer"])
         self._generation = GenerationServiceStub(self._channels["gateway"])
         self._inference = InferenceServiceStub(self._channels["inference"])

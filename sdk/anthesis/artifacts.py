@@ -17,6 +17,7 @@ from anthesis.presigned import FAILURES, read_url
 from anthesis.rpc import stream, unary
 from anthesis.v1 import registry_pb2 as pb
 from anthesis.v1.registry_pb2_grpc import RegistryServiceStub
+from anthesis.write_behind import write_behind
 
 CHUNK_BYTES = 1 << 20  # the most one message may carry
 ATTEMPTS = 4  # in a row that get no further
@@ -194,22 +195,15 @@ async def _read_url(url: str, offset: int) -> AsyncGenerator[bytes, None]:
 
 
 async def _append(partial: PartialFile, parts: AsyncIterator[bytes], total: int, progress: Progress | None) -> None:
-    """Each part is written while the next one comes."""
-    writing: asyncio.Future[None] | None = None
-    done = partial.size
-    try:
+    async def told() -> AsyncIterator[bytes]:
+        done = partial.size
         async for data in parts:
-            if writing:
-                await asyncio.shield(writing)
-            writing = asyncio.get_running_loop().run_in_executor(None, partial.append, data)
             done += len(data)
+            yield data
             if progress:
                 progress(done, total)
-    finally:
-        if writing:
-            await asyncio.wait([writing])
-    if writing:
-        writing.result()
+
+    await write_behind(told(), partial.append)
 
 
 async def _parts(

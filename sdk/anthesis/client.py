@@ -16,6 +16,7 @@ from anthesis.artifacts import Artifacts as AioArtifacts
 from anthesis.audit import Audit as AioAudit
 from anthesis.datasets import Datasets as AioDatasets
 from anthesis.deployments import Deployments as AioDeployments
+from anthesis.files import Files as AioFiles
 from anthesis.jobs import Jobs as AioJobs
 from anthesis.keys import Keys as AioKeys
 from anthesis.licences import Licences as AioLicences
@@ -23,6 +24,7 @@ from anthesis.models import Models as AioModels
 from anthesis.projects import Projects as AioProjects
 from anthesis.settings import Settings
 from anthesis.tokenizers import Tokenizers as AioTokenizers
+from anthesis.webhooks import Webhooks as AioWebhooks
 
 Twin = TypeVar("Twin")
 P = ParamSpec("P")
@@ -119,6 +121,17 @@ class Datasets(_Blocking[AioDatasets]):
     create = _call(AioDatasets.create)
     get = _call(AioDatasets.get)
     list = _call(AioDatasets.list)
+    versions = _call(AioDatasets.versions)
+    preview = _call(AioDatasets.preview)
+    report = _call(AioDatasets.report)
+
+
+class Files(_Blocking[AioFiles]):
+    upload = _call(AioFiles.upload)
+    list = _iterate(AioFiles.list)
+    get = _call(AioFiles.get)
+    download = _call(AioFiles.download)
+    delete = _call(AioFiles.delete)
 
 
 class Jobs(_Blocking[AioJobs]):
@@ -127,6 +140,9 @@ class Jobs(_Blocking[AioJobs]):
     get = _call(AioJobs.get)
     list = _call(AioJobs.list)
     cancel = _call(AioJobs.cancel)
+    pause = _call(AioJobs.pause)
+    resume = _call(AioJobs.resume)
+    logs = _iterate(AioJobs.logs)
     watch = _iterate(AioJobs.watch)
     wait = _call(AioJobs.wait)
 
@@ -164,6 +180,14 @@ class Projects(_Blocking[AioProjects]):
     update = _call(AioProjects.update)
 
 
+class Webhooks(_Blocking[AioWebhooks]):
+    create = _call(AioWebhooks.create)
+    list = _call(AioWebhooks.list)
+    delete = _call(AioWebhooks.delete)
+    deliveries = _iterate(AioWebhooks.deliveries)
+    redeliver = _call(AioWebhooks.redeliver)
+
+
 class Tokenizers(_Blocking[AioTokenizers]):
     train = _call(AioTokenizers.train)
 
@@ -181,12 +205,14 @@ class Client(_Blocking[aio.AsyncClient]):
         self.aliases = Aliases(self._twin.aliases)
         self.artifacts = Artifacts(self._twin.artifacts)
         self.datasets = Datasets(self._twin.datasets)
+        self.files = Files(self._twin.files)
         self.jobs = Jobs(self._twin.jobs)
         self.deployments = Deployments(self._twin.deployments)
         self.keys = Keys(self._twin.keys)
         self.audit = Audit(self._twin.audit)
         self.licences = Licences(self._twin.licences)
         self.projects = Projects(self._twin.projects)
+        self.webhooks = Webhooks(self._twin.webhooks)
         self.tokenizers = Tokenizers(self._twin.tokenizers)
 
     generate = _iterate(aio.AsyncClient.generate)

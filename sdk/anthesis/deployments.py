@@ -39,7 +39,7 @@ class Deployments:
         await unary(self._stub.DeleteDeployment(pb.DeleteDeploymentRequest(name=name)))
 
     async def wait(self, name: str, *, timeout_s: float = 600.0) -> pb.Deployment:
-        """The deployment, once as many workers have it as were asked for (0: at least one).
+        """The deployment, once it serves its version from as many workers as were asked for (0: at least one).
 
         Raises FailedPreconditionError with the workers' errors, DeadlineExceededError, NotFoundError.
         """
@@ -48,7 +48,8 @@ class Deployments:
             found = next((item for item in await self.list() if item.name == name), None)
             if found is None:
                 raise NotFoundError(f"no deployment {name!r}; `anthesis deploy {name}` makes it")
-            if found.ready_replicas >= max(1, found.replicas):
+            serves = found.serving_version in ("", found.version)  # "": a registry of an older release
+            if serves and found.ready_replicas >= max(1, found.replicas):
                 return found
             if found.errors:
                 raise FailedPreconditionError(f"no worker could load {found.version}: {'; '.join(found.errors)}")

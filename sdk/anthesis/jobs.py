@@ -13,25 +13,35 @@ from anthesis.rpc import PAGE_SIZE, pages, stream, unary
 from anthesis.v1 import job_pb2 as pb
 from anthesis.v1.job_pb2_grpc import JobServiceStub
 
+LOG_POLL_S = 1.0
+Spec = pb.PretrainSpec | pb.FineTuneSpec | pb.ValidateDatasetSpec
 ENDED = frozenset({pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED})
 
 
 class Jobs:
-    """Submits, watches and cancels jobs."""
+    """Submits, watches, pauses and cancels jobs."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = JobServiceStub(channel)
 
     async def create(
-        self, spec: pb.PretrainSpec | pb.FineTuneSpec, *, deploy_alias: str = "", idempotency_key: str | None = None
+        self,
+        spec: Spec,
+        *,
+        deploy_alias: str = "",
+        idempotency_key: str | None = None,
+        priority: "pb.JobPriority.ValueType" = pb.JOB_PRIORITY_NORMAL,
     ) -> pb.Job:
         """Submit a job; the same `idempotency_key` gives the same job. With `deploy_alias` its version is deployed.
 
         Raises InvalidArgumentError, naming the parameter and its range.
         """
-        request = pb.CreateJobRequest(deploy_alias=deploy_alias, idempotency_key=idempotency_key or uuid.uuid4().hex)
+        key = idempotency_key or uuid.uuid4().hex
+        request = pb.CreateJobRequest(deploy_alias=deploy_alias, idempotency_key=key, priority=priority)
         if isinstance(spec, pb.PretrainSpec):
             request.pretrain.CopyFrom(spec)
+        elif isinstance(spec, pb.ValidateDatasetSpec):
+            request.validate_dataset.CopyFrom(spec)
         else:
             request.fine_tune.CopyFrom(spec)
         return (await unary(self._stub.CreateJob(request))).job
@@ -68,6 +78,42 @@ class Jobs:
     async def cancel(self, job_id: str) -> pb.Job:
         """Ask a job to end. Raises FailedPreconditionError when it has ended."""
         return (await unary(self._stub.CancelJob(pb.CancelJobRequest(id=job_id)))).job
+
+    async def pause(self, job_id: str) -> pb.Job:
+        """Have a job wait until it is resumed; one that runs stops with a checkpoint first. Raises
+        FailedPreconditionError when it has ended, or is paused already.
+        """
+        return (await unary(self._stub.PauseJob(pb.PauseJobRequest(id=job_id)))).job
+
+    async def resume(self, job_id: str) -> pb.Job:
+        """Let a paused job go on from its checkpoint. Raises FailedPreconditionError when nobody has paused it."""
+        return (await unary(self._stub.ResumeJob(pb.ResumeJobRequest(id=job_id)))).job
+
+    async def logs(
+        self, job_id: str, *, tail: int = 0, follow: bool = False, patience_s: float = 300.0
+    ) -> AsyncGenerator[str, None]:
+        """Yield the lines that the job's processes printed: all that are kept, or the last `tail` (1000 at most).
+
+        With `follow` then new ones as they come, until the job ends, over restarts of the registry as `watch` does.
+        """
+        request = pb.ReadJobLogsRequest(id=job_id, tail_lines=tail)
+        last_seen = time.monotonic()
+        while True:
+            try:
+                page = await unary(self._stub.ReadJobLogs(request))
+            except UnavailableError:
+                if not follow or time.monotonic() - last_seen > patience_s:
+                    raise
+                await asyncio.sleep(LOG_POLL_S)
+                continue
+            last_seen = time.monotonic()
+            for line in page.lines:
+                yield line
+            if not page.next_page_token:
+                if page.job_ended or not follow:
+                    return
+                await asyncio.sleep(LOG_POLL_S)
+            request = pb.ReadJobLogsRequest(id=job_id, page_token=page.cursor)
 
     async def watch(
         self, job_id: str, *, after_sequence: int = 0, patience_s: float = 300.0

@@ -1,6 +1,17 @@
-"""Conversations as rows hold them: [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]."""
+"""Conversations as rows hold them: [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}].
+
+The assistant's contents are learnt, but for messages with "weight": 0, as OpenAI's fine-tuning has it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
 
 ROLES = ("system", "user", "assistant")
+CALLS = ("tool_calls", "function_call")  # OpenAI's; there is no text of theirs to learn
+
+
+def is_learnt(message: Mapping[str, Any]) -> bool:
+    return message["role"] == "assistant" and message.get("weight") != 0
 
 
 def check_messages(messages: object) -> str:
@@ -12,6 +23,8 @@ def check_messages(messages: object) -> str:
             return f"message {number} {reason}"
     if messages[-1]["role"] != "assistant":
         return f"the last message is of the {messages[-1]['role']}; end with one of the assistant, which is learnt"
+    if not any(map(is_learnt, messages)):
+        return 'nothing is learnt: each message of the assistant has "weight" 0; set one to 1'
     return ""
 
 
@@ -24,6 +37,11 @@ def _check_message(message: object, *, first: bool) -> str:
         return f'has as "role" {shown}; choose {", ".join(ROLES)}'
     if role == "system" and not first:
         return "is of the system; only the first may be"
+    if call := next((key for key in CALLS if message.get(key)), ""):
+        return f'has "{call}", which is not supported; leave the conversation out'
     if not isinstance(content, str) or not content.strip():
         return 'has no text as "content"'
+    weight = message.get("weight")
+    if weight is not None and (type(weight) is not int or weight not in (0, 1)):
+        return 'has a "weight" that is neither 0 (not learnt) nor 1'
     return ""

@@ -5,7 +5,10 @@ import hashlib
 import io
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+
+from anthesis.write_behind import EarlyFlush
 
 CHUNK_BYTES = 1 << 20
 
@@ -22,6 +25,7 @@ class PartialFile:
         self._path = target.with_name(target.name + ".part")
         self._file = _open_alone(self._path)
         self._sha256 = hashlib.sha256()
+        self._flush = EarlyFlush(self._file.fileno())
         self.size = self._file.seek(0, os.SEEK_END)
         if self.size > total:
             self.clear()
@@ -33,13 +37,15 @@ class PartialFile:
     def digest(self) -> str:
         return f"sha256:{self._sha256.hexdigest()}"
 
-    def append(self, data: bytes) -> None:
-        self._file.seek(self.size)  # a full disk may have taken a part of what it refused
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._file.write(rest) :]
-        self._sha256.update(data)
-        self.size += len(data)
+    def append(self, chunks: Iterable[bytes]) -> None:
+        for data in chunks:
+            self._file.seek(self.size)  # a full disk may have taken a part of what it refused
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            self._sha256.update(data)
+            self.size += len(data)
+            self._flush.wrote(self.size)
 
     def clear(self) -> None:
         """Begin again."""

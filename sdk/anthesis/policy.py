@@ -21,11 +21,13 @@ _READS = (
     "ListModels GetModel GetModelVersion ListModelVersions GetLineage ListAliases ListAliasChanges ResolveAlias "
     "ResolveModel GetArtifact"
 )
-_LOOKS = "GetDataset ListDatasets ListDeployments ListApiKeys ListAuditEntries"
+_LOOKS = "GetDataset ListDatasets ListDatasetVersions ListDeployments ListApiKeys ListAuditEntries"
 _IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {
     _READ_S: {
         "RegistryService": [*_READS.split(), *_LOOKS.split()],
-        "JobService": ["GetJob", "ListJobs"],
+        "JobService": ["GetJob", "ListJobs", "ReadJobLogs"],
+        "WebhookService": ["ListWebhooks", "ListWebhookDeliveries"],
+        "FileService": ["GetFile", "ListFiles"],
         "LicenceService": ["ListLicences", "GetLicence", "ListAcceptances", "CheckAcceptance"],
         "ProjectService": ["ListProjects", "GetProject"],
         "InferenceService": ["GetWorkerStatus"],
@@ -37,10 +39,13 @@ _IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {
         "ProjectService": ["UpdateProject"],
         "GenerationService": ["Tokenize", "Count"],
     },
-    _COMPUTE_S: {"GenerationService": ["Score", "Embed"]},
+    _COMPUTE_S: {"GenerationService": ["Score", "Embed"], "FileService": ["CreateFile"]},  # which has a key, too
 }
-# CreateDataset reads every row and CreateModelVersion every tensor's header.
-_SLOW = {"RegistryService": ("CreateDataset", "CreateModelVersion"), "GenerationService": ("Generate",)}
+# CreateDataset reads every row, PreviewDataset up to the last one it shows, CreateModelVersion every tensor's header.
+_SLOW = {
+    "RegistryService": ("CreateDataset", "PreviewDataset", "CreateModelVersion"),
+    "GenerationService": ("Generate",),
+}
 _ENDLESS = {
     "RegistryService": ("UploadArtifact", "DownloadArtifact", "VerifyArtifacts", "CollectGarbage"),
     "JobService": ("WatchJob",),

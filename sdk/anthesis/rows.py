@@ -19,14 +19,16 @@ YAML_FORMATS = {"BLEND": ("corpora", "docs/corpora.md"), "MIXTURE": ("tasks", "d
 # Format -> keys that a row needs, keys that it may have; other keys are ignored.
 FORMATS = {
     "TEXT": (("text",), ("context", "language")),
-    "MULTITASK": (("inputs", "targets"), ("language",)),  # or "messages"
+    "MULTITASK": (("inputs", "targets"), ("language",)),  # or COMPLETION, or "messages"
     "FIELDS": ((), ("language",)),
 }
+COMPLETION = ("prompt", "completion")  # OpenAI's names of inputs and targets
 
 
 @dataclass(slots=True)
 class RowsSummary:
     num_rows: int = 0
+    longest_row_bytes: int = 0
     languages: set[str] = field(default_factory=set)
 
 
@@ -46,6 +48,7 @@ def check_rows(chunks: Iterable[bytes], dataset_format: str) -> RowsSummary:
     num_bad = 0
     for line in split_lines(chunks):
         summary.num_rows += 1
+        summary.longest_row_bytes = max(summary.longest_row_bytes, len(line or b""))
         reason, language = check_row(line, needed, optional)
         if reason:
             num_bad += 1
@@ -112,10 +115,10 @@ def check_row(line: bytes | None, needed: tuple[str, ...], optional: tuple[str, 
         return "a number with too many digits", ""
     if not isinstance(row, dict):
         return f"a JSON {_kind(row)}, not an object", ""
-    if "messages" in row and "inputs" in needed:
-        if reason := _check_conversation(row):
+    if "inputs" in needed and (other := next((key for key in ("messages", "prompt") if key in row), "")):
+        if reason := _check_shape(row, other):
             return reason, ""
-        needed = ()
+        needed = () if other == "messages" else COMPLETION
     if not needed and (reason := _check_free(row)):
         return reason, ""
     for key in needed:
@@ -127,10 +130,12 @@ def check_row(line: bytes | None, needed: tuple[str, ...], optional: tuple[str, 
     return "", row.get("language") or ""
 
 
-def _check_conversation(row: dict[str, object]) -> str:
-    if beside := [key for key in ("inputs", "targets") if key in row]:
-        return f'"messages" beside "{beside[0]}"; give one or the other'
-    return check_messages(row["messages"])
+def _check_shape(row: dict[str, object], key: str) -> str:
+    """Of an example that is a conversation ("messages") or a completion ("prompt")."""
+    others = ("inputs", "targets", *(COMPLETION if key == "messages" else ()))
+    if beside := [other for other in others if other in row]:
+        return f'"{key}" beside "{beside[0]}"; give one or the other'
+    return check_messages(row["messages"]) if key == "messages" else ""
 
 
 def _check_free(row: dict[str, object]) -> str:

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
+
+from anthesis.messages import is_learnt
 
 Part = tuple[str, bool]  # a text, and whether it is learnt; behind one that is, the end of the text is learnt, too
 CONTENT = "{content}"
@@ -21,15 +24,15 @@ class ChatFormat:
             if not isinstance(form, str) or form.count(CONTENT) != 1:
                 raise ValueError(f"chat.{role.name} is {form!r:.80}; write a text with {CONTENT} in it, once")
 
-    def parts(self, messages: Sequence[Mapping[str, str]]) -> list[Part]:
-        """A conversation's text, of which the assistant's contents are learnt.
+    def parts(self, messages: Sequence[Mapping[str, Any]]) -> list[Part]:
+        """A conversation's text, of which the assistant's contents are learnt unless their weight is 0.
 
         Spaces before one belong to it: BPE makes them part of its first word, and a prompt ends without them.
         """
         parts: list[Part] = []
         for message in messages:
             before, after = getattr(self, message["role"]).split(CONTENT)
-            if message["role"] != "assistant":
+            if not is_learnt(message):
                 parts.append((before + message["content"] + after, False))
                 continue
             prompt = before.rstrip(" ")

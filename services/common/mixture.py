@@ -4,7 +4,7 @@ max_examples: 100000          # of each task in a pass over the data; default: a
 separator: " "                # before targets that templates render; default: a space
 chat: {user: "User: {content}\n"}  # the text of messages; default: chat.py's
 tasks:
-  xnli:                       # a dataset of fields
+  xnli:                       # a dataset of fields: its newest version, or say xnli@2
     max_examples: 5000
     templates:
       - {jinja: "{{premise}} … ||| {{answer_choices[label]}}", answer_choices: "Yes ||| Maybe ||| No"}
@@ -41,6 +41,10 @@ class Mixture:
     tasks: Mapping[str, Task]  # by dataset
     separator: str = " "
     chat: ChatFormat = field(default_factory=ChatFormat)
+
+    def task_of(self, dataset: str) -> Task | None:
+        """The task that a dataset's version ("xnli@2") has: under that name, or under the dataset's alone."""
+        return self.tasks.get(dataset) or self.tasks.get(dataset.partition("@")[0])
 
 
 def parse_mixture(text: str) -> Mixture:

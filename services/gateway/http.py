@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
@@ -26,6 +27,8 @@ from services.common.errors import DomainError, PermissionDenied
 from services.gateway import access
 from services.gateway.completions import Completions
 from services.gateway.event_stream import EventStream, events
+from services.gateway.fine_tuning_routes import MAX_FILE_BYTES, UPLOAD, add_fine_tuning
+from services.gateway.fine_tuning_service import FineTuning
 from services.gateway.openai_completions import CompletionBody, CompletionWriter, model_json
 from services.gateway.openai_embeddings import EmbeddingBody
 from services.gateway.openai_errors import domain_error_json, error_json, retry_after
@@ -42,6 +45,7 @@ def build_app(
     service: GatewayService,
     router: Router,
     registry: RegistryClient,
+    fine_tuning: FineTuning,
     authenticate: Authenticate,
     on_denied: OnDenied | None = None,
 ) -> "Admission":
@@ -51,7 +55,10 @@ def build_app(
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(ClientGone, _on_client_gone)
+    app.add_exception_handler(ClientDisconnect, _on_client_gone)
     app.add_exception_handler(Exception, _on_our_error)
+
+    add_fine_tuning(app, fine_tuning)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -129,8 +136,9 @@ class Admission:
                 await report_denial(self._on_denied, "")
             return _error_response(error)
         num_bytes = int(request.headers.get("content-length", 0))  # the server has checked that it is a number
-        if num_bytes > MAX_BODY_BYTES:
-            message = f"the body has {num_bytes} bytes; send at most {MAX_BODY_BYTES}"
+        most = MAX_FILE_BYTES if name == UPLOAD else MAX_BODY_BYTES
+        if num_bytes > most:
+            message = f"the body has {num_bytes} bytes; send at most {most}"
             return JSONResponse(error_json(message, "invalid_request_error"), 413)
         return None
 

@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 
 from services.common.errors import DomainError, NotFound, ResourceExhausted
+from services.gateway.fine_tuning import NoSuchObject
 from services.gateway.generation import InvalidParameter
 from services.gateway.licence_client import LicenceNotAccepted
 
@@ -31,6 +32,8 @@ def domain_error_json(error: DomainError) -> tuple[int, Json]:
     """HTTP status and body."""
     status, kind, code = _STATUS.get(error.status, (500, "server_error", None))
     param = "model" if isinstance(error, NotFound) else None
+    if isinstance(error, NoSuchObject):
+        param, code = error.param, error.code
     if isinstance(error, LicenceNotAccepted):  # OpenAI's own words for what a key may not use yet are a 403
         status, param, code = 403, "model", "licence_not_accepted"
     if isinstance(error, InvalidParameter):

@@ -75,7 +75,8 @@ class RegistryClient:
                 async for model in self._models()
                 if model.latest_version
             ]
-        return aliases + models
+        named = {alias.name for alias in aliases}  # a name means the alias before it means the model
+        return aliases + [model for model in models if model.name not in named]
 
     async def _aliases(self) -> AsyncIterator[pb.Alias]:
         token = ""

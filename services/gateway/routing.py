@@ -51,6 +51,7 @@ def _least_loaded_first(model: ResolvedModel) -> list[Worker]:
     if not model.workers:
         raise Unavailable(
             f"version {model.version} is not loaded by any worker; "
-            f"deploy it (`anthesis deploy {model.version}`, or the playground's Models page) and wait until it is ready"
+            f"deploy it (`anthesis deploy {model.version}`, or the playground's Models page); "
+            "if it is deployed, it is being loaded: try again in a few seconds"
         )
     return sorted(model.workers, key=lambda worker: (worker.load, random.random()))

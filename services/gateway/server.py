@@ -20,6 +20,7 @@ from services.common.server import GrpcServer, wait_for_signal
 from services.common.settings import Platform
 from services.gateway import access
 from services.gateway.config import GatewayConfig
+from services.gateway.fine_tuning_service import FineTuning
 from services.gateway.generation import Caller, Piece, Pooling, Sampling, Token
 from services.gateway.http import build_app
 from services.gateway.inference_client import InferenceClient
@@ -198,7 +199,8 @@ class Gateway:
         self._grpc = GrpcServer("gateway", config.address, authenticate=authenticate, on_denied=on_denied)
         add, servicer = pb_grpc.add_GenerationServiceServicer_to_server, GenerationServicer(service)
         self._grpc.add(add, servicer, "anthesis.v1.GenerationService", access.GENERATION)
-        self.app = build_app(service, router, registry, authenticate, on_denied)
+        fine_tuning = FineTuning(config.registry_address, router, licences)
+        self.app = build_app(service, router, registry, fine_tuning, authenticate, on_denied)
         self._http = HttpServer(self.app, config.http_address, config.drain_s)
         self._drain_s = config.drain_s
 

@@ -21,15 +21,20 @@ _PASSED_ON = {
 _FAULTS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED}
 
 
+_OF_THE_KEY = {kind.status: kind for kind in (errors.Unauthenticated, errors.PermissionDenied)}
+
+
 @contextmanager
-def upstream(service: str, *, callers_deadline: bool = False) -> Iterator[None]:
+def upstream(service: str, *, callers_deadline: bool = False, callers_key: bool = False) -> Iterator[None]:
     """Turn a failed call into a domain error that names `service` ("the tokenizer service at host:port").
 
-    `callers_deadline`: the call had the deadline of whoever called the gateway, and not one of the gateway's own.
+    `callers_deadline`, `callers_key`: the call had those of whoever called the gateway, and not the gateway's own.
     """
     try:
         yield
     except grpc.aio.AioRpcError as error:
+        if callers_key and (kind := _OF_THE_KEY.get(error.code())):
+            raise kind(error.details()) from error
         raise _translate(service, error, callers_deadline) from error
 
 

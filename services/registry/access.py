@@ -34,6 +34,8 @@ REGISTRY: Access = {
     "CreateDataset": _TRAIN,
     "GetDataset": _READ,
     "ListDatasets": _READ,
+    "ListDatasetVersions": _READ,
+    "PreviewDataset": _READ,
     "CreateDeployment": _TRAIN,
     "ListDeployments": _READ,
     "DeleteDeployment": _TRAIN,
@@ -63,6 +65,21 @@ PROJECTS: Access = {
     "NoteArtifact": _INTERNAL,
 }
 
+WEBHOOKS: Access = {
+    "CreateWebhook": _TRAIN,
+    "ListWebhooks": _READ,
+    "DeleteWebhook": _TRAIN,
+    "ListWebhookDeliveries": _READ,
+    "RedeliverWebhook": _TRAIN,
+}
+
+FILES: Access = {  # one's own; admins see all
+    "CreateFile": _TRAIN,
+    "GetFile": _TRAIN,
+    "ListFiles": _TRAIN,
+    "DeleteFile": _TRAIN,
+}
+
 JOBS: Access = {
     "CreateJob": _TRAIN,
     "ReproduceVersion": _TRAIN,
@@ -70,6 +87,9 @@ JOBS: Access = {
     "ListJobs": _READ,
     "WatchJob": _READ,
     "CancelJob": _TRAIN,
+    "PauseJob": _TRAIN,
+    "ResumeJob": _TRAIN,
+    "ReadJobLogs": _READ,
     "AcquireLease": _INTERNAL,
     "RenewLease": _INTERNAL,
     "FinishJob": _INTERNAL,

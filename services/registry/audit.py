@@ -30,8 +30,10 @@ _KINDS = {
     "Alias": "alias",
     "Artifact": "artifact",
     "Dataset": "dataset",
+    "File": "file",
     "Deployment": "deployment",
     "ApiKey": "key",
+    "Webhook": "webhook",
     "Job": "job",
     "Project": "project",
 }

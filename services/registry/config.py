@@ -8,6 +8,7 @@ from pathlib import Path
 from services.common.settings import Platform
 from services.registry.estimates import THIS_MACHINE, TrainingCluster
 from services.registry.upload_limits import DEFAULT_LIMITS, UploadLimits
+from services.registry.webhooks.addresses import PUBLIC_ONLY, AddressPolicy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,6 +24,7 @@ class RegistryConfig:
     training_cluster: TrainingCluster = THIS_MACHINE  # what jobs' costs are estimated for
     watch_poll_s: float = 0.3  # how soon WatchJob sees what another process wrote
     uploads: UploadLimits = DEFAULT_LIMITS
+    webhook_policy: AddressPolicy = PUBLIC_ONLY  # where webhooks may go
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> "RegistryConfig":
@@ -36,6 +38,7 @@ class RegistryConfig:
             job_lease_s=float(env.get("ANTHESIS_LEASE_SECONDS") or 15),
             training_cluster=TrainingCluster.parse(env.get("ANTHESIS_TRAINING_CLUSTER") or "this-machine"),
             uploads=UploadLimits.from_env(env),
+            webhook_policy=AddressPolicy.from_env(env),
             worker_lease_s=float(env.get("ANTHESIS_WORKER_LEASE_SECONDS") or 10),
             max_lost_leases=int(env.get("ANTHESIS_MAX_ATTEMPTS") or 20),
         )

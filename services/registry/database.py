@@ -7,8 +7,8 @@ dialect leaves out).
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,10 +22,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
+from services.common.errors import Unavailable
 from services.registry.projects.session import ScopedSession, check_not_taken
 from services.registry.tables import Base
 
 BUSY_TIMEOUT_MS = 30_000
+AWAY = ("08", "57P")  # classes of SQLSTATE: connection exceptions; shutting down, crashed, starting
 MIGRATIONS = Path(__file__).with_name("migrations")
 Clock = Callable[[], datetime]
 log = logging.getLogger(__name__)
@@ -49,15 +51,22 @@ class Database:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        """A transaction that changes nothing."""
-        async with self._reading_session() as session:
-            yield session
+        """A transaction that changes nothing. Raises Unavailable when the database does not answer."""
+        with _lost_connections():
+            async with self._reading_session() as session:
+                await _connect(session)
+                yield session
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
-        """A transaction that is committed at the end of the block, or rolled back when it raises."""
-        async with self._writing_session.begin() as session:
-            yield session
+        """A transaction that is committed at the end of the block, or rolled back when it raises.
+
+        Raises Unavailable when the database does not answer: the change was made or not, but never in part.
+        """
+        with _lost_connections():
+            async with self._writing_session.begin() as session:
+                await _connect(session)
+                yield session
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Start what nobody waits for but `close`. What it raises is logged."""
@@ -83,6 +92,30 @@ class Database:
     async def close(self) -> None:
         await self.settle()
         await self.engine.dispose()
+
+
+async def _connect(session: AsyncSession) -> None:
+    """Take a connection before anything else is done: what fails here is the database's, not the block's."""
+    try:
+        await session.connection()
+    except (OSError, sqlalchemy.exc.TimeoutError) as error:
+        raise _away(error) from error
+
+
+@contextmanager
+def _lost_connections() -> Iterator[None]:
+    try:
+        yield
+    except sqlalchemy.exc.DBAPIError as error:
+        state = str(getattr(error.orig, "sqlstate", None) or "")
+        if error.connection_invalidated or state.startswith(AWAY):
+            raise _away(error.orig) from error
+        raise
+
+
+def _away(error: BaseException | None) -> Unavailable:
+    log.error("the database does not answer: %s: %s", type(error).__name__, error)
+    return Unavailable("the registry's database does not answer; nothing is lost: try again in a moment")
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:

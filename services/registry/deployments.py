@@ -2,6 +2,10 @@
 
 A deployment with `replicas` goes to that many live workers, chosen by rendezvous hashing: each worker scores
 hash(deployment, worker) and the highest scores win, so a worker that comes or goes moves as little as possible.
+
+When the alias that it follows moves, a deployment rolls over: its workers load the new version beside the one that it
+serves, and calls get the old one until all of them have the new one. Then calls get the new one, and the old one is
+unloaded. Where a worker cannot load the new one the old one stays.
 """
 
 import hashlib
@@ -32,6 +36,7 @@ FORGET_AFTER = timedelta(hours=1)  # how long a dead worker's row is kept
 class DeploymentStatus:
     deployment: Deployment
     version: str  # what the target is now
+    serving: str  # what calls get: another one while workers load `version`
     ready_replicas: int
     errors: list[str]
 
@@ -113,18 +118,23 @@ class Deployments:
                 for column, new in values.items():
                     setattr(worker, column, new)
             await session.execute(delete(Worker).where(Worker.lease_expires < now - FORGET_AFTER))
-            return await _assigned(session, worker_id, now)
+            return await _assign(session, worker_id, now)
 
-    async def ready_workers(self, version: str) -> list[ReadyWorker]:
-        """Live workers that have `version` (its own name) ready, by id."""
+    async def route(self, name: str) -> tuple[ModelVersion, list[ReadyWorker]]:
+        """The version that calls to `name` get, and the live workers that have it ready, by id.
+
+        An alias whose deployment rolls over leads to the version before, until all workers have the new one. Raises
+        NotFound, FailedPrecondition.
+        """
         async with self._database.read() as session:
+            version = await _served(session, name, await resolve(session, name))
             workers = await _live_workers(session, self._clock())
-        return [
+        ready = [
             ReadyWorker(worker, model["max_sequence_tokens"], model["load"])
             for worker in workers
-            for model in worker.models
-            if model["version"] == version and model["state"] == "READY"
+            for model in _having(worker, version.name, "READY")
         ]
+        return version, ready
 
 
 def chosen(deployment: str, replicas: int, worker_ids: Sequence[str]) -> set[str]:
@@ -140,22 +150,51 @@ async def _live_workers(session: AsyncSession, now: datetime) -> list[Worker]:
     return list(await session.scalars(select(Worker).where(Worker.lease_expires > now).order_by(Worker.id)))
 
 
-async def _assigned(session: AsyncSession, worker_id: str, now: datetime) -> list[ModelVersion]:
-    worker_ids = [worker.id for worker in await _live_workers(session, now)]
+async def _served(session: AsyncSession, name: str, version: ModelVersion) -> ModelVersion:
+    """`version`, which `name` leads to, unless all deployments that follow `name` still serve others."""
+    query = select(Deployment.serving).where(Deployment.target == name).order_by(Deployment.name)
+    serving = [served for served in await session.scalars(query) if served]
+    if not serving or version.name in serving:
+        return version
+    return await resolve(session, serving[0])
+
+
+async def _assign(session: AsyncSession, worker_id: str, now: datetime) -> list[ModelVersion]:
+    """What the worker should have. A deployment all of whose workers are ready for its target serves that from now."""
+    workers = await _live_workers(session, now)
     assigned: dict[str, ModelVersion] = {}
     for row in await session.scalars(select(Deployment).order_by(Deployment.name)):
-        if worker_id in chosen(row.name, row.replicas, worker_ids):
-            version = await resolve(session, row.target)
+        version = await resolve(session, row.target)
+        names = chosen(row.name, row.replicas, [worker.id for worker in workers])
+        if row.serving != version.name and _may_serve(row, version, workers, names):
+            row.serving = version.name
+            audit.record(session, now, f"deployment/{row.name}", f"serves {version.name}")
+        if worker_id in names:
             assigned[version.name] = version
+            if row.serving and row.serving != version.name:
+                assigned[row.serving] = await resolve(session, row.serving)
     return list(assigned.values())
+
+
+def _may_serve(row: Deployment, version: ModelVersion, workers: list[Worker], names: set[str]) -> bool:
+    """Whether every worker of the deployment has `version`, or none has what it serves, so that nothing is lost."""
+    if row.serving is None or not any(_having(worker, row.serving, "READY") for worker in workers):
+        return True
+    return all(_having(worker, version.name, "READY") for worker in workers if worker.id in names)
+
+
+def _having(worker: Worker, version: str, *states: str) -> list[dict[str, Any]]:
+    """The worker's own word on `version`, where it has it in one of `states`: one entry, or none."""
+    return [model for model in worker.models if model["version"] == version and model["state"] in states]
 
 
 async def _status(session: AsyncSession, row: Deployment, workers: list[Worker]) -> DeploymentStatus:
     version = (await resolve(session, row.target)).name
-    having = [(worker, model) for worker in workers for model in worker.models if model["version"] == version]
+    failed = [(worker.id, model["error"]) for worker in workers for model in _having(worker, version, "FAILED")]
     return DeploymentStatus(
         deployment=row,
         version=version,
-        ready_replicas=sum(model["state"] == "READY" for _, model in having),
-        errors=[f"{worker.id}: {model['error']}" for worker, model in having if model["state"] == "FAILED"],
+        serving=row.serving or version,
+        ready_replicas=sum(len(_having(worker, version, "READY")) for worker in workers),
+        errors=[f"{worker_id}: {error}" for worker_id, error in failed],
     )

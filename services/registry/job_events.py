@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.errors import NotFound
 from services.registry.tables import ENDED, PENDING, RUNNING, Job, JobEvent, Wakeup
+from services.registry.webhooks import outbox
 
 
 async def lock_job(session: AsyncSession, job_id: str) -> Job:
@@ -45,6 +46,8 @@ def record(session: AsyncSession, job: Job, now: datetime, kind: str, body: Mapp
     """Append an event. `job` must be locked: its counter numbers the events."""
     job.last_sequence += 1
     session.add(JobEvent(job_id=job.id, sequence=job.last_sequence, time=now, kind=kind, body=dict(body)))
+    if kind == "state":
+        outbox.note(session, job, body["state"], now)
 
 
 def say(session: AsyncSession, job: Job, now: datetime, message: str) -> None:
@@ -60,7 +63,7 @@ def enter(session: AsyncSession, job: Job, state: str, now: datetime) -> None:
     if state == RUNNING:
         job.start_time = job.start_time or now
     if state != RUNNING:
-        job.lease_expires = None
+        job.lease_expires, job.pause_requested = None, False
     if state in ENDED:
         job.end_time = now
     record(session, job, now, "state", {"state": state})

@@ -58,6 +58,7 @@ class TrainOptions:
     zero_stage: int = 0  # 0: 1
     offload: str = ""  # "optimizer" or "parameters"
     validate_every_steps: int | None = None
+    auto: list[str] = field(default_factory=list)  # options that job_auto chooses; none in a job
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +72,14 @@ class LoraOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointSource:
+    """A checkpoint of another job."""
+
+    job_id: str
+    step: int = 0  # 0: the newest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainSpec:
     output_model: str
     tokenizer_digest: str
@@ -79,6 +88,7 @@ class PretrainSpec:
     licence: str = ""
     options: TrainOptions = field(default_factory=TrainOptions)
     validation_datasets: list[str] = field(default_factory=list)
+    from_checkpoint: CheckpointSource | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,18 +99,48 @@ class FineTuneSpec:
     options: TrainOptions = field(default_factory=TrainOptions)
     lora: LoraOptions | None = None
     validation_datasets: list[str] = field(default_factory=list)
+    from_checkpoint: CheckpointSource | None = None
 
 
-JobSpec = PretrainSpec | FineTuneSpec
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValidateDatasetSpec:
+    """A report on a dataset's rows, which trains nothing: dataset_reports.py."""
+
+    dataset: str
+    tokenizer_digest: str = ""  # "": the base's
+    base: str = ""
+    sequence_length: int = 0  # tokens; 0: the default
+    held_out: list[str] = field(default_factory=list)
+
+    @property
+    def datasets(self) -> list[str]:
+        return [self.dataset]
+
+    @property
+    def validation_datasets(self) -> list[str]:
+        return self.held_out
 
 
-def spec_to_row(spec: JobSpec) -> dict[str, Any]:
-    return {"kind": "pretrain" if isinstance(spec, PretrainSpec) else "fine_tune"} | asdict(spec)
+JobSpec = PretrainSpec | FineTuneSpec  # what makes a version
+AnyJobSpec = JobSpec | ValidateDatasetSpec
+_KINDS: dict[type[AnyJobSpec], str] = {
+    PretrainSpec: "pretrain",
+    FineTuneSpec: "fine_tune",
+    ValidateDatasetSpec: "validate_dataset",
+}
 
 
-def spec_from_row(row: Mapping[str, Any]) -> JobSpec:
+def spec_to_row(spec: AnyJobSpec) -> dict[str, Any]:
+    return {"kind": _KINDS[type(spec)]} | asdict(spec)
+
+
+def spec_from_row(row: Mapping[str, Any]) -> AnyJobSpec:
     values = {key: value for key, value in row.items() if key != "kind"}
+    if row["kind"] == "validate_dataset":
+        return ValidateDatasetSpec(**values)
     values["options"] = TrainOptions(**values["options"])
+    if source := values.get("from_checkpoint"):
+        values["from_checkpoint"] = CheckpointSource(**source)
     if row["kind"] == "pretrain":
         return PretrainSpec(**values)
     values["lora"] = LoraOptions(**values["lora"]) if values["lora"] is not None else None

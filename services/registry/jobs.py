@@ -2,10 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bloom.config import PRESETS, BloomConfig
@@ -15,29 +15,39 @@ from services.registry import audit
 from services.registry.aliases import resolve
 from services.registry.continuation import check_continues
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
+from services.registry.dataset_names import check_datasets_exist
+from services.registry.dataset_reports import resolve_validation
 from services.registry.estimates import THIS_MACHINE, Estimate, TrainingCluster, estimate
+from services.registry.fine_tunings import FineTuning, check_fine_tuning
+from services.registry.job_auto import choose
+from services.registry.job_checkpoints import check_source
 from services.registry.job_events import enter, lock_job, read_events, read_job, record, say, wake
+from services.registry.job_queue import queue_time
 from services.registry.job_specs import (
     DEFAULT_LICENCE,
+    AnyJobSpec,
     FineTuneSpec,
     JobSpec,
     PretrainSpec,
+    ValidateDatasetSpec,
     check_layout_fits,
     check_lora,
     check_options,
     check_validation,
     spec_to_row,
 )
+from services.registry.job_watchers import JobWatchers
 from services.registry.licences.acceptance import require_acceptance
 from services.registry.names import check_model_name, check_name, new_id
 from services.registry.pages import Page, PageRequest, read_page
 from services.registry.projects.quotas import check_jobs
+from services.registry.projects.scope import ProjectScoped
 from services.registry.projects.session import check_usable
 from services.registry.references import keep
-from services.registry.tables import CANCELLED, PENDING, Alias, Deployment, Job, JobEvent, Model
+from services.registry.tables import CANCELLED, PAUSED, PENDING, Alias, Dataset, Deployment, Job, JobEvent, Model
 from services.registry.tokenizers import check_fits, vocabulary_size
 from services.registry.training_data import read_training_data
-from services.registry.versions import check_datasets_exist, decide_licence
+from services.registry.versions import decide_licence
 
 MAX_KEY = 200
 MAX_SEQUENCE = 2**31 - 1
@@ -46,10 +56,12 @@ VOCABULARY_MULTIPLE = 128
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewJob:
-    spec: JobSpec
+    spec: AnyJobSpec
     created_by: str  # principal
     deploy_alias: str = ""
     idempotency_key: str = ""
+    priority: str = "NORMAL"  # of job_queue.PRIORITIES
+    fine_tuning: FineTuning | None = None  # of a job that OpenAI's API submits
 
 
 class Jobs:
@@ -64,7 +76,7 @@ class Jobs:
         self._database = database
         self._artifacts = artifacts
         self._clock = clock
-        self._watch_poll_s = watch_poll_s
+        self._watchers = JobWatchers(database, watch_poll_s)
         self._cluster = cluster
 
     async def create(self, new: NewJob) -> Job:
@@ -73,30 +85,38 @@ class Jobs:
         Raises InvalidArgument naming the parameter and its range, NotFound for what the job refers to.
         """
         _check_plain(new)
+        spec = new.spec
         shape = None
-        if isinstance(new.spec, PretrainSpec):
-            shape = await asyncio.to_thread(_check_pretrain_shape, self._artifacts, new.spec)
-        data = await read_training_data(self._database, self._artifacts, new.spec)
-        new = replace(new, spec=replace(new.spec, datasets=data.names))
-        if isinstance(new.spec, FineTuneSpec):
+        if isinstance(spec, ValidateDatasetSpec):
+            spec = await resolve_validation(self._database, self._artifacts, spec)
+            return await self._store(replace(new, spec=spec), None)
+        if isinstance(spec, PretrainSpec):
+            shape = await asyncio.to_thread(_check_pretrain_shape, self._artifacts, spec)
+        data = await read_training_data(self._database, self._artifacts, spec)
+        spec = replace(spec, datasets=data.names)
+        if isinstance(spec, FineTuneSpec):
             async with self._database.read() as session:
-                base = await resolve(session, new.spec.base)
-            await asyncio.to_thread(check_continues, self._artifacts, base, new.spec)
+                base = await resolve(session, spec.base)
+            await asyncio.to_thread(check_continues, self._artifacts, base, spec)
             shape = BloomConfig.from_hf(json.loads(base.config_json))
         assert shape is not None
-        expected = await asyncio.to_thread(estimate, new.spec, shape, data.num_bytes(new.spec.options), self._cluster)
+        num_bytes = data.num_bytes(spec.options)
+        chosen = await asyncio.to_thread(choose, spec, shape, num_bytes, self._cluster)
+        expected = await asyncio.to_thread(estimate, chosen.spec, shape, num_bytes, self._cluster)
+        return await self._store(replace(new, spec=chosen.spec), expected, chosen.said)
+
+    async def _store(self, new: NewJob, expected: Estimate | None, said: str = "") -> Job:
         async with self._database.write() as session:
             if new.idempotency_key and (job := await _find_by_key(session, new)):
                 return job
-            if isinstance(new.spec, PretrainSpec):
+            if not isinstance(new.spec, FineTuneSpec):  # a base keeps its own
                 await keep(session, self._artifacts, [new.spec.tokenizer_digest])
-            return await self._insert(session, new, expected)
+            return await self._insert(session, new, expected, said)
 
-    async def _insert(self, session: AsyncSession, new: NewJob, expected: Estimate) -> Job:
+    async def _insert(self, session: AsyncSession, new: NewJob, expected: Estimate | None, said: str) -> Job:
         now = self._clock()
         spec = await _resolve(session, new)
-        makes = ((Model, spec.output_model), (Alias, new.deploy_alias), (Deployment, new.deploy_alias))
-        await check_usable(session, *makes)
+        await check_usable(session, *_changed_by(new, spec))
         await check_jobs(session)
         job_id = new_id("job", now)
         inserted = await insert_if_absent(
@@ -109,7 +129,10 @@ class Jobs:
             idempotency_key=new.idempotency_key or None,
             create_time=now,
             wake_time=now,
+            priority=new.priority,
+            queue_time=queue_time(new.priority, now),
             estimate=expected,
+            fine_tuning=new.fine_tuning,
         )
         if not inserted:  # another call with the same key was faster
             job = await _find_by_key(session, new)
@@ -117,8 +140,11 @@ class Jobs:
             return job
         job = await lock_job(session, job_id)
         record(session, job, now, "state", {"state": PENDING})
+        if said:
+            say(session, job, now, said)
         wake(session, job, now)
-        audit.record(session, now, f"job/{job.id}", f"makes {spec.output_model}")
+        makes = f"a report on {spec.dataset}" if isinstance(spec, ValidateDatasetSpec) else spec.output_model
+        audit.record(session, now, f"job/{job.id}", f"makes {makes}")
         return job
 
     async def get(self, job_id: str) -> Job:
@@ -126,9 +152,9 @@ class Jobs:
         async with self._database.read() as session:
             return await read_job(session, job_id)
 
-    async def list_jobs(self, state: str, page: PageRequest) -> Page[Job]:
-        """Newest first; in every state when `state` is empty."""
-        query = select(Job).where(Job.state == state) if state else select(Job)
+    async def list_jobs(self, state: str, page: PageRequest, only: Sequence[ColumnElement[bool]] = ()) -> Page[Job]:
+        """Newest first; in every state when `state` is empty; `only` those that meet these conditions."""
+        query = select(Job).where(Job.state == state, *only) if state else select(Job).where(*only)
         async with self._database.read() as session:
             return await read_page(session, query, Job.id, page, scope=f"jobs {state}", newest_first=True)
 
@@ -145,10 +171,10 @@ class Jobs:
             if not events:
                 if ended:
                     return
-                await asyncio.sleep(self._watch_poll_s)
+                await self._watchers.wait(job_id, after)
 
     async def cancel(self, job_id: str) -> Job:
-        """End a PENDING job; ask the worker of a RUNNING one to stop. Raises NotFound, FailedPrecondition."""
+        """End a PENDING or PAUSED job; ask the worker of a RUNNING one to stop. Raises NotFound, FailedPrecondition."""
         now = self._clock()
         async with self._database.write() as session:
             job = await lock_job(session, job_id)
@@ -158,11 +184,18 @@ class Jobs:
                 raise FailedPrecondition(f"job {job.id} is already being cancelled; its worker has been told to stop")
             job.cancel_requested = True
             audit.record(session, now, f"job/{job.id}", "cancel requested")
-            if job.state == PENDING:
+            if job.state in (PENDING, PAUSED):
                 enter(session, job, CANCELLED, now)
             else:
                 say(session, job, now, "cancel requested")
         return job
+
+
+def _changed_by(new: NewJob, spec: AnyJobSpec) -> list[tuple[type[ProjectScoped], str]]:
+    """What the job makes or changes when it succeeds, by name."""
+    if isinstance(spec, ValidateDatasetSpec):
+        return [(Dataset, spec.dataset)]
+    return [(Model, spec.output_model), (Alias, new.deploy_alias), (Deployment, new.deploy_alias)]
 
 
 async def _find_by_key(session: AsyncSession, new: NewJob) -> Job | None:
@@ -173,6 +206,12 @@ async def _find_by_key(session: AsyncSession, new: NewJob) -> Job | None:
 def _check_plain(new: NewJob) -> None:
     """What can be checked without looking anything up."""
     spec = new.spec
+    if len(new.idempotency_key) > MAX_KEY:
+        raise InvalidArgument(f"idempotency_key has {len(new.idempotency_key)} characters; use at most {MAX_KEY}")
+    if isinstance(spec, ValidateDatasetSpec):
+        if new.deploy_alias:
+            raise InvalidArgument(f"deploy_alias={new.deploy_alias[:80]!r}: a report is no version; leave it empty")
+        return
     check_model_name(spec.output_model)
     check_options(spec.options)
     if isinstance(spec, FineTuneSpec) and spec.lora:
@@ -182,8 +221,8 @@ def _check_plain(new: NewJob) -> None:
     check_validation(spec)
     if new.deploy_alias:
         check_name("alias", new.deploy_alias)
-    if len(new.idempotency_key) > MAX_KEY:
-        raise InvalidArgument(f"idempotency_key has {len(new.idempotency_key)} characters; use at most {MAX_KEY}")
+    if new.fine_tuning:
+        check_fine_tuning(new.fine_tuning)
 
 
 def _check_pretrain_shape(artifacts: ArtifactStore, spec: PretrainSpec) -> BloomConfig:
@@ -212,14 +251,17 @@ def _config(artifacts: ArtifactStore, spec: PretrainSpec) -> BloomConfig:
         raise InvalidArgument(f"config: {error}") from error
 
 
-async def _resolve(session: AsyncSession, new: NewJob) -> JobSpec:
+async def _resolve(session: AsyncSession, new: NewJob) -> AnyJobSpec:
     """The spec with its references found and fixed, and a licence under which its version can be registered.
 
     Raises FailedPrecondition for a base whose licence the submitter has still to accept.
     """
     spec = new.spec
-    await _check_held_out(session, spec)
+    if isinstance(spec, ValidateDatasetSpec):
+        return spec
+    spec = replace(spec, validation_datasets=await _check_held_out(session, spec))
     if isinstance(spec, PretrainSpec):
+        await check_source(session, spec)
         model = await session.get(Model, spec.output_model)
         wanted = spec.licence or ("" if model else DEFAULT_LICENCE)
         return replace(spec, licence=await decide_licence(session, spec.output_model, wanted))
@@ -227,12 +269,16 @@ async def _resolve(session: AsyncSession, new: NewJob) -> JobSpec:
     await require_acceptance(session, new.created_by, base)
     check_layout_fits(spec, BloomConfig.from_hf(json.loads(base.config_json)))
     await decide_licence(session, spec.output_model, "", [base])
-    return replace(spec, base=base.name)
+    spec = replace(spec, base=base.name)
+    await check_source(session, spec)
+    return spec
 
 
-async def _check_held_out(session: AsyncSession, spec: JobSpec) -> None:
+async def _check_held_out(session: AsyncSession, spec: JobSpec) -> list[str]:
+    """The validation datasets, fixed to versions. Raises NotFound, InvalidArgument."""
     trained_on = {dataset.digest: dataset.name for dataset in await check_datasets_exist(session, spec.datasets)}
-    for dataset in await check_datasets_exist(session, spec.validation_datasets):
+    held_out = await check_datasets_exist(session, spec.validation_datasets)
+    for dataset in held_out:
         what = f"validation dataset {dataset.name!r}"
         if dataset.format == "BLEND":
             raise InvalidArgument(f"{what} is a BLEND, whose shards have no text to count bytes of; upload rows")
@@ -240,3 +286,4 @@ async def _check_held_out(session: AsyncSession, spec: JobSpec) -> None:
             raise InvalidArgument(f"{what} is {dataset.format}; validate on TEXT or MULTITASK rows")
         if same := trained_on.get(dataset.digest):
             raise InvalidArgument(f"{what} has the rows of {same!r}, which is trained on; upload rows held out")
+    return [dataset.name for dataset in held_out]

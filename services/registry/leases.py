@@ -16,18 +16,23 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from services.common.artifacts import ArtifactStore
 from services.common.auth import acting_for
 from services.common.errors import Aborted, FailedPrecondition
-from services.registry import audit
+from services.registry import audit, job_logs
 from services.registry.alias_changes import JOB, NewChange, set_alias
 from services.registry.aliases import resolve
 from services.registry.checkpoints import Checkpoint, File, inspect_checkpoint
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
+from services.registry.dataset_names import check_datasets_exist
+from services.registry.dataset_reports import attach_report, check_report
+from services.registry.fine_tunings import add_metrics_file
 from services.registry.job_events import enter, lock_job, read_job, record, say, wake
 from services.registry.job_progress import Progress, newest
-from services.registry.job_specs import FineTuneSpec, spec_from_row
+from services.registry.job_queue import next_in_turn
+from services.registry.job_specs import FineTuneSpec, PretrainSpec, ValidateDatasetSpec, spec_from_row
 from services.registry.references import keep
 from services.registry.tables import (
     CANCELLED,
     FAILED,
+    PAUSED,
     PENDING,
     RUNNING,
     SUCCEEDED,
@@ -37,7 +42,7 @@ from services.registry.tables import (
     ModelVersion,
     Wakeup,
 )
-from services.registry.versions import NewVersion, add_version, check_datasets_exist
+from services.registry.versions import NewVersion, add_version
 
 MAX_LOST_LEASES = 20
 
@@ -72,6 +77,17 @@ class Stopped:
 Outcome = Succeeded | Failed | Stopped
 
 
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """What a job's processes printed from a position of its log on."""
+
+    position: int
+    text: str
+
+
+NOTHING = Printed(0, "")
+
+
 class Leases:
     def __init__(
         self,
@@ -88,10 +104,13 @@ class Leases:
         self._max_lost_leases = max_lost_leases
         self._clock = clock
 
-    async def acquire(self, job_id: str, worker_id: str) -> Acquired:
+    async def acquire(
+        self, job_id: str, worker_id: str, *, kinds: Sequence[str] = (), but: Sequence[str] = ()
+    ) -> Acquired:
         """Take the lease of a PENDING job, or of a RUNNING one whose lease expired.
 
-        Raises Aborted when another worker holds it, FailedPrecondition when the job has ended, NotFound.
+        kinds: of the PENDING job of these whose turn it is before `job_id`'s, where there is one; none of `but`.
+        Raises Aborted when another worker holds it, FailedPrecondition when it has ended or is paused, NotFound.
         """
         now = self._clock()
         async with self._database.write() as session:
@@ -99,11 +118,14 @@ class Leases:
             if job.state == RUNNING and _expired(job, now):
                 lapse(session, job, now, self._max_lost_leases)
             if job.state == PENDING:
+                job = await next_in_turn(session, job, kinds, but, now) if kinds else job
                 self._grant(session, job, worker_id, now)
                 return await self._with_references(session, job)
         # Out of the transaction: what a lapse has written stays.
         if job.ended:
             raise FailedPrecondition(f"job {job.id} has already ended: {job.state}")
+        if job.state == PAUSED:
+            raise FailedPrecondition(f"job {job.id} is paused; `anthesis jobs resume {job.id}` lets it go on")
         raise Aborted(f"job {job.id} is held by {job.holder} under token {job.fencing_token}")
 
     def _grant(self, session: AsyncSession, job: Job, worker_id: str, now: datetime) -> None:
@@ -121,7 +143,12 @@ class Leases:
         return Acquired(job, self._ttl_s, datasets, base)
 
     async def renew(
-        self, job_id: str, token: int, progress: Sequence[Progress] = (), messages: Sequence[str] = ()
+        self,
+        job_id: str,
+        token: int,
+        progress: Sequence[Progress] = (),
+        messages: Sequence[str] = (),
+        printed: Printed = NOTHING,
     ) -> Job:
         """Extend the lease and record what was reported. Raises Aborted, changing nothing, for a stale token."""
         now = self._clock()
@@ -134,6 +161,7 @@ class Leases:
             _report(session, job, now, progress)
             for message in messages:
                 say(session, job, now, message)
+            await job_logs.append(session, job, printed.position, printed.text)
         return job
 
     async def release(self, job_id: str, token: int, reason: str) -> None:
@@ -146,13 +174,14 @@ class Leases:
                 raise Aborted(f"job {job.id} has ended under token {token}: {job.state}")
             say(session, job, now, f"{job.holder} gave the job back: {reason or 'no reason given'}")
             job.holder = None
-            enter(session, job, CANCELLED if job.cancel_requested else PENDING, now)
+            enter(session, job, _without_lease(job), now)
 
     async def finish(self, job_id: str, token: int, outcome: Outcome, progress: Sequence[Progress] = ()) -> Job:
-        """End the job; in the same transaction register the version it made, set its alias and deploy it.
+        """End the job; in the same transaction register the version it made, set its alias and deploy it, or keep the
+        report it made.
 
         The same token again gives the same job. Raises Aborted, changing nothing, for a stale token; InvalidArgument
-        for files that are no checkpoint: the job then still runs. What it makes is of the job's project.
+        for files that are no checkpoint, or no report: the job then still runs. What it makes is of the job's project.
         """
         async with self._database.read() as session:
             job = await read_job(session, job_id)
@@ -163,10 +192,16 @@ class Leases:
         async with self._database.read() as session:
             job = await read_job(session, job_id)
             base = await self._with_references(session, job)
+        spec = spec_from_row(job.spec)
         if isinstance(outcome, Succeeded) and not job.ended:
             _check_token(job, token)
-            new = _new_version(job, base.base, outcome.files)
-            checkpoint = await asyncio.to_thread(inspect_checkpoint, self._artifacts, new.files, new.tokenizer_digest)
+            if isinstance(spec, ValidateDatasetSpec):
+                report = await asyncio.to_thread(check_report, self._artifacts, outcome.files)
+            else:
+                new = _new_version(job, base.base, outcome.files)
+                checkpoint = await asyncio.to_thread(
+                    inspect_checkpoint, self._artifacts, new.files, new.tokenizer_digest
+                )
         async with self._database.write() as session:
             job = await lock_job(session, job_id)
             _check_token(job, token)
@@ -175,6 +210,9 @@ class Leases:
             now = self._clock()
             _report(session, job, now, progress)
             match outcome:
+                case Succeeded() if isinstance(spec, ValidateDatasetSpec):
+                    await attach_report(session, self._artifacts, job, spec.dataset, report, now)
+                    enter(session, job, SUCCEEDED, now)
                 case Succeeded():
                     await keep(session, self._artifacts, new.digests)
                     await _succeed(session, self._artifacts, job, new, checkpoint, now)
@@ -186,6 +224,11 @@ class Leases:
                         raise FailedPrecondition(f"nobody asked to cancel job {job.id}; release it to stop running it")
                     enter(session, job, CANCELLED, now)
         return job
+
+
+def _without_lease(job: Job) -> str:
+    """What a job that has not ended becomes when its lease is over."""
+    return CANCELLED if job.cancel_requested else PAUSED if job.pause_requested else PENDING
 
 
 def _expired(job: Job, now: datetime) -> bool:
@@ -208,9 +251,7 @@ def lapse(session: AsyncSession, job: Job, now: datetime, max_lost_leases: int) 
     say(session, job, now, f"the lease of {job.holder} expired")
     job.holder = None
     job.lost_leases += 1
-    if job.cancel_requested:
-        enter(session, job, CANCELLED, now)
-    elif job.lost_leases >= max_lost_leases:
+    if not job.cancel_requested and job.lost_leases >= max_lost_leases:
         job.error = {
             "code": "ATTEMPTS_EXHAUSTED",
             "message": f"{job.lost_leases} workers died or fell silent while running it; see the trainer's log",
@@ -218,7 +259,7 @@ def lapse(session: AsyncSession, job: Job, now: datetime, max_lost_leases: int) 
         }
         enter(session, job, FAILED, now)
     else:
-        enter(session, job, PENDING, now)
+        enter(session, job, _without_lease(job), now)
 
 
 def _new_version(job: Job, base: ModelVersion | None, files: tuple[File, ...]) -> NewVersion:
@@ -227,6 +268,7 @@ def _new_version(job: Job, base: ModelVersion | None, files: tuple[File, ...]) -
         assert base is not None
         origin: dict[str, Any] = {"parent": base.name, "tokenizer_digest": base.tokenizer_digest}
     else:
+        assert isinstance(spec, PretrainSpec)
         origin = {"licence": spec.licence, "tokenizer_digest": spec.tokenizer_digest}
     return NewVersion(
         model=spec.output_model, files=files, datasets=spec.datasets, source="job", job_id=job.id, **origin
@@ -250,6 +292,8 @@ async def _succeed(
         deployment = {"name": alias, "target": alias, "replicas": 0, "create_time": now, "project": project}
         if await insert_if_absent(session, Deployment, **deployment):
             audit.record(session, now, f"deployment/{alias}", f"{alias} on all workers")
+    if job.fine_tuning:
+        await add_metrics_file(session, artifacts, job, now)
     enter(session, job, SUCCEEDED, now)
 
 

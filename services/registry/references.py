@@ -18,7 +18,7 @@ from sqlalchemy import Function, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.artifacts import ArtifactStore
-from services.registry.tables import ENDED, Dataset, Job, ModelVersion, Upload
+from services.registry.tables import ENDED, Dataset, File, Job, ModelVersion, Upload
 
 LOCK = 0x616E6763  # PostgreSQL's advisory lock; on SQLite writers wait for each other anyway
 References = dict[str, list[str]]  # digest -> who needs it, for people
@@ -56,15 +56,19 @@ async def _lock(session: AsyncSession, function: Function[None]) -> None:
 
 
 async def read_references(session: AsyncSession) -> References:
-    """What versions, datasets and jobs that have not ended need."""
+    """What versions, datasets, files and jobs that have not ended need."""
     needed: References = defaultdict(list)
     versions = select(ModelVersion.name, ModelVersion.files, ModelVersion.tokenizer_digest)
     for name, files, tokenizer in await session.execute(versions):
         for file in files:
             needed[file["digest"]].append(f"{name}/{file['path']}")
         needed[tokenizer].append(f"{name}'s tokenizer")
-    for name, digest in await session.execute(select(Dataset.name, Dataset.digest)):
+    for name, digest, report in await session.execute(select(Dataset.name, Dataset.digest, Dataset.report_digest)):
         needed[digest].append(f"dataset {name}")
+        if report:
+            needed[report].append(f"report on dataset {name}")
+    for file_id, digest in await session.execute(select(File.id, File.digest)):
+        needed[digest].append(f"file {file_id}")
     for job_id, spec in await session.execute(select(Job.id, Job.spec).where(Job.state.not_in(ENDED))):
         for digest in _DIGEST.findall(json.dumps(spec)):  # whatever its kind of job names
             needed[digest].append(f"job {job_id}")

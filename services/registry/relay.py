@@ -1,4 +1,4 @@
-"""The outbox's way to the broker, and the reconciler: `python -m services.registry.relay`.
+"""The outboxes' way out, to the broker and to webhooks, and the reconciler: `python -m services.registry.relay`.
 
 A wake-up is deleted after the broker took it: killed at any moment, the relay sends one twice rather than never. Twice
 changes nothing (the second worker finds the lease taken), and a wake-up that the broker loses is written again while
@@ -18,6 +18,8 @@ from services.registry.config import RelayConfig
 from services.registry.database import Database
 from services.registry.leases import reconcile
 from services.registry.tables import Wakeup
+from services.registry.webhooks.config import SenderConfig
+from services.registry.webhooks.sender import Sender
 
 TASK = "services.trainer.worker.run_job"
 QUEUE = "train"
@@ -97,24 +99,25 @@ async def _wait(stopping: asyncio.Event, seconds: float) -> None:
         await asyncio.wait_for(stopping.wait(), seconds)
 
 
-async def serve(config: RelayConfig) -> None:
+async def serve(config: RelayConfig, webhooks: SenderConfig) -> None:
     """Run until SIGTERM or SIGINT. Raises RuntimeError when the database needs a migration."""
     database = Database(config.database_url)
     await database.check_revision()
     broker = Broker(config.broker_url, MESSAGE_LIFE_IN_WAKES * config.wake_again_s)
     stopping = asyncio.Event()
-    running = asyncio.create_task(Relay(database, broker, config).run(stopping))
+    running = [Relay(database, broker, config).run(stopping), Sender(database, webhooks).run(stopping)]
+    both = asyncio.gather(*running)
     log.info("relay runs")
     await wait_for_signal()
     stopping.set()
-    await running
+    await both
     broker.close()
     await database.close()
 
 
 def main() -> None:
     set_up_logging("relay")
-    asyncio.run(serve(RelayConfig.from_env()))
+    asyncio.run(serve(RelayConfig.from_env(), SenderConfig.from_env()))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.artifacts import ArtifactStore
@@ -43,8 +44,9 @@ class Reproductions:
         async with self._database.read() as session:
             version = await resolve(session, new.version)
             record = await asyncio.to_thread(read_record, self._artifacts, version)
-            await self._check_datasets(session, version, record["datasets"])
-        spec = _spec(version, record, new.output_model or f"{version.model}{SUFFIX}", new.changes)
+            _check_began_by_itself(version, record)
+            datasets = await self._find_datasets(session, version, record["datasets"])
+        spec = _spec(version, record, datasets, new.output_model or f"{version.model}{SUFFIX}", new.changes)
         return await self._jobs.create(
             NewJob(
                 spec=spec,
@@ -53,17 +55,23 @@ class Reproductions:
             )
         )
 
-    async def _check_datasets(
+    async def _find_datasets(
         self, session: AsyncSession, version: ModelVersion, datasets: Sequence[dict[str, str]]
-    ) -> None:
+    ) -> list[str]:
+        """The versions that have the content, whatever they are called: records of older releases name no version."""
+        names = []
         for dataset in datasets:
             name, digest = dataset["name"], dataset["digest"]
-            found = await session.get(Dataset, name)
-            if found and found.digest == digest and await asyncio.to_thread(self._artifacts.exists, digest):
+            query = select(Dataset).where(Dataset.dataset == name.partition("@")[0]).order_by(Dataset.number)
+            versions = list(await session.scalars(query))
+            same = [found.name for found in versions if found.digest == digest]
+            if same and await asyncio.to_thread(self._artifacts.exists, digest):
+                names.append(name if name in same else same[0])
                 continue
-            what = "has other content now" if found and found.digest != digest else "is gone"
+            what = "has other content now" if versions and not same else "is gone"
             remedy = f"upload the file with digest {digest} under that name again"
             raise FailedPrecondition(f"dataset {name!r}, which {version.name} was trained on, {what}; {remedy}")
+        return names
 
 
 def read_record(artifacts: ArtifactStore, version: ModelVersion) -> dict[str, Any]:
@@ -82,9 +90,16 @@ def read_record(artifacts: ArtifactStore, version: ModelVersion) -> dict[str, An
     raise FailedPrecondition(f"{TRAINING_FILE} of {version.name} is of another format; use the release that wrote it")
 
 
-def _spec(version: ModelVersion, record: dict[str, Any], output_model: str, changes: TrainOptions) -> JobSpec:
+def _check_began_by_itself(version: ModelVersion, record: dict[str, Any]) -> None:
+    if source := record.get("from_checkpoint"):
+        remedy = f"reproduce what {source} made, or submit the job with from_checkpoint"
+        raise FailedPrecondition(f"{version.name} was trained from a checkpoint of {source}; {remedy}")
+
+
+def _spec(
+    version: ModelVersion, record: dict[str, Any], datasets: list[str], output_model: str, changes: TrainOptions
+) -> JobSpec:
     options = _options(version, record["recipe"], changes)
-    datasets = [dataset["name"] for dataset in record["datasets"]]
     if not record["base"]:
         return PretrainSpec(
             output_model=output_model,

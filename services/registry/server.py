@@ -2,7 +2,14 @@
 
 import asyncio
 
-from anthesis.v1 import job_pb2_grpc, licence_pb2_grpc, project_pb2_grpc, registry_pb2_grpc
+from anthesis.v1 import (
+    file_pb2_grpc,
+    job_pb2_grpc,
+    licence_pb2_grpc,
+    project_pb2_grpc,
+    registry_pb2_grpc,
+    webhook_pb2_grpc,
+)
 
 from services.common.artifacts import ArtifactStore
 from services.common.logs import set_up_logging
@@ -15,6 +22,9 @@ from services.registry.config import RegistryConfig
 from services.registry.database import Database
 from services.registry.datasets import Datasets
 from services.registry.deployments import Deployments
+from services.registry.files import Files
+from services.registry.job_control import JobControl
+from services.registry.job_logs import JobLogs
 from services.registry.jobs import Jobs
 from services.registry.keys import Keys
 from services.registry.leases import Leases
@@ -24,18 +34,23 @@ from services.registry.models import Models
 from services.registry.projects.service import Projects
 from services.registry.reproduction import Reproductions
 from services.registry.rpc.artifact_guard import ArtifactGuard
+from services.registry.rpc.files import FileRpc
 from services.registry.rpc.jobs import JobRpc
 from services.registry.rpc.licences import LicenceRpc
 from services.registry.rpc.projects import ProjectRpc
 from services.registry.rpc.registry import RegistryRpc, RegistryUseCases
+from services.registry.rpc.webhooks import WebhookRpc
 from services.registry.uploads import Uploads
 from services.registry.verification import Verification
 from services.registry.versions import Versions
+from services.registry.webhooks.service import Webhooks
 
 REGISTRY = "anthesis.v1.RegistryService"
 JOBS = "anthesis.v1.JobService"
 LICENCES = "anthesis.v1.LicenceService"
 PROJECTS = "anthesis.v1.ProjectService"
+WEBHOOKS = "anthesis.v1.WebhookService"
+FILES = "anthesis.v1.FileService"
 
 
 def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
@@ -65,7 +80,7 @@ def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
     server.add(registry_pb2_grpc.add_RegistryServiceServicer_to_server, registry, REGISTRY, access.REGISTRY)
     server.add(
         job_pb2_grpc.add_JobServiceServicer_to_server,
-        JobRpc(jobs, leases, Reproductions(database, artifacts, jobs)),
+        JobRpc(jobs, leases, Reproductions(database, artifacts, jobs), JobControl(database), JobLogs(database)),
         JOBS,
         access.JOBS,
     )
@@ -73,6 +88,11 @@ def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
     server.add(add_licences, LicenceRpc(licences), LICENCES, access.LICENCES)
     add_projects = project_pb2_grpc.add_ProjectServiceServicer_to_server
     server.add(add_projects, ProjectRpc(Projects(database)), PROJECTS, access.PROJECTS)
+    webhooks = Webhooks(database, config.pepper, config.webhook_policy)
+    add_webhooks = webhook_pb2_grpc.add_WebhookServiceServicer_to_server
+    server.add(add_webhooks, WebhookRpc(webhooks), WEBHOOKS, access.WEBHOOKS)
+    add_files = file_pb2_grpc.add_FileServiceServicer_to_server
+    server.add(add_files, FileRpc(Files(database, artifacts)), FILES, access.FILES)
     return server
 
 

@@ -2,7 +2,10 @@
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
+
+from anthesis.write_behind import EarlyFlush
 
 from services.common.artifacts import CHUNK_BYTES
 from services.common.errors import FailedPrecondition
@@ -15,6 +18,7 @@ class StagedFile:
         """Go on at `offset`, which cuts off what lies behind. Raises FailedPrecondition where less is there."""
         self._file = path.open("r+b", buffering=0)
         self._sha256 = hashlib.sha256()
+        self._flush = EarlyFlush(self._file.fileno())
         self.size = offset
         try:
             if offset > (found := os.fstat(self._file.fileno()).st_size):
@@ -30,13 +34,15 @@ class StagedFile:
     def digest(self) -> str:
         return f"sha256:{self._sha256.hexdigest()}"
 
-    def append(self, data: bytes) -> None:
+    def append(self, chunks: Iterable[bytes]) -> None:
         """Raises OSError on a full disk."""
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._file.write(rest) :]
-        self._sha256.update(data)
-        self.size += len(data)
+        for data in chunks:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            self._sha256.update(data)
+            self.size += len(data)
+            self._flush.wrote(self.size)
 
     def sync(self) -> None:
         os.fsync(self._file.fileno())

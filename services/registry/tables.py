@@ -20,6 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from services.registry.projects.scope import ProjectPrivate, ProjectScoped
 
 PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED = "PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"
+PAUSED = "PAUSED"
 ENDED = frozenset({SUCCEEDED, FAILED, CANCELLED})
 
 
@@ -129,25 +130,61 @@ class AliasChange(Base):
 
 
 class Dataset(ProjectScoped, Base):
-    __tablename__ = "datasets"
+    """A version of a dataset. But for its newest report, a row is never updated."""
 
-    name: Mapped[str] = mapped_column(primary_key=True)
+    __tablename__ = "datasets"
+    __table_args__ = (UniqueConstraint("dataset", "number"),)
+
+    name: Mapped[str] = mapped_column(primary_key=True)  # "<dataset>@<number>"
+    dataset: Mapped[str]
+    number: Mapped[int]
     format: Mapped[str]  # TEXT, MULTITASK, FIELDS, BLEND or MIXTURE
     digest: Mapped[str]
     num_rows: Mapped[int] = mapped_column(BigInteger)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     languages: Mapped[list[str]]
+    created_by: Mapped[str] = mapped_column(default="")  # "": not recorded, by an older release
     create_time: Mapped[datetime]
+    report_digest: Mapped[str | None]  # see dataset_reports.py
+    report_job_id: Mapped[str | None]
+
+
+class File(ProjectPrivate, Base):
+    """Its creator sees it, and admins do."""
+
+    __tablename__ = "files"
+    __table_args__ = (UniqueConstraint("created_by", "idempotency_key"), Index(None, "created_by", "id"))
+
+    id: Mapped[str] = mapped_column(primary_key=True)  # ids sort by creation time (names.new_id)
+    filename: Mapped[str]
+    purpose: Mapped[str]  # see files.py
+    digest: Mapped[str]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    format: Mapped[str]  # TEXT or MULTITASK; "": no rows to learn from
+    num_rows: Mapped[int] = mapped_column(BigInteger)
+    longest_row_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_by: Mapped[str]
+    idempotency_key: Mapped[str | None]
+    create_time: Mapped[datetime]
+    expire_time: Mapped[datetime | None]
 
 
 class Job(ProjectScoped, Base):
     __tablename__ = "jobs"
-    __table_args__ = (UniqueConstraint("created_by", "idempotency_key"), Index(None, "state"))
+    __table_args__ = (
+        UniqueConstraint("created_by", "idempotency_key"),
+        Index(None, "state"),
+        Index(None, "state", "queue_time"),
+        Index(None, "created_by", "id"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)  # ids sort by creation time (names.new_id)
     spec: Mapped[dict[str, Any]]  # see job_specs.py
     state: Mapped[str] = mapped_column(default=PENDING)
     cancel_requested: Mapped[bool] = mapped_column(default=False)
+    pause_requested: Mapped[bool] = mapped_column(default=False)  # of a RUNNING job
+    priority: Mapped[str] = mapped_column(default="NORMAL")  # LOW, NORMAL, HIGH
+    queue_time: Mapped[datetime]  # by which PENDING jobs are taken, the earliest first: see job_queue.py
     created_by: Mapped[str]
     idempotency_key: Mapped[str | None]
     deploy_alias: Mapped[str] = mapped_column(default="")
@@ -165,6 +202,8 @@ class Job(ProjectScoped, Base):
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     model_version: Mapped[str | None]
     estimate: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # see estimates.py
+    log_end: Mapped[int] = mapped_column(BigInteger, default=0)  # characters printed so far: see job_logs.py
+    fine_tuning: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # see fine_tunings.py
 
     @property
     def ended(self) -> bool:
@@ -192,11 +231,69 @@ class Wakeup(Base):
     create_time: Mapped[datetime]
 
 
+class JobLogPart(Base):
+    """Whole lines of what a job's processes printed; the oldest parts go (see job_logs.py)."""
+
+    __tablename__ = "job_log_parts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    start: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)  # characters before it
+    text: Mapped[str]
+
+
+class StateChange(Base):
+    """The outbox of webhooks: a job's state event for which the deliveries have still to be written."""
+
+    __tablename__ = "state_changes"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    sequence: Mapped[int]
+    state: Mapped[str]
+    time: Mapped[datetime]
+
+
+class Webhook(ProjectPrivate, Base):
+    __tablename__ = "webhooks"
+    __table_args__ = (Index(None, "created_by"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    url: Mapped[str]
+    event_types: Mapped[list[str]]  # "job.succeeded", ...; empty: all
+    created_by: Mapped[str]
+    create_time: Mapped[datetime]
+
+
+class WebhookDelivery(Base):
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        UniqueConstraint("webhook_id", "job_id", "sequence"),
+        Index(None, "webhook_id", "id"),
+        Index(None, "state", "next_time"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)  # the header webhook-id; sorts as the changes of state came
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    sequence: Mapped[int]  # of the job's event
+    event_type: Mapped[str]
+    body: Mapped[str]  # as it is sent and signed
+    state: Mapped[str] = mapped_column(default=PENDING)  # PENDING, DELIVERED, FAILED
+    attempts: Mapped[int] = mapped_column(default=0)
+    status_code: Mapped[int | None]  # of the last attempt; null: no answer
+    error: Mapped[str] = mapped_column(default="")
+    create_time: Mapped[datetime]
+    last_time: Mapped[datetime | None]  # of the last attempt
+    next_time: Mapped[datetime | None]  # not before; while an attempt is under way: when it counts as lost
+
+
 class Deployment(ProjectScoped, Base):
     __tablename__ = "deployments"
 
     name: Mapped[str] = mapped_column(primary_key=True)
     target: Mapped[str]  # an alias, or "<model>@<number>"
+    serving: Mapped[str | None] = mapped_column(ForeignKey("model_versions.name"))  # null: no heartbeat since it is
     replicas: Mapped[int]  # 0: all workers
     create_time: Mapped[datetime]
 

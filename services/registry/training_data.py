@@ -11,9 +11,9 @@ from services.common.artifacts import ArtifactStore
 from services.common.errors import InvalidArgument
 from services.common.mixture import Mixture, Task, parse_mixture
 from services.registry.database import Database
+from services.registry.dataset_names import check_datasets_exist
 from services.registry.job_specs import FineTuneSpec, JobSpec, TrainOptions
 from services.registry.tables import Dataset
-from services.registry.versions import check_datasets_exist
 
 EXAMPLE_FORMATS = ("MULTITASK", "FIELDS", "MIXTURE")
 FIRST_ROWS = 100  # whose fields a template may read
@@ -33,24 +33,30 @@ class TrainingData:
         return sum(self._bytes_of(dataset, options.max_examples_per_dataset) for dataset in self.datasets)
 
     def _bytes_of(self, dataset: Dataset, job_most: int | None) -> int:
-        most = self.mixture.tasks.get(dataset.name, Task()).max_examples or job_most
+        most = (self.mixture.task_of(dataset.name) or Task()).max_examples or job_most
         if not most or most >= dataset.num_rows:
             return dataset.size_bytes
         return dataset.size_bytes * most // dataset.num_rows
 
 
 async def read_training_data(database: Database, artifacts: ArtifactStore, spec: JobSpec) -> TrainingData:
-    """The datasets that a job names, and those that its mixture does. Raises NotFound, InvalidArgument."""
+    """The datasets that a job names, and those that its mixture does. Raises NotFound, InvalidArgument.
+
+    A version that the job names takes the place of the newest one that the mixture means.
+    """
     async with database.read() as session:
         named = await check_datasets_exist(session, spec.datasets)
     _check_formats(named, spec)
     digest = next((dataset.digest for dataset in named if dataset.format == "MIXTURE"), None)
     mixture = await asyncio.to_thread(_read_mixture, artifacts, digest) if digest else Mixture(tasks={})
+    there = {name for dataset in named for name in (dataset.name, dataset.dataset)}
     async with database.read() as session:
-        more = await check_datasets_exist(session, [name for name in mixture.tasks if name not in spec.datasets])
+        more = await check_datasets_exist(session, [name for name in mixture.tasks if name not in there])
     data = TrainingData(datasets=[*named, *more], mixture=mixture)
     for dataset in data.datasets:
-        if dataset.format == "FIELDS" and dataset.name not in mixture.tasks:
+        if task := mixture.task_of(dataset.name):
+            await asyncio.to_thread(_check_task, artifacts, dataset, task)  # versions differ
+        elif dataset.format == "FIELDS":
             raise InvalidArgument(f"dataset {dataset.name!r} is FIELDS, which need templates; name a MIXTURE with it")
     return data
 
@@ -78,10 +84,8 @@ async def check_mixture(database: Database, artifacts: ArtifactStore, digest: st
     mixture = await asyncio.to_thread(_read_mixture, artifacts, digest)
     async with database.read() as session:
         datasets = await check_datasets_exist(session, list(mixture.tasks))
-    for dataset in datasets:
-        _check_task(dataset, mixture.tasks[dataset.name])
-        if dataset.format == "FIELDS":
-            await asyncio.to_thread(_check_fields, artifacts, dataset, mixture.tasks[dataset.name])
+    for dataset, task in zip(datasets, mixture.tasks.values(), strict=True):
+        await asyncio.to_thread(_check_task, artifacts, dataset, task)
     return RowsSummary(
         num_rows=sum(dataset.num_rows for dataset in datasets),
         languages={language for dataset in datasets for language in dataset.languages},
@@ -95,7 +99,8 @@ def _read_mixture(artifacts: ArtifactStore, digest: str) -> Mixture:
         raise InvalidArgument(str(error)) from error
 
 
-def _check_task(dataset: Dataset, task: Task) -> None:
+def _check_task(artifacts: ArtifactStore, dataset: Dataset, task: Task) -> None:
+    """Raise InvalidArgument unless the task's templates suit the dataset's rows. Blocking."""
     what = f"task {dataset.name!r} is a dataset of {dataset.format}"
     if dataset.format not in ("MULTITASK", "FIELDS"):
         raise InvalidArgument(f"{what}; a mixture takes MULTITASK and FIELDS")
@@ -107,6 +112,8 @@ def _check_task(dataset: Dataset, task: Task) -> None:
         if task.templates and not task.templates_for(language):
             remedy = "add a template for them, or one without languages"
             raise InvalidArgument(f"{what} with rows in {language!r}, for which no template is; {remedy}")
+    if dataset.format == "FIELDS":
+        _check_fields(artifacts, dataset, task)
 
 
 def _check_fields(artifacts: ArtifactStore, dataset: Dataset, task: Task) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from anthesis.write_behind import write_behind
 from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -245,25 +246,17 @@ async def _unfinished(session: AsyncSession, *conditions: ColumnElement[bool]) -
 
 
 async def _append(upload: Upload, staged: StagedFile, chunks: AsyncIterator[bytes]) -> None:
-    """Each chunk is written while the next one comes, and no later: the sender feels a slow disk.
+    """What comes is written while more comes. Raises InvalidArgument before more is written than was stated."""
 
-    Raises InvalidArgument before more is written than was stated.
-    """
-    writing: asyncio.Future[None] | None = None
-    size = staged.size
-    try:
+    async def stated() -> AsyncIterator[bytes]:
+        size = staged.size
         async for data in chunks:
-            if writing:
-                await asyncio.shield(writing)
             size += len(data)
             if size > upload.size_bytes:
                 raise InvalidArgument(_other_size(upload, size))
-            writing = asyncio.get_running_loop().run_in_executor(None, staged.append, data)
-    finally:
-        if writing:
-            await asyncio.wait([writing])
-    if writing:
-        writing.result()
+            yield data
+
+    await write_behind(stated(), staged.append)
 
 
 def _other_size(upload: Upload, size: int) -> str:

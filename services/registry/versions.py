@@ -16,6 +16,7 @@ from services.registry import audit
 from services.registry.aliases import resolve
 from services.registry.checkpoints import Checkpoint, File, inspect_checkpoint
 from services.registry.database import Clock, Database, utc_now
+from services.registry.dataset_names import check_datasets_exist
 from services.registry.licences.acceptance import find_licences, note_files
 from services.registry.licences.carried import carry, read_ancestors
 from services.registry.licences.expression import join, normal, parse
@@ -25,7 +26,7 @@ from services.registry.pages import Page, PageRequest, read_page
 from services.registry.projects.artifacts import note_artifacts
 from services.registry.projects.quotas import check_stored_bytes
 from services.registry.references import keep
-from services.registry.tables import Dataset, Model, ModelVersion
+from services.registry.tables import Model, ModelVersion
 
 SOURCES = ("import", "job")
 SHAPE = ("vocab_size", "hidden_size", "n_layer", "n_head")
@@ -59,7 +60,7 @@ async def add_version(
     """
     parents = await _resolve_parents(session, new)
     licence = await decide_licence(session, new.model, new.licence, parents)
-    await check_datasets_exist(session, new.datasets)
+    datasets = [dataset.name for dataset in await check_datasets_exist(session, new.datasets)]
     model = await ensure_model(session, new.model, licence, parents[0] if parents else None, now)
     _check_shape(model, checkpoint.config)
     model.latest_version += 1
@@ -78,7 +79,7 @@ async def add_version(
         parent=parents[0].name if parents else None,
         other_parents=[parent.name for parent in parents[1:]],
         job_id=new.job_id,
-        datasets=new.datasets,
+        datasets=datasets,
         source=new.source,
         create_time=now,
     )
@@ -130,16 +131,6 @@ async def decide_licence(
             "choose another model name"
         )
     return decided
-
-
-async def check_datasets_exist(session: AsyncSession, names: list[str]) -> list[Dataset]:
-    """The datasets called `names`, in that order. Raises NotFound, InvalidArgument for one named twice."""
-    if len(set(names)) != len(names):
-        raise InvalidArgument(f"datasets {', '.join(names)} name one twice; name each once")
-    found = {row.name: row for row in await session.scalars(select(Dataset).where(Dataset.name.in_(names)))}
-    if missing := [name for name in names if name not in found]:
-        raise NotFound(f"no dataset {missing[0][:200]!r}; upload it: `anthesis datasets upload`")
-    return [found[name] for name in names]
 
 
 def _check_shape(model: Model, config: BloomConfig) -> None:

@@ -6,7 +6,7 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -14,8 +14,10 @@ from anthesis.errors import AnthesisError, InvalidArgumentError
 
 from services.common.settings import ROOT, Platform
 from services.trainer.config import RunSpec
+from services.trainer.dataset_report.spec import ReportSpec
 from services.trainer.early_end import EarlyEnd
 from services.trainer.failure import NO_ROOM_TO_SAY, JobFailure, from_exception
+from services.trainer.files import write_whole
 from services.trainer.folder import JobFolder
 from services.trainer.hosts import (
     HOSTFILE_VARIABLE,
@@ -27,6 +29,7 @@ from services.trainer.hosts import (
     stacks_on,
     written_environment,
 )
+from services.trainer.job_log import JobLog
 from services.trainer.launch import (
     deepspeed_command,
     environment,
@@ -34,6 +37,7 @@ from services.trainer.launch import (
     marked,
     num_cores,
     prepare_command,
+    report_command,
     this_machine,
 )
 from services.trainer.lease import LOST, CancelRequested, HeldLease, LeaseLost
@@ -47,6 +51,7 @@ from services.trainer.watchdog import Patience, Watchdog, stacks
 LOG = logging.getLogger(__name__)
 POLL_S = 0.2
 ACQUIRE_FOR_S = 60.0  # a registry that does not answer is asked this long; then the reconciler wakes us again
+TOLD_TO_STOP = "the worker was told to stop"
 MAX_FRUITLESS_DEATHS = 5  # attempts whose ranks are killed before they reach another checkpoint
 
 
@@ -61,25 +66,32 @@ class Killed(Exception):
 def run_job(
     job_id: str, registry: RegistryClient, platform: Platform, worker_id: str, should_stop: Callable[[], bool]
 ) -> None:
-    """Run a job to its end if its lease can be had. Call from a thread that lives as long: processes die with it."""
-    stop = JobFolder(platform.data_dir / "jobs" / job_id).stop
-    if stop.exists():  # the reconciler wakes us again
+    """Run to its end the job, or the one whose turn it is before it, if its lease can be had. Call from a thread that
+    lives as long: processes die with it.
+    """
+    stopped = {path.parent.name for path in (platform.data_dir / "jobs").glob("*/stop")}
+    if job_id in stopped:  # the reconciler wakes us again
+        stop = JobFolder(platform.data_dir / "jobs" / job_id).stop
         LOG.info("job %s: left alone while %s is there", job_id, stop)
         return
-    held = acquire(job_id, registry, worker_id, should_stop)
+    held = acquire(job_id, registry, worker_id, should_stop, but=stopped)
     if held is not None:
-        LOG.info("job %s: attempt %d with token %d", job_id, held.attempt, held.fencing_token)
+        LOG.info("job %s: attempt %d with token %d", held.job_id, held.attempt, held.fencing_token)
         Attempt(held, registry, platform, should_stop).run()
 
 
 def acquire(
-    job_id: str, registry: RegistryClient, worker_id: str, should_stop: Callable[[], bool]
+    job_id: str,
+    registry: RegistryClient,
+    worker_id: str,
+    should_stop: Callable[[], bool],
+    but: Collection[str] = (),
 ) -> Assignment | None:
-    """The lease; None when the job is not to be run by us now."""
+    """The lease of the job, or of the one whose turn it is before it, none of `but`; None when we are to run none."""
     give_up = time.monotonic() + ACQUIRE_FOR_S
     while not should_stop():
         try:
-            return registry.acquire(job_id, worker_id)
+            return registry.acquire(job_id, worker_id, but)
         except LOST as error:
             LOG.info("job %s: nothing to do: %s", job_id, error)
             return None
@@ -102,10 +114,12 @@ class Attempt:
         self._folder.path.mkdir(parents=True, exist_ok=True)
         self._reader = ProgressReader(self._folder.progress)
         self._watchdog = Watchdog(Patience.from_env(), (self._folder.progress, self._folder.validating))
-        self._told_to_stop = 0.0  # when, on the boot clock
+        self._has_asked_to_stop = False
+        self._told_to_stop = 0.0  # when the worker was, on the boot clock
         self._keep_every = 0  # steps whose checkpoints outlive the job
         self._hosts: Hosts | None = None  # None: all ranks run on this machine
-        self._lease = HeldLease(registry, held, self._folder.lease, self._reader, self._watchdog.saw)
+        log = JobLog(self._folder.log, held.fencing_token, held.log_end)
+        self._lease = HeldLease(registry, held, self._folder.lease, self._reader, log, self._watchdog.saw)
 
     def run(self) -> None:
         """Run the job and tell the registry how it ended; say nothing once the lease is lost."""
@@ -113,7 +127,11 @@ class Attempt:
         if killed:
             LOG.warning("job %s: killed processes of earlier attempts: %s", self._held.job_id, killed)
         try:
-            self._run_stages(self._held.spec())
+            spec = self._held.spec()
+            if isinstance(spec, ReportSpec):
+                self._report_on_dataset(spec)
+            else:
+                self._run_stages(spec)
             self._succeed()
         except LeaseLost as error:
             LOG.warning("job %s: lease lost: %s", self._held.job_id, error)
@@ -144,7 +162,12 @@ class Attempt:
         finally:
             if self._hosts:
                 self._lease.end_processes()
-        self._lease.report()  # messages too, which the call that ends the job does not carry
+        self._lease.report_all()  # messages and output, which the call that ends the job does not carry
+
+    def _report_on_dataset(self, spec: ReportSpec) -> None:
+        when_there_is_room(lambda: spec.save(self._folder.run), self._lease.keep)
+        self._run_stage(report_command(self._folder.path), marked(spec.job_id, spec.fencing_token))
+        self._lease.report()
 
     def _train(self, spec: RunSpec, env: dict[str, str], trackers: Trackers) -> bool:
         """Whether the ranks are to be started again, to go on from an earlier checkpoint. Raises Stopped."""
@@ -213,8 +236,7 @@ class Attempt:
     def _watch(self, process: "subprocess.Popen[bytes]", check: Callable[[], None]) -> int:
         """The exit code of a stage; until then the lease is kept."""
         while True:
-            if self._should_stop():
-                self._ask_for_checkpoint()
+            self._look_whether_to_stop()
             self._lease.keep()
             check()
             try:
@@ -222,17 +244,27 @@ class Attempt:
             except subprocess.TimeoutExpired:
                 continue
 
-    def _ask_for_checkpoint(self) -> None:
-        """Have the ranks stop with one. Raises Stopped where there is nothing to save, and when it takes too long."""
-        if not self._told_to_stop:
-            self._lease.report()  # with the newest steps
-            if not self._watchdog.has_steps:
-                raise Stopped("the worker was told to stop")
-            self._told_to_stop = boot_clock()
-            with contextlib.suppress(OSError):  # a full disk, on which there would be no checkpoint
-                self._folder.pause(self._held.fencing_token).touch()
-        elif boot_clock() - self._told_to_stop > stop_grace_s():
-            raise Stopped(f"the worker was told to stop; no checkpoint within {stop_grace_s():g} s")
+    def _look_whether_to_stop(self) -> None:
+        """Have the ranks stop with a checkpoint where the worker or the job is to stop. Raises Stopped where there is
+        nothing to save, and when it takes a worker that is told to stop too long.
+        """
+        if self._should_stop():
+            self._ask_for_checkpoint(TOLD_TO_STOP)
+            self._told_to_stop = self._told_to_stop or boot_clock()
+            if boot_clock() - self._told_to_stop > stop_grace_s():
+                raise Stopped(f"{TOLD_TO_STOP}; no checkpoint within {stop_grace_s():g} s")
+        elif self._lease.pause_requested:
+            self._ask_for_checkpoint("the job is to be paused")
+
+    def _ask_for_checkpoint(self, reason: str) -> None:
+        if self._has_asked_to_stop:
+            return
+        self._lease.report()  # with the newest steps
+        if not self._watchdog.has_steps:
+            raise Stopped(reason)
+        self._has_asked_to_stop = True
+        with contextlib.suppress(OSError):  # a full disk, on which there would be no checkpoint
+            write_whole(self._folder.pause(self._held.fencing_token), reason)
 
     def _succeed(self) -> None:
         files = [(path, digest) for path, digest in json.loads(self._result().read_text())]
@@ -253,13 +285,18 @@ class Attempt:
         self._fail(JobFailure("RANK_DIED", f"{deaths} times before a new checkpoint: {reason}; {remedy}"))
 
     def _release(self, reason: str) -> None:
-        with contextlib.suppress(LeaseLost, CancelRequested):
-            self._lease.report()
+        self._report_rest()
         self._end(lambda: self._registry.release(self._held, reason), ended=False)
 
     def _fail(self, failure: JobFailure) -> None:
         LOG.error("job %s: %s: %s", self._held.job_id, failure.code, failure.message)
+        self._report_rest()
         self._end(lambda: self._registry.fail(self._held, failure, self._lease.unreported()))
+
+    def _report_rest(self) -> None:
+        """What the call that ends the attempt does not carry; should the lease be lost, that call says so."""
+        with contextlib.suppress(LeaseLost, CancelRequested):
+            self._lease.report_all()
 
     def _end(self, tell: Callable[[], None], *, ended: bool = True) -> None:
         """Tell the registry until it has heard, or has given the job away, or we are told to stop."""

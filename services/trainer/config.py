@@ -216,6 +216,8 @@ class RunSpec:
     base: str = ""  # fine-tuning: the base version's name
     base_files: tuple[tuple[str, str], ...] = ()  # fine-tuning: (path, digest) of the base version
     validation: tuple[DatasetSpec, ...] = ()  # never trained on
+    from_job: str = ""  # whose checkpoint the run begins with
+    from_step: int = 0  # of that checkpoint; 0: the newest
     data_dir: str
     artifacts_url: str
 

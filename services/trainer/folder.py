@@ -45,6 +45,11 @@ class JobFolder:
         return self.path / "base"
 
     @property
+    def brought(self) -> Path:
+        """The checkpoint of another job that the run begins with."""
+        return self.path / "brought"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -84,7 +89,7 @@ class JobFolder:
         return self.path / "skips.json"
 
     def pause(self, fencing_token: int) -> Path:
-        """By which the worker asks the attempt's ranks to stop with a checkpoint."""
+        """By which the worker asks the attempt's ranks to stop with a checkpoint; it says why."""
         return self.path / f"pause-{fencing_token}"
 
     def early_end(self, fencing_token: int) -> Path:
@@ -154,5 +159,5 @@ class JobFolder:
         surplus = Retention(last=0, every=keep_every).surplus(checkpoints)
         unfinished = [*self.checkpoints.glob("*.building")]
         everything = [self.checkpoints] if len(surplus) == len(checkpoints) else [*surplus, *unfinished]
-        for folder in (*everything, self.export, self.base):
+        for folder in (*everything, self.export, self.base, self.brought):
             shutil.rmtree(folder, ignore_errors=True)

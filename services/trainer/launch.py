@@ -43,6 +43,10 @@ def prepare_command(folder: Path) -> list[str]:
     return [sys.executable, "-m", "services.trainer.prepare", str(folder)]
 
 
+def report_command(folder: Path) -> list[str]:
+    return [sys.executable, "-m", "services.trainer.dataset_report", str(folder)]
+
+
 def deepspeed_command(folder: Path, layout: Layout) -> list[str]:
     """DeepSpeed's launcher for this machine, as the `deepspeed` command would start it: one process per rank.
 

@@ -11,6 +11,7 @@ from anthesis.errors import (
     NotFoundError,
 )
 
+from services.trainer.job_log import MAX_BEHIND, MAX_SENT, JobLog
 from services.trainer.lease_file import token_of, write_lease
 from services.trainer.processes import boot_clock
 from services.trainer.progress import Progress, ProgressReader
@@ -39,6 +40,7 @@ class HeldLease:
         held: Assignment,
         lease_file: Path,
         reader: ProgressReader,
+        log: JobLog,
         on_steps: Callable[[list[Progress]], None] = lambda steps: None,
     ) -> None:
         """on_steps: told of new steps when they are read."""
@@ -46,11 +48,13 @@ class HeldLease:
         self._held = held
         self._lease_file = lease_file
         self._reader = reader
+        self._log = log
         self._on_steps = on_steps
         self._margin_s = min(3.0, held.ttl_s / 3)  # in which the processes are killed
         self._progress: list[Progress] = []  # read, not yet reported
         self._messages: list[str] = []
         self._has_ended = False
+        self.pause_requested = False
         self._extend(held.asked)
 
     def _extend(self, asked: float) -> None:
@@ -76,24 +80,39 @@ class HeldLease:
         if now >= self._next:
             self.report()
 
-    def report(self) -> None:
-        """Renew now, with all progress; a registry that does not answer is asked again. Raises as `keep` does."""
+    def report(self) -> bool:
+        """Renew now, with all progress; say whether the registry has heard. One that does not answer is asked again.
+
+        Raises as `keep` does.
+        """
         now = boot_clock()
         self._collect()
         try:
             timeout_s = max(0.1, min(2.0, self._until - now))
-            cancel = self._registry.renew(self._held, self._progress, self._messages, timeout_s=timeout_s)
+            printed = self._log.part()
+            wishes = self._registry.renew(self._held, self._progress, self._messages, printed, timeout_s=timeout_s)
         except LOST as error:
             raise LeaseLost(str(error)) from error
         except AnthesisError as error:
             LOG.warning("job %s: the registry does not answer (%s); trying again", self._held.job_id, error)
             self._next = boot_clock() + 0.5
-            return
+            return False
         self._progress, self._messages = [], []
         self._reader.reported()
+        self._log.reported()
         self._extend(now)
-        if cancel:
+        if len(self._log.part()[1]) > MAX_SENT // 2:  # it prints faster than is renewed
+            self._next = now
+        self.pause_requested = wishes.pause
+        if wishes.cancel:
             raise CancelRequested
+        return True
+
+    def report_all(self) -> None:
+        """Report, until all that was printed is with the registry. Raises as `keep` does."""
+        for _ in range(1 + MAX_BEHIND // MAX_SENT):
+            if not self.report() or not self._log.part()[1]:
+                return
 
     def _collect(self) -> None:
         progress, messages = self._reader.read()

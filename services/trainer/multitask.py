@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from anthesis.messages import check_messages
+from anthesis.rows import COMPLETION
 
 from services.common.artifacts import ArtifactStore
 from services.common.chat import ChatFormat, Part
@@ -32,10 +33,11 @@ class ExampleMaker:
             if reason := check_messages(row["messages"]):
                 raise ValueError(f"is no conversation: {reason}")
             return self.chat.parts(row["messages"])
-        for key in ("inputs", "targets"):
+        inputs, targets = COMPLETION if "prompt" in row else ("inputs", "targets")
+        for key in (inputs, targets):
             if not isinstance(row.get(key), str):
                 raise ValueError(f"has no string {key!r}")
-        return [(row["inputs"], False), (row["targets"], True)]
+        return [(row[inputs], False), (row[targets], True)]
 
     def _rendered(self, row: dict[str, Any], draw: int) -> list[Part] | None:
         language = row.get("language") or ""
@@ -53,7 +55,7 @@ def example_makers(spec: RunSpec, store: ArtifactStore) -> dict[str, ExampleMake
     for dataset in spec.datasets:
         if dataset.format == "mixture":
             continue
-        task = mixture.tasks.get(dataset.name, Task())
+        task = mixture.task_of(dataset.name) or Task()
         if dataset.format == "fields" and not task.templates:
             raise _bad(f"dataset {dataset.name!r} has fields and no template; give some in a mixture")
         task = replace(task, max_examples=task.max_examples or spec.config.max_examples_per_dataset)

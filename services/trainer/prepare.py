@@ -25,6 +25,7 @@ import numpy as np
 from services.common.artifacts import ArtifactStore
 from services.common.chat import Part
 from services.common.errors import DataLoss, InvalidArgument, NotFound
+from services.trainer.brought import bring_checkpoint
 from services.trainer.config import DatasetSpec, RunSpec, TrainConfig
 from services.trainer.dataset import WindowsMeta, write_meta
 from services.trainer.encoder import Encoder
@@ -224,7 +225,7 @@ def windows_key(spec: RunSpec) -> str:
         parts["max_examples_per_dataset"] = config.max_examples_per_dataset
     has_mixture = any(dataset.format == "mixture" for dataset in spec.datasets)
     if has_mixture:  # which calls datasets by name
-        parts["names"] = [dataset.name for dataset in spec.datasets]
+        parts["names"] = [dataset.name.partition("@")[0] for dataset in spec.datasets]  # versions are in the digests
     if config.bpe_dropout or config.max_examples_per_dataset or has_mixture:  # epochs may differ
         parts["passes"] = [config.epochs, config.steps and config.steps * config.global_batch]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -338,6 +339,7 @@ def main(job_folder: str) -> None:
     end_with_lease(folder.lease, spec.fencing_token)
     with recorded(folder.failure(spec.fencing_token)):
         prepared = when_there_is_room(lambda: prepare(spec, folder))
+        when_there_is_room(lambda: bring_checkpoint(spec, folder, prepared.total_steps))
         when_there_is_room(lambda: write_whole(folder.tokens, json.dumps(asdict(prepared))))
 
 

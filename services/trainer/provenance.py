@@ -53,6 +53,7 @@ def training_json(folder: JobFolder) -> str:
         "job": asked.job_id,
         "model_config": asked.model_config,
         "base": asked.base,
+        "from_checkpoint": asked.from_job,
         "datasets": [asdict(dataset) for dataset in asked.datasets],
         "tokenizer_digest": asked.tokenizer_digest,
         "tokens": prepared.fingerprint,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from bloom.layout import Layout
 from services.common.settings import Platform
 from services.trainer.config import DatasetFormat, DatasetSpec, LoraConfig, RunSpec, TrainConfig
+from services.trainer.dataset_report.spec import ReportSpec
 from services.trainer.failure import JobFailure
 from services.trainer.processes import boot_clock
 from services.trainer.progress import Progress
@@ -30,6 +31,8 @@ FORMATS: dict[int, DatasetFormat] = {
 }
 FINE_TUNE_LEARNING_RATE = 2e-5
 DEFAULT_EPOCHS = 1.0
+KINDS = ("pretrain", "fine_tune")  # of jobs that a trainer runs
+MAX_EXCEPT = 1000  # jobs that the registry passes over for us
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,16 @@ class Assignment:
     fencing_token: int
     ttl_s: float
     asked: float  # boot_clock() before the lease was asked for: it ends ttl_s later, or a little after
-    spec: Callable[[], RunSpec]  # raises JobFailure when the job asks for what is not built
+    spec: Callable[[], RunSpec | ReportSpec]  # raises JobFailure when the job asks for what is not built
+    log_end: int = 0  # characters of the job's log that the registry has
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a running job's users want of it."""
+
+    cancel: bool = False
+    pause: bool = False
 
 
 class RegistryClient:
@@ -49,30 +61,43 @@ class RegistryClient:
         self._platform = platform
         self._jobs = job_pb2_grpc.JobServiceStub(open_channel(platform.registry_address, api_key))
 
-    def acquire(self, job_id: str, worker_id: str) -> Assignment:
-        request = job_pb2.AcquireLeaseRequest(job_id=job_id, worker_id=worker_id)
+    def acquire(self, job_id: str, worker_id: str, but: Collection[str] = ()) -> Assignment:
+        """The lease of `job_id`, or of the job whose turn it is before it; of none in `but`."""
+        request = job_pb2.AcquireLeaseRequest(
+            job_id=job_id, worker_id=worker_id, kinds=KINDS, except_job_ids=sorted(but)[:MAX_EXCEPT]
+        )
         asked = boot_clock()
         response: job_pb2.AcquireLeaseResponse = _call(self._jobs.AcquireLease, request)
         return Assignment(
-            job_id=job_id,
+            job_id=response.job.id,
             attempt=response.job.attempts,
             fencing_token=response.lease.fencing_token,
             ttl_s=response.lease.ttl_seconds,
             asked=asked,
-            spec=lambda: run_spec(response, self._platform),
+            log_end=response.log_end,
+            spec=lambda: spec_of(response, self._platform),
         )
 
     def renew(
-        self, held: Assignment, progress: Sequence[Progress], messages: Sequence[str], *, timeout_s: float
-    ) -> bool:
-        """Extend the lease; return whether the job is to be cancelled."""
+        self,
+        held: Assignment,
+        progress: Sequence[Progress],
+        messages: Sequence[str],
+        printed: tuple[int, str],
+        *,
+        timeout_s: float,
+    ) -> Wishes:
+        """Extend the lease; return what the job's users want. printed: (position in the job's log, text)."""
         request = job_pb2.RenewLeaseRequest(
             job_id=held.job_id,
             fencing_token=held.fencing_token,
             progress=[_progress_to_proto(item) for item in progress],
             messages=messages,
+            log_offset=printed[0],
+            log_text=printed[1],
         )
-        return bool(_call(self._jobs.RenewLease, request, timeout_s).cancel_requested)
+        response = _call(self._jobs.RenewLease, request, timeout_s)
+        return Wishes(cancel=response.cancel_requested, pause=response.pause_requested)
 
     def succeed(self, held: Assignment, files: Sequence[tuple[str, str]], progress: Sequence[Progress]) -> None:
         """End the job with a model: (path, digest) of its files."""
@@ -110,12 +135,35 @@ def _call(method: Any, request: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
         raise from_rpc(error) from error
 
 
-def run_spec(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> RunSpec:
+def spec_of(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> RunSpec | ReportSpec:
     """What the processes of this attempt get. Raises JobFailure for what is not built."""
+    return (report_spec if response.job.HasField("validate_dataset") else run_spec)(response, platform)
+
+
+def report_spec(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> ReportSpec:
+    """Of a job that reports on a dataset."""
+    job, asked = response.job, response.job.validate_dataset
+    dataset, *held_out = _datasets(response)
+    return ReportSpec(
+        job_id=job.id,
+        fencing_token=response.lease.fencing_token,
+        dataset=dataset,
+        held_out=tuple(held_out),
+        tokenizer_digest=asked.tokenizer_digest,
+        sequence_length=asked.sequence_length,
+        data_dir=str(platform.data_dir),
+        artifacts_url=platform.artifacts_url,
+    )
+
+
+def _datasets(response: job_pb2.AcquireLeaseResponse) -> list[DatasetSpec]:
+    return [DatasetSpec(name=item.name, format=FORMATS[item.format], digest=item.digest) for item in response.datasets]
+
+
+def run_spec(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> RunSpec:
+    """Of a job that trains. Raises JobFailure for what is not built."""
     job = response.job
-    datasets = [
-        DatasetSpec(name=item.name, format=FORMATS[item.format], digest=item.digest) for item in response.datasets
-    ]
+    datasets = _datasets(response)
     if job.WhichOneof("spec") == "fine_tune":
         tune = job.fine_tune
         lora = tune.lora if tune.HasField("lora") else None
@@ -125,7 +173,10 @@ def run_spec(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> RunS
         config = train_config(job.pretrain.options, None, {})
         tokenizer, model_config = job.pretrain.tokenizer_digest, job.pretrain.config
     validation = {*job.pretrain.validation_datasets, *job.fine_tune.validation_datasets}  # one of them is set
+    source = (job.fine_tune if job.HasField("fine_tune") else job.pretrain).from_checkpoint
     return RunSpec(
+        from_job=source.job_id,
+        from_step=source.step,
         job_id=job.id,
         attempt=job.attempts,
         fencing_token=response.lease.fencing_token,

@@ -93,7 +93,8 @@ class Steering:
         """ "" where nobody wants the run to stop."""
         if self._folder.stop.exists():
             return f"{self._folder.stop} is there; remove it to go on"
-        return "the worker was told to stop" if self._folder.pause(self._spec.fencing_token).exists() else ""
+        pause = self._folder.pause(self._spec.fencing_token)
+        return pause.read_text() or "the worker was told to stop" if pause.exists() else ""
 
     def stop(self, step: int, failed: str) -> None:
         """Leave word that the ranks have stopped. failed: why there is no checkpoint of this step."""

@@ -231,7 +231,8 @@ def run(spec: RunSpec, folder: JobFolder, progress: ProgressWriter | None) -> No
     checkpoints = Checkpoints(
         folder.checkpoints, trainer.engine, model, config.optimizer, ranks, prepared.fingerprint, config.retention
     )
-    first = checkpoints.restore(None if config.lora else folder.base / STATE_FOLDER)
+    brought = folder.brought if spec.from_job else None if config.lora else folder.base / STATE_FOLDER
+    first = checkpoints.restore(brought)
     validation = None
     if prepared.validation_folder:
         validation = Validation(Path(prepared.validation_folder), config, ranks, folder.validating)
@@ -300,14 +301,15 @@ def _num_trained(model: BloomModel, spec: RunSpec) -> int:
 def _announce(
     progress: ProgressWriter, spec: RunSpec, prepared: Prepared, num_trained: int, first: int, *, is_brought: bool
 ) -> None:
-    """is_brought: step `first` is that of a state that came with the base."""
+    """is_brought: step `first` is that of a state that came with the base, or from another job."""
     if not is_brought and (spec.attempt > 1 or first):
         start = f"resumed from step {first}" if first else "started from the beginning: no checkpoint yet"
         progress.message(f"attempt {spec.attempt} {start}, layout {spec.config.layout}")
         return
     progress.message(f"training {num_trained:,} parameters for {prepared.total_steps} steps")
     if is_brought:
-        progress.message(f"going on from the base's own state, at step {first}")
+        whose = f"a checkpoint of {spec.from_job}" if spec.from_job else "the base's own state"
+        progress.message(f"going on from {whose}, at step {first}")
     if prepared.num_truncated:
         length = spec.config.sequence_length
         progress.message(f"{prepared.num_truncated} examples are longer than sequence_length={length} and were cut")

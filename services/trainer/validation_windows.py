@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from services.trainer.config import DatasetFormat, DatasetSpec, RunSpec
+from services.trainer.config import DatasetSpec, RunSpec
 from services.trainer.dataset import IGNORE, MicroBatch
 from services.trainer.encoder import Encoder
 from services.trainer.failure import JobFailure
+from services.trainer.multitask import ExampleMaker
 from services.trainer.packing import PAD, Example, WindowWriter, pack
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 VERSION = 1  # of the files; part of their name
 ROWS_PER_BATCH = 512  # encoded together, in parallel
 GROUPS = "groups.json"
-KEYS: dict[DatasetFormat, tuple[str, str]] = {"text": ("?context", "text"), "multitask": ("inputs", "targets")}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +98,7 @@ def write_validation(
     groups = []
     for dataset, rows in sources:
         for language, chosen in sorted(_rows_by_language(rows).items()):
-            first, texts = writer.num_windows, _Texts(rows, chosen, KEYS[dataset.format], encoder)
+            first, texts = writer.num_windows, _Texts(rows, chosen, encoder, examples=dataset.format == "multitask")
             for window in pack(texts.pieces(sequence_length), sequence_length):
                 writer.write(window)
             num_windows = writer.num_windows - first
@@ -129,8 +129,9 @@ def _rows_by_language(rows: "Rows") -> dict[str, list[int]]:
 class _Texts:
     """Some rows' texts; counts their bytes as they are read."""
 
-    def __init__(self, rows: "Rows", chosen: list[int], keys: tuple[str, str], encoder: Encoder) -> None:
-        self._rows, self._chosen, self._keys, self._encoder = rows, chosen, keys, encoder
+    def __init__(self, rows: "Rows", chosen: list[int], encoder: Encoder, *, examples: bool) -> None:
+        self._rows, self._chosen, self._encoder = rows, chosen, encoder
+        self._maker = ExampleMaker() if examples else None
         self.num_bytes = 0
 
     def pieces(self, sequence_length: int) -> Iterator[Example]:
@@ -138,13 +139,25 @@ class _Texts:
         end = self._encoder.eos
         assert end is not None
         for start in range(0, len(self._chosen), ROWS_PER_BATCH):
-            found = [self._rows.texts(row, *self._keys) for row in self._chosen[start : start + ROWS_PER_BATCH]]
-            texts = [text for pair in found if pair for text in pair]
+            chosen = self._chosen[start : start + ROWS_PER_BATCH]
+            texts = [text for row in chosen for pair in self._pairs(row) for text in pair]
             self.num_bytes += sum(len(text.encode()) for text in texts[1::2])
             ids = self._encoder.encode(texts)
             for context, targets in zip(ids[::2], ids[1::2], strict=True):
                 for before, scored in cut(context or [end], targets, sequence_length):
                     yield scored_after(before, scored)
+
+    def _pairs(self, row: int) -> list[tuple[str, str]]:
+        """(context, text) of a row; of an example each of its answers, after all that stands before."""
+        if self._maker is None:
+            context, text = self._rows.texts(row, "?context", "text") or ("", "")
+            return [(context, text)]
+        pairs, before = [], ""
+        for text, is_learnt in self._rows.example(row, self._maker, 0) or []:
+            if is_learnt:
+                pairs.append((before, text))
+            before += text
+        return pairs
 
 
 def scored_after(context: list[int], targets: list[int]) -> Example:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from anthesis import Client, Settings
@@ -29,6 +30,7 @@ class LocalPlatform:
     url: str  # of the playground
     client: Client
     settings: Settings
+    environment: Mapping[str, str]  # of its services
 
 
 def environment(data_dir: Path) -> dict[str, str]:
@@ -63,27 +65,31 @@ def platform() -> Iterator[LocalPlatform]:
             with Client(settings) as client:
                 add_seedling(client)
                 url = f"http://127.0.0.1:{env['ANTHESIS_PLAYGROUND_PORT']}"
-                yield LocalPlatform(url=url, client=client, settings=settings)
+                yield LocalPlatform(url=url, client=client, settings=settings, environment=env)
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)
 
 
 def add_seedling(client: Client) -> None:
     """Register, deploy and wait for `seedling`: random weights, big enough that a completion takes its time."""
-    with tempfile.TemporaryDirectory() as made:
-        folder = make_hf_folder(Path(made), n_head=6, hidden=192, n_layer=8, vocab=VOCAB)
-        paths = [folder / "config.json", *folder.glob("*.safetensors")]
-        files = [ModelFile(path=path.name, digest=client.artifacts.upload(path).digest) for path in paths]
-        tokenizer = client.artifacts.upload_bytes(small_tokenizer_json(VOCAB).encode())
     client.models.create(Model(name="seedling", licence="apache-2.0", languages=["en", "fr"]))
-    client.models.create_version(
-        ModelVersion(
-            model="seedling", licence="apache-2.0", tokenizer_digest=tokenizer.digest, files=files, source="import"
-        )
-    )
+    add_version(client, "seedling", hidden=192, n_layer=8)
     client.aliases.set("seedling", "seedling@1")
     client.deployments.create("seedling")
     client.deployments.wait("seedling", timeout_s=120)
+
+
+def add_version(client: Client, model: str, **shape: Any) -> ModelVersion:
+    """A version of `model` with random weights (`make_hf_folder`)."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = make_hf_folder(Path(made), vocab=VOCAB, **shape)
+        paths = [folder / "config.json", *folder.glob("*.safetensors")]
+        files = [ModelFile(path=path.name, digest=client.artifacts.upload(path).digest) for path in paths]
+        tokenizer = client.artifacts.upload_bytes(small_tokenizer_json(VOCAB).encode())
+    version = ModelVersion(
+        model=model, licence="apache-2.0", tokenizer_digest=tokenizer.digest, files=files, source="import"
+    )
+    return client.models.create_version(version)
 
 
 def anthesis(settings: Settings, *args: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:

@@ -103,7 +103,7 @@ def test_a_fine_tune_is_submitted_its_curve_grows_and_its_version_is_tried(
     platform: LocalPlatform, page: Page, tasks_file: Path
 ) -> None:
     page.goto(f"{platform.url}/finetune")
-    upload_form = page.get_by_test_id("stExpander").filter(has_text="Upload a JSONL file").locator("details")
+    upload_form = page.get_by_test_id("stExpander").filter(has_text="Upload a file").locator("details")
     expect(upload_form).to_be_visible()
     if upload_form.get_attribute("open") is None:  # datasets are there already: it is folded
         upload_form.locator("summary").click()

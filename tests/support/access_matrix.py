@@ -6,6 +6,7 @@ The calls come from the contract's descriptors and from the gateway's app, so no
 import asyncio
 import importlib
 import pkgutil
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ TABLES = {  # the same that the servers are started with: they refuse others
     "JobService": registry_access.JOBS,
     "LicenceService": registry_access.LICENCES,
     "ProjectService": registry_access.PROJECTS,
+    "WebhookService": registry_access.WEBHOOKS,
+    "FileService": registry_access.FILES,
     "GenerationService": gateway_access.GENERATION,
     "TokenizerService": TOKENIZER,
     "InferenceService": INFERENCE,
@@ -56,6 +59,8 @@ SERVED_BY = {
     "JobService": "registry",
     "LicenceService": "registry",
     "ProjectService": "registry",
+    "WebhookService": "registry",
+    "FileService": "registry",
     "GenerationService": "gateway",
     "TokenizerService": "tokenizer",
     "InferenceService": "inference",
@@ -215,7 +220,8 @@ async def ask_http(headers: Headers, http: httpx.AsyncClient, route: str) -> dic
     answers = {}
     for caller, header in headers.items():
         sent = {"authorization": header} if header else {}
-        got = await http.request(method, path.replace("{name:path}", "nobody"), headers=sent)
+        named = re.sub(r"{.*?}", "nobody", path)
+        got = await http.request(method, named, headers=sent)
         assert got.status_code in (200, 400, 401, 403, 404), (route, got.text)
         answers[caller] = str(got.status_code) if got.status_code in (401, 403) else REACHES
     return answers

@@ -1,8 +1,11 @@
 """A rank's program with one planted change: `python -m tests.support.mutated_training MISTAKE JOB_FOLDER`."""
 
 import dataclasses
+import fcntl
 import math
+import os
 import sys
+from pathlib import Path
 
 import torch.nn.functional as F
 from deepspeed.accelerator import get_accelerator
@@ -16,6 +19,7 @@ from bloom.parallel import Shard
 from bloom.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from services.trainer import config, train
 from services.trainer.dataset import MicroBatch, Windows
+from services.trainer.folder import JobFolder
 from services.trainer.lora import LoraLinear
 from services.trainer.validation import Validation
 
@@ -91,6 +95,27 @@ def replicas_validate_the_same() -> None:
         return own_nats(validation, engine)
 
     Validation._own_nats = on_the_first  # type: ignore[method-assign, assignment]
+
+
+def counted() -> None:
+    """No mistake: each attempt that trains to the end is a line of a file, and so is one that finds another at work.
+
+    The file is ANTHESIS_TEST_COUNTS, the line "<job> <fencing token> done" or "<job> <fencing token> TWICE AT ONCE".
+    """
+    run = train.run
+
+    def counting(spec: config.RunSpec, folder: JobFolder, progress: train.ProgressWriter | None) -> None:
+        counts = Path(os.environ["ANTHESIS_TEST_COUNTS"])
+        with counts.with_name(f"{spec.job_id}.lock").open("w") as lock, counts.open("a", buffering=1) as lines:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
+            except BlockingIOError:
+                lines.write(f"{spec.job_id} {spec.fencing_token} TWICE AT ONCE\n")
+                raise
+            run(spec, folder, progress)
+            lines.write(f"{spec.job_id} {spec.fencing_token} done\n")
+
+    train.run = counting
 
 
 if __name__ == "__main__":

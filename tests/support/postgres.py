@@ -1,12 +1,15 @@
 """A real PostgreSQL for tests, where one is installed: one server for the whole run, a fresh database per test."""
 
 import atexit
+import contextlib
 import itertools
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
+import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,9 +43,26 @@ class PostgresServer:
             self._port = probe.getsockname()[1]
         options = ["--username=postgres", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8"]
         self._run("initdb", "-D", self._data, *options)
-        settings = f"-p {self._port} -k {self._folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-        self._run("pg_ctl", "-D", self._data, "-w", "-l", str(self._folder / "log"), "-o", settings, "start")
+        self.start()
         atexit.register(self.stop)
+
+    def start(self, timeout_s: float = 60) -> None:
+        """After `kill`, too: it starts once the processes of the server that was killed have ended."""
+        settings = f"-p {self._port} -k {self._folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return self._run(
+                    "pg_ctl", "-D", self._data, "-w", "-l", str(self._folder / "log"), "-o", settings, "start"
+                )
+            except subprocess.CalledProcessError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    def kill(self) -> None:
+        """SIGKILL of the first process: the others find out by themselves."""
+        os.kill(int(Path(self._data, "postmaster.pid").read_text().splitlines()[0]), signal.SIGKILL)
 
     @property
     def _data(self) -> str:
@@ -64,7 +84,8 @@ class PostgresServer:
         return name
 
     def stop(self) -> None:
-        self._run("pg_ctl", "-D", self._data, "-m", "immediate", "stop")
+        with contextlib.suppress(subprocess.CalledProcessError):  # it was killed
+            self._run("pg_ctl", "-D", self._data, "-m", "immediate", "stop")
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

@@ -7,7 +7,16 @@ from typing import Any
 import grpc
 import httpx
 from anthesis import Settings
-from anthesis.v1 import generation_pb2, inference_pb2, job_pb2, licence_pb2, project_pb2, tokenizer_pb2
+from anthesis.v1 import (
+    file_pb2,
+    generation_pb2,
+    inference_pb2,
+    job_pb2,
+    licence_pb2,
+    project_pb2,
+    tokenizer_pb2,
+    webhook_pb2,
+)
 from anthesis.v1 import registry_pb2 as pb
 from google.protobuf.message import Message
 
@@ -15,7 +24,7 @@ from tests.support.projects import Belongings, fill_project, make_project
 
 # What a request names by these may be somebody's; a call with one has its request below, or a reason why not.
 NAMING = {"name", "id", "digest", "digests", "model", "version", "deployment", "job_id", "dataset", "model_version"}
-NAMING |= {"tokenizer_digest", "dataset_digests"}
+NAMING |= {"tokenizer_digest", "dataset_digests", "webhook_id"}
 NAMES_NOTHING_OF_A_PROJECT = {
     "RegistryService.BeginUpload": "its sender has to send the bytes",
     "RegistryService.UploadArtifact": "it carries the bytes",
@@ -58,6 +67,9 @@ def requests(of: Belongings) -> Mapping[str, Message]:
         "JobService.ReproduceVersion": job_pb2.ReproduceVersionRequest(version=of.version),
         "JobService.GetJob": job_pb2.GetJobRequest(id=of.job),
         "JobService.WatchJob": job_pb2.WatchJobRequest(id=of.job),
+        "JobService.PauseJob": job_pb2.PauseJobRequest(id=of.job),
+        "JobService.ResumeJob": job_pb2.ResumeJobRequest(id=of.job),
+        "JobService.ReadJobLogs": job_pb2.ReadJobLogsRequest(id=of.job),
         "JobService.CancelJob": job_pb2.CancelJobRequest(id=of.job),
         "JobService.AcquireLease": job_pb2.AcquireLeaseRequest(job_id=of.job, worker_id="w"),
         "JobService.RenewLease": job_pb2.RenewLeaseRequest(job_id=of.job, fencing_token=1),
@@ -87,6 +99,16 @@ def requests(of: Belongings) -> Mapping[str, Message]:
             name=of.dataset, digest=of.dataset_digest, format=pb.DATASET_FORMAT_TEXT
         ),
         "RegistryService.GetDataset": pb.GetDatasetRequest(name=of.dataset),
+        "RegistryService.ListDatasetVersions": pb.ListDatasetVersionsRequest(name=of.dataset),
+        "RegistryService.PreviewDataset": pb.PreviewDatasetRequest(name=of.dataset),
+        "FileService.CreateFile": file_pb2.CreateFileRequest(
+            filename="a.jsonl", purpose="fine-tune", digest=of.dataset_digest
+        ),
+        "FileService.GetFile": file_pb2.GetFileRequest(id=of.file),
+        "FileService.DeleteFile": file_pb2.DeleteFileRequest(id=of.spare_file),
+        "WebhookService.ListWebhookDeliveries": webhook_pb2.ListWebhookDeliveriesRequest(webhook_id=of.webhook),
+        "WebhookService.RedeliverWebhook": webhook_pb2.RedeliverWebhookRequest(id=of.delivery),
+        "WebhookService.DeleteWebhook": webhook_pb2.DeleteWebhookRequest(id=of.webhook),
         "RegistryService.CreateDeployment": pb.CreateDeploymentRequest(
             deployment=pb.Deployment(name="mine", target=of.alias)
         ),
@@ -100,7 +122,16 @@ ROUTES: Mapping[str, Any] = {  # route -> its body, which names the model; None:
     "GET /v1/models/{name:path}": None,
     "POST /v1/completions": {"prompt": "a"},
     "POST /v1/embeddings": {"input": "a"},
+    "POST /v1/fine_tuning/jobs": {},
+    "GET /v1/fine_tuning/jobs/{job_id}": None,
+    "GET /v1/fine_tuning/jobs/{job_id}/checkpoints": None,
+    "GET /v1/fine_tuning/jobs/{job_id}/events": None,
+    "POST /v1/fine_tuning/jobs/{job_id}/cancel": None,
+    "GET /v1/files/{file_id}": None,
+    "GET /v1/files/{file_id}/content": None,
+    "DELETE /v1/files/{file_id}": None,
 }
+NAMES_NOTHING = {"POST /v1/files"}  # it carries the bytes
 
 
 async def measure_projects(doors: Any, services: list[Any], served_by: Mapping[str, str]) -> tuple[Any, Any]:
@@ -108,14 +139,14 @@ async def measure_projects(doors: Any, services: list[Any], served_by: Mapping[s
     own = (await make_project(doors.registry, "lab"))["admin"]
     other = (await make_project(doors.registry, "neighbour"))["admin"]
     addresses = {f"{name}_address": address for name, address in doors.addresses.items()}
-    lab = await fill_project(doors.registry, Settings(api_key=own, **addresses), "lab")
+    lab = await fill_project(doors.registry, Settings(api_key=own, **addresses), "lab", doors.http_url)
     methods = {f"{service.name}.{method.name}": method for service in services for method in service.methods}
     asked = requests(lab)
     named = {rpc for rpc, method in methods.items() if NAMING & {field.name for field in method.input_type.fields}}
     forgotten = named - set(asked) - set(NAMES_NOTHING_OF_A_PROJECT)
     assert not forgotten, f"say in requests() what {sorted(forgotten)} names, or why that is of no project"
     routes = {route for route in doors.gateway.app.routes if "{" in route or route.startswith("POST")}
-    assert routes == set(ROUTES), "say in ROUTES what a route of the gateway names"
+    assert routes == set(ROUTES) | NAMES_NOTHING, "say in ROUTES what a route of the gateway names"
     answers = []
     for secret in (other, own):
         async with AsyncExitStack() as stack:
@@ -129,7 +160,11 @@ async def measure_projects(doors: Any, services: list[Any], served_by: Mapping[s
             for route, body in ROUTES.items():
                 verb, path = route.split(" ")
                 sent = None if body is None else body | {"model": lab.version}
-                answer = await http.request(verb, path.replace("{name:path}", lab.version), json=sent)
+                if sent and "fine_tuning" in path:
+                    sent |= {"training_file": lab.file}
+                for field, name in (("name:path", lab.version), ("job_id", lab.fine_tuning), ("file_id", lab.file)):
+                    path = path.replace(f"{{{field}}}", name)
+                answer = await http.request(verb, path, json=sent)
                 found[route] = str(answer.status_code) if answer.status_code in (401, 403, 404) else "yes"
             answers.append(found)
     return answers[0], answers[1]

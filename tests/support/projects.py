@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
+import httpx
 from anthesis import AsyncClient, Settings
 from anthesis.v1 import job_pb2
 from anthesis.v1 import registry_pb2 as pb
@@ -15,7 +16,8 @@ from services.registry.config import read_pepper
 from services.registry.database import utc_now
 from services.registry.keys import Keys
 from services.registry.projects.service import Projects
-from tests.support.registry_data import store_checkpoint, text_rows
+from services.registry.tables import Webhook, WebhookDelivery
+from tests.support.registry_data import multitask_rows, store_checkpoint, text_rows
 from tests.support.registry_server import RunningRegistry
 from tests.support.tokenizers import small_tokenizer_json
 
@@ -57,9 +59,53 @@ class Belongings:
     deployment: str
     job: str
     key: str
+    file: str
+    spare_file: str
+    fine_tuning: str
+    webhook: str
+    delivery: str
 
 
-async def fill_project(registry: RunningRegistry, settings: Settings, project: str) -> Belongings:
+async def _fine_tune(http_url: str, settings: Settings, version: str) -> tuple[str, str, str]:
+    """Two files and a job, as an OpenAI client makes them: their ids."""
+    headers = {"authorization": f"Bearer {settings.api_key}"}
+    async with httpx.AsyncClient(base_url=http_url, headers=headers, timeout=30) as http:
+        form = {"data": {"purpose": "fine-tune"}, "files": {"file": ("rows.jsonl", multitask_rows(20))}}
+        file, spare = [(await http.post("/v1/files", **form)).json()["id"] for _ in range(2)]
+        body = {"model": version, "training_file": file, "suffix": "mine"}
+        return file, spare, (await http.post("/v1/fine_tuning/jobs", json=body)).json()["id"]
+
+
+async def _add_webhook(registry: RunningRegistry, project: str, job_id: str) -> tuple[str, str]:
+    """Straight into the tables: the URL of one that is made over the RPC has to be found."""
+    now = utc_now()
+    times = {"create_time": now, "last_time": now}
+    webhook = Webhook(
+        id=f"webhook-{project}",
+        url="https://example.org",
+        event_types=[],
+        created_by=f"{project}/the-admin",
+        create_time=now,
+        project=project,
+    )
+    delivery = WebhookDelivery(
+        id=f"delivery-{project}",
+        webhook_id=webhook.id,
+        job_id=job_id,
+        sequence=1,
+        event_type="job.succeeded",
+        body="{}",
+        state="FAILED",
+        **times,
+    )
+    async with registry.database.write() as session:
+        session.add(webhook)
+        await session.flush()
+        session.add(delivery)
+    return webhook.id, delivery.id
+
+
+async def fill_project(registry: RunningRegistry, settings: Settings, project: str, http_url: str) -> Belongings:
     """Make something of every kind with a key of the project's admin, over the RPCs; names begin with the project's."""
     stored = store_checkpoint(registry.artifacts, SHAPE, tokenizer=small_tokenizer_json(512).encode())
     async with AsyncClient(settings) as client:
@@ -85,7 +131,14 @@ async def fill_project(registry: RunningRegistry, settings: Settings, project: s
         )
         job = await client.jobs.create(spec)
         made = await client.keys.create("spare", pb.ROLE_VIEWER, expire_time=utc_now() + timedelta(days=1))
+    file, spare, fine_tuning = await _fine_tune(http_url, settings, version.name)
+    webhook, delivery = await _add_webhook(registry, project, job.id)
     return Belongings(
+        file=file,
+        spare_file=spare,
+        fine_tuning=fine_tuning,
+        webhook=webhook,
+        delivery=delivery,
         project=project,
         model=f"{project}-model",
         version=version.name,

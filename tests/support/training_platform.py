@@ -28,6 +28,7 @@ from services.trainer.processes import JOB_VARIABLE
 from services.trainer.progress import Progress
 from services.trainer.provenance import TRAINING_FILE
 from tests.support.hosts import GATEWAY, Host, free_port
+from tests.support.postgres import PostgresServer
 from tests.support.registry_server import RegistryProcess, platform_env, test_platform
 from tests.support.tokenizers import small_tokenizer_json
 from tests.support.training import jsonl
@@ -41,13 +42,25 @@ class TrainingPlatform:
     """`with TrainingPlatform(folder) as platform`; `folder` must have a short path (a Unix socket lies in it)."""
 
     def __init__(
-        self, data_dir: Path, *, mistake: str = "", has_worker: bool = True, worker_on: Host | None = None, **env: str
+        self,
+        data_dir: Path,
+        *,
+        mistake: str = "",
+        has_worker: bool = True,
+        worker_on: Host | None = None,
+        postgres: PostgresServer | None = None,
+        also: Sequence[str] = (),
+        **env: str,
     ) -> None:
         """mistake: of mutated_training, which the worker's ranks make. worker_on: a host of tests.support.hosts.
+        postgres: the database's server, which is then a process like the others. also: further services, "gateway", ….
         env: variables of all processes.
         """
-        address = {"registry_address": f"{GATEWAY}:{free_port()}"} if worker_on else {}
-        self.settings = test_platform(data_dir, **address)
+        changes = {"registry_address": f"{GATEWAY}:{free_port()}"} if worker_on else {}
+        self._postgres = postgres
+        if postgres:
+            changes["database_url"] = postgres.url(postgres.create_database())
+        self.settings = test_platform(data_dir, **changes)
         prefix = worker_on.enter() if worker_on else []
         (data_dir / "run").mkdir(parents=True, exist_ok=True)
         self._socket = data_dir / "run" / "valkey.sock"
@@ -61,6 +74,7 @@ class TrainingPlatform:
             "valkey": [*python, "infra.local.valkey"],
             "relay": [*python, "services.registry.relay"],
         }
+        self._commands |= {name: [*python, f"services.{name}.server"] for name in also}
         if has_worker:
             program = ["tests.support.mutated_worker", mistake] if mistake else ["celery"]
             self._commands["worker"] = [*prefix, *python, *program, *WORKER.split()]
@@ -85,9 +99,16 @@ class TrainingPlatform:
         return self.settings.data_dir / f"{name}.log"
 
     def start(self, name: str, **env: str) -> None:
-        """Start a process that is not running: "valkey", "relay", "worker" or "registry"; env: further variables."""
+        """Start a process that is not running: "valkey", "relay", "worker", "registry", "postgres" or one of `also`.
+
+        env: further variables.
+        """
         if name == "registry":
             self._registry.restart()
+            return
+        if name == "postgres":
+            assert self._postgres
+            self._postgres.start()
             return
         with self.log_path(name).open("ab") as log:
             self._processes[name] = subprocess.Popen(
@@ -107,6 +128,10 @@ class TrainingPlatform:
 
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL, timeout_s: float = 60) -> None:
         """Send a signal and wait for the process to end."""
+        if name == "postgres":
+            assert self._postgres
+            self._postgres.kill()
+            return
         process = self._registry.process if name == "registry" else self._processes[name]
         process.send_signal(how)
         process.wait(timeout_s)
@@ -129,8 +154,11 @@ class TrainingPlatform:
         )
         return name
 
-    def submit(self, spec: job_pb2.PretrainSpec | job_pb2.FineTuneSpec, deploy_alias: str = "") -> str:
-        field = "pretrain" if isinstance(spec, job_pb2.PretrainSpec) else "fine_tune"
+    def submit(
+        self, spec: job_pb2.PretrainSpec | job_pb2.FineTuneSpec | job_pb2.ValidateDatasetSpec, deploy_alias: str = ""
+    ) -> str:
+        fields = {job_pb2.PretrainSpec: "pretrain", job_pb2.FineTuneSpec: "fine_tune"}
+        field = fields.get(type(spec), "validate_dataset")
         request = job_pb2.CreateJobRequest(**{field: spec}, deploy_alias=deploy_alias)
         return str(self.jobs.CreateJob(request).job.id)
 

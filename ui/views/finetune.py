@@ -2,14 +2,17 @@
 
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import streamlit as st
 from anthesis import AnthesisError, FineTuneSpec, LoraOptions, TrainOptions
+from anthesis.datasets import pinned
+from anthesis.row_files import suffix_of
+from anthesis.row_files.limits import Limits
 from anthesis.v1.registry_pb2 import DATASET_FORMAT_MULTITASK, DATASET_FORMAT_TEXT, Dataset, DatasetFormat
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from ui.chrome import VIEWS, page, show_error
+from ui.dataset_look import look_into
 from ui.licences import ask_to_accept
 from ui.platform import connect
 
@@ -18,6 +21,8 @@ FORMATS: dict[str, DatasetFormat.ValueType] = {
     "Text": DATASET_FORMAT_TEXT,
 }
 state = st.session_state
+TABLES = (".csv", ".csv.gz", ".csv.zst", ".parquet")
+LIMITS = Limits(max_bytes=4 << 30)  # of what an uploaded file unpacks to, on the playground's disk
 ROWS = {
     "Tasks": '{"inputs": "Translate to French: Good morning.", "targets": "Bonjour.", "language": "fr"}',
     "Text": '{"text": "Il était une fois…", "language": "fr"}',
@@ -32,7 +37,8 @@ def main() -> None:
         if not bases:
             st.info("**There is no model to tune yet.** `make demo` trains one; or import one (see Models).", icon="🌱")
             return
-        datasets = choose_data(client.datasets.list())
+        chosen = choose_data(client.datasets.list())
+        datasets = list(map(pinned, chosen))
         with st.container(border=True):
             st.markdown("##### 2 · Model")
             first, second, third = st.columns(3)
@@ -52,6 +58,8 @@ def main() -> None:
                 placeholder="an alias, for example my-model",
                 help="When the job succeeds, this alias points to the new version and a worker loads it.",
             )
+        if chosen:
+            look_into(chosen, base)
         spec = choose_options(base, output, datasets)
         blocked = ask_to_accept([base])
         ready = bool(datasets) and not blocked
@@ -62,12 +70,12 @@ def main() -> None:
             st.caption("Choose at least one dataset first.")
 
 
-def choose_data(known: Sequence[Dataset]) -> list[str]:
+def choose_data(known: Sequence[Dataset]) -> list[Dataset]:
     with st.container(border=True):
         st.markdown("##### 1 · Data")
         by_name = {dataset.name: dataset for dataset in known}
         if uploaded := state.pop("uploaded", None):
-            state["datasets"] = [*state.get("datasets", []), uploaded]
+            state["datasets"] = list(dict.fromkeys([*state.get("datasets", []), uploaded]))
         chosen = st.multiselect(
             "Datasets",
             list(by_name),
@@ -75,15 +83,16 @@ def choose_data(known: Sequence[Dataset]) -> list[str]:
             format_func=lambda name: describe(by_name[name]),
             placeholder="Choose datasets" if by_name else "There is none yet: upload one below",
         )
-        with st.expander("Upload a JSONL file", icon=":material/upload_file:", expanded=not by_name):
+        with st.expander("Upload a file", icon=":material/upload_file:", expanded=not by_name):
             upload_data()
-    return chosen
+    return [by_name[name] for name in chosen]
 
 
 def describe(dataset: Dataset) -> str:
     labels = {value: label for label, value in FORMATS.items()}
     kind = labels.get(dataset.format, DatasetFormat.Name(dataset.format).removeprefix("DATASET_FORMAT_"))
-    return f"{dataset.name} · {kind.lower()}, {dataset.num_rows:,} rows"
+    version = f" (version {dataset.version})" if dataset.version > 1 else ""
+    return f"{dataset.name}{version} · {kind.lower()}, {dataset.num_rows:,} rows"
 
 
 def upload_data() -> None:
@@ -97,22 +106,33 @@ def upload_data() -> None:
     )
     assert kind is not None
     st.code(ROWS[kind], language="json", wrap_lines=True)
-    file = st.file_uploader("One JSON object a line", type=["jsonl", "json"], key="file")
+    types = ["jsonl", "json", "csv", "parquet", "gz", "zst"]
+    file = st.file_uploader("One JSON object a line, or a table with such columns", type=types, key="file")
+    stem = file.name.lower().removesuffix(suffix_of(file.name)) if file else ""
     name = st.text_input(
-        "Name of the dataset", Path(file.name).stem.lower() if file else "", key=f"dataset-{file.name if file else ''}"
+        "Name of the dataset",
+        stem,
+        key=f"dataset-{file.name if file else ''}",
+        help="One that is there gets a new version.",
     )
+    columns = ""
+    if file and suffix_of(file.name) in TABLES:
+        example = "inputs=question, targets=answer" if kind == "Tasks" else "text=body"
+        columns = st.text_input("Columns that are called otherwise (optional)", key="columns", placeholder=example)
     if st.button("Upload", disabled=not (file and name), icon=":material/upload:") and file:
         try:
-            store(name, file, FORMATS[kind])
+            store(name, file, FORMATS[kind], columns)
         except AnthesisError as error:
             show_error(error)  # here, where the file can be chosen anew
 
 
-def store(name: str, file: UploadedFile, format: DatasetFormat.ValueType) -> None:
-    with tempfile.NamedTemporaryFile(suffix=".jsonl") as copy, st.spinner("Checking every row…"):
+def store(name: str, file: UploadedFile, format: DatasetFormat.ValueType, columns: str) -> None:
+    pairs = (pair.partition("=") for pair in columns.split(",") if pair.strip())
+    chosen = {field.strip(): column.strip() for field, _, column in pairs}
+    with tempfile.NamedTemporaryFile(suffix=suffix_of(file.name)) as copy, st.spinner("Checking every row…"):
         copy.write(file.getbuffer())
         copy.flush()
-        dataset = connect().client.datasets.upload(name, copy.name, format)
+        dataset = connect().client.datasets.upload(name, copy.name, format, columns=chosen, limits=LIMITS)
     state["uploaded"] = dataset.name
     st.rerun()
 

@@ -3,6 +3,7 @@
 import time
 
 import streamlit as st
+from anthesis.report_text import sentences
 from anthesis.v1 import job_pb2 as pb
 
 from ui import history, markup
@@ -11,6 +12,7 @@ from ui.chrome import VIEWS, page
 from ui.platform import connect
 
 LIVE_S = 1.0  # how often a running job's page looks for news
+LOG_LINES = 200
 state = st.session_state
 
 
@@ -54,14 +56,20 @@ def one_job(job_id: str) -> None:
         past.catch_up(connect().streaming, job_id)
         now = connect().client.jobs.get(job_id)
         overview(now, past)
+        printed(job_id)
         if running and now.state in history.ENDED:
             st.rerun()  # stops looking, and shows what to do next
 
     live()
-    if job.state == pb.JOB_STATE_SUCCEEDED:
+    if job.state == pb.JOB_STATE_SUCCEEDED and job.HasField("validate_dataset"):
+        with st.container(border=True):
+            st.html(markup.findings(sentences(connect().client.datasets.report(job.validate_dataset.dataset))))
+    elif job.state == pb.JOB_STATE_SUCCEEDED:
         made(job)
     elif running:
-        cancel(job)
+        with st.container(horizontal=True):
+            pause(job)
+            cancel(job)
 
 
 def overview(job: pb.Job, past: history.History) -> None:
@@ -105,6 +113,24 @@ def overview(job: pb.Job, past: history.History) -> None:
                 column.altair_chart(history.curve(past.points, field, title, height=150), width="stretch")
     with st.expander("Events", expanded=not past.points):
         st.html(markup.log(past.messages))
+
+
+def printed(job_id: str) -> None:
+    """The last lines of the job's output."""
+    if lines := list(connect().client.jobs.logs(job_id, tail=LOG_LINES)):
+        with st.expander(f"Output, its last {LOG_LINES} lines"):
+            st.code("\n".join(lines), language=None, height=400)
+
+
+def pause(job: pb.Job) -> None:
+    """A button that pauses it, or lets it go on."""
+    if job.state == pb.JOB_STATE_PAUSED or job.pause_requested:
+        if st.button("Resume this job", icon=":material/play_circle:"):
+            connect().client.jobs.resume(job.id)
+            st.rerun()
+    elif not job.cancel_requested and st.button("Pause this job", icon=":material/pause_circle:"):
+        connect().client.jobs.pause(job.id)
+        st.rerun()
 
 
 def cancel(job: pb.Job) -> None:

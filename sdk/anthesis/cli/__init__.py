@@ -10,6 +10,7 @@ from anthesis.cli import (
     audit,
     datasets,
     deployments,
+    files,
     jobs,
     keys,
     licences,
@@ -19,6 +20,7 @@ from anthesis.cli import (
     reproduce,
     status,
     text,
+    webhooks,
 )
 from anthesis.errors import AnthesisError
 
@@ -35,6 +37,7 @@ for module in (
     aliases,
     artifacts,
     datasets,
+    files,
     jobs,
     reproduce,
     deployments,
@@ -42,6 +45,7 @@ for module in (
     keys,
     licences,
     audit,
+    webhooks,
     plan,
 ):
     module.register(app)

@@ -11,15 +11,15 @@ from anthesis.cli.output import enum_name, plain, show_flops, stderr
 from anthesis.v1.job_pb2 import JOB_STATE_SUCCEEDED, Job, JobEvent, JobState, TrainingProgress, ValidationLoss
 
 
-def follow(client: Client, job_id: str, as_json: bool) -> None:
-    """Show a job's events until it ends. Raises typer.Exit(1) unless it succeeds."""
+def follow(client: Client, job_id: str, as_json: bool, after: int = 0) -> None:
+    """Show a job's events after a cursor until it ends. Raises typer.Exit(1) unless it succeeds."""
     if as_json:
-        for event in client.jobs.watch(job_id):
+        for event in client.jobs.watch(job_id, after_sequence=after):
             print(json.dumps(plain(event), ensure_ascii=False), flush=True)
     elif stderr.is_terminal:
-        _show_bar(client, job_id)
+        _show_bar(client, job_id, after)
     else:
-        for event in client.jobs.watch(job_id):
+        for event in client.jobs.watch(job_id, after_sequence=after):
             print(event_line(event), flush=True)
     job = client.jobs.get(job_id)
     if not as_json:
@@ -28,7 +28,7 @@ def follow(client: Client, job_id: str, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _show_bar(client: Client, job_id: str) -> None:
+def _show_bar(client: Client, job_id: str, after: int) -> None:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
@@ -37,7 +37,7 @@ def _show_bar(client: Client, job_id: str) -> None:
     )
     with Progress(*columns, TimeElapsedColumn(), console=stderr) as progress:
         task = progress.add_task("PENDING", total=None, figures="")
-        for event in client.jobs.watch(job_id):
+        for event in client.jobs.watch(job_id, after_sequence=after):
             if event.WhichOneof("event") == "progress":
                 now = event.progress
                 for line in _validation(now):

@@ -1,14 +1,15 @@
 """`anthesis models import`: a Hugging Face BLOOM checkpoint becomes a version."""
 
-import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from anthesis import Client
-from anthesis.bloom.checkpoint import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, open_checkpoint
+from anthesis.bloom.checkpoint import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, open_checkpoint, read_index
+from anthesis.cli.hub import HubCheckpoint, find_checkpoint
 from anthesis.cli.output import Json, print_json, stderr, transfer
 from anthesis.errors import NotFoundError
 from anthesis.names import check_model_name, check_name
@@ -16,6 +17,7 @@ from anthesis.v1.registry_pb2 import ModelFile, ModelVersion
 
 TOKENIZER_FILE = "tokenizer.json"
 NOTICES = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "COPYRIGHT", "AUTHORS", "CHANGES", "USE_RESTRICTIONS")
+AT_ONCE = 2  # files; each may be a shard of 7 GB on this machine's disk
 STATE_FOLDER = "state"  # what `python -m services.trainer.megatron import` writes beside the weights
 
 
@@ -45,8 +47,12 @@ def import_model(
     if alias:
         check_name("alias", alias)
     with Client() as client:
-        folder = folder or _download(name)
-        open_checkpoint(folder)
+        hub = None
+        if folder:
+            open_checkpoint(folder)
+        else:
+            hub = find_checkpoint(name, [TOKENIZER_FILE, *(f"{notice}*" for notice in NOTICES)])
+            folder = hub.folder
         state = [str(path.relative_to(folder)) for path in sorted((folder / STATE_FOLDER).glob("*"))]
         if with_state and not state:
             raise ValueError(
@@ -60,8 +66,8 @@ def import_model(
         else:
             wanted.licence = licence or _known_licence(client, name)
         wanted.tokenizer_digest = _tokenizer(client, folder, tokenizer)
-        files = [*_files(folder), *_notices(folder), *(state if with_state else [])]
-        wanted.files.extend(_upload(client, folder, file) for file in files)
+        files = [*_files(folder, hub), *_notices(folder), *(state if with_state else [])]
+        wanted.files.extend(_bring(client, folder, files, hub))
         version = _find_same(client, wanted) or client.models.create_version(wanted)
         if alias:
             client.aliases.set(alias, version.name)
@@ -75,22 +81,6 @@ def import_model(
         print(f"{version.name}: {version.parameters:,} parameters, licence {version.licence}")
 
 
-def _download(name: str) -> Path:
-    """A snapshot from the hub, in its own cache, which resumes what was broken off."""
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise ValueError(
-            f"to fetch {name} from the Hugging Face hub, `pip install 'anthesis[hub]'`; or name a folder: --from DIR"
-        ) from None
-    wanted = [CONFIG_FILE, SINGLE_FILE, "model-*.safetensors", INDEX_FILE, TOKENIZER_FILE, *(f"{n}*" for n in NOTICES)]
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
-    except Exception as error:  # the hub's client raises kinds of several libraries
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{name} cannot be fetched from the Hugging Face hub ({reason}); use --from DIR") from error
-
-
 def _known_licence(client: Client, name: str) -> str:
     try:
         return client.models.get(name).licence
@@ -100,11 +90,10 @@ def _known_licence(client: Client, name: str) -> str:
         ) from None
 
 
-def _files(folder: Path) -> list[str]:
-    if (folder / SINGLE_FILE).is_file():
+def _files(folder: Path, hub: HubCheckpoint | None) -> list[str]:
+    if (folder / SINGLE_FILE).is_file() or (hub and SINGLE_FILE in hub.shards):
         return [CONFIG_FILE, SINGLE_FILE]
-    shards = json.loads((folder / INDEX_FILE).read_text())["weight_map"].values()
-    return [CONFIG_FILE, INDEX_FILE, *sorted(set(shards))]
+    return [CONFIG_FILE, INDEX_FILE, *sorted(set(read_index(folder).values()))]
 
 
 def _all_licences(parents: Sequence[ModelVersion]) -> str:
@@ -127,10 +116,32 @@ def _tokenizer(client: Client, folder: Path, choice: str) -> str:
     return client.artifacts.upload(file).digest
 
 
-def _upload(client: Client, folder: Path, path: str) -> ModelFile:
-    with transfer(path, (folder / path).stat().st_size) as progress:
-        artifact = client.artifacts.upload(folder / path, progress=progress)
-    return ModelFile(path=path, digest=artifact.digest)
+def _bring(client: Client, folder: Path, paths: Sequence[str], hub: HubCheckpoint | None) -> list[ModelFile]:
+    """Each file as an artifact, two at a time: one is read, or comes from the hub, while another goes out."""
+
+    shards = hub.shards if hub else {}
+    sizes = {path: shards[path][1] if path in shards else (folder / path).stat().st_size for path in paths}
+    done = dict.fromkeys(paths, 0)
+    total = sum(sizes.values())
+    with transfer(f"{len(paths)} files", total) as progress, ThreadPoolExecutor(AT_ONCE) as pool:
+
+        def bring(path: str) -> ModelFile:
+            def move(num_bytes: int, _: int) -> None:
+                done[path] = num_bytes
+                progress(sum(done.values()), total)
+
+            if hub and path in shards:
+                file = hub.bring(client, path, move)
+            else:
+                file = ModelFile(path=path, digest=client.artifacts.upload(folder / path, progress=move).digest)
+            move(sizes[path], total)
+            return file
+
+        try:
+            return list(pool.map(bring, paths))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # what is under way ends; it need not be sent again
+            raise
 
 
 def _find_same(client: Client, wanted: ModelVersion) -> ModelVersion | None:

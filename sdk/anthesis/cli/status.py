@@ -45,4 +45,5 @@ def _loaded(model: LoadedModel) -> Sequence[object]:
 
 def _deployment(item: Deployment) -> Sequence[object]:
     ready = f"{item.ready_replicas}/{item.replicas or 'all'}"
-    return item.name, item.target, item.version or "-", ready, "; ".join(item.errors) or "-"
+    still = f" (until ready: {item.serving_version})" if item.serving_version not in ("", item.version) else ""
+    return item.name, item.target, (item.version or "-") + still, ready, "; ".join(item.errors) or "-"

@@ -1,6 +1,7 @@
 """`anthesis pretrain submit`, `anthesis finetune submit`."""
 
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +11,13 @@ from google.protobuf.descriptor import FieldDescriptor
 from anthesis import Client, FineTuneSpec, LoraOptions, PretrainSpec, TrainOptions
 from anthesis.cli.job_progress import follow
 from anthesis.cli.output import MAX_COUNT, Json, enum_name, print_json, show_bytes
-from anthesis.v1.job_pb2 import JobEstimate, JobState
+from anthesis.v1.job_pb2 import CheckpointSource, JobEstimate, JobPriority, JobState
 
 pretrain = typer.Typer(help="Train a model from scratch.", no_args_is_help=True)
 finetune = typer.Typer(help="Tune a version further.", no_args_is_help=True)
 
 Output = Annotated[str, typer.Option("--output", help="Model that receives the version; made when missing.")]
-Datasets = Annotated[list[str], typer.Option("--dataset", help="By name; may be repeated.")]
+Datasets = Annotated[list[str], typer.Option("--dataset", help="NAME or NAME@VERSION; may be repeated.")]
 ValidationDatasets = Annotated[
     list[str] | None, typer.Option("--validation-dataset", help="Held out: its loss is reported. May be repeated.")
 ]
@@ -24,7 +25,9 @@ Steps = Annotated[int | None, typer.Option(min=0, max=MAX_COUNT, help="Optimizer
 Epochs = Annotated[float | None, typer.Option(help="Passes over the data; or give --steps.")]
 Options = Annotated[
     list[str] | None,
-    typer.Option("--option", "-o", metavar="NAME=VALUE", help="Any of TrainOptions: -o learning_rate=1e-4."),
+    typer.Option(
+        "--option", "-o", metavar="NAME=VALUE", help="Any of TrainOptions: -o learning_rate=1e-4, or =auto for some."
+    ),
 ]
 _KINDS: dict[int, tuple[Callable[[str], object], str]] = {
     FieldDescriptor.CPPTYPE_BOOL: (lambda text: {"true": True, "false": False}[text], "true or false"),
@@ -33,6 +36,17 @@ _KINDS: dict[int, tuple[Callable[[str], object], str]] = {
     FieldDescriptor.CPPTYPE_FLOAT: (float, "a number"),
     FieldDescriptor.CPPTYPE_STRING: (str, "a text"),
 }
+
+
+class Priority(StrEnum):
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+
+
+AtPriority = Annotated[Priority, typer.Option("--priority", help="Among the jobs that wait for a worker.")]
+FromJob = Annotated[str, typer.Option(help="Begin with this job's newest checkpoint.")]
+FromStep = Annotated[int, typer.Option(min=0, max=MAX_COUNT, help="With --from-job: with that of this step.")]
 DeployAlias = Annotated[str, typer.Option(help="Set this alias to the version when it is made, and deploy it.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")]
 
@@ -53,7 +67,10 @@ def submit_pretrain(
     steps: Steps = None,
     epochs: Epochs = None,
     option: Options = None,
+    from_job: FromJob = "",
+    from_step: FromStep = 0,
     deploy_alias: DeployAlias = "",
+    priority: AtPriority = Priority.NORMAL,
     watch: Watch = False,
     as_json: Json = False,
 ) -> None:
@@ -67,9 +84,10 @@ def submit_pretrain(
             config=Path(config).read_text() if Path(config).is_file() else config,
             licence=licence,
             validation_datasets=validation_dataset,
+            from_checkpoint=_source(from_job, from_step),
             options=parse_options(option or [], steps, epochs),
         )
-        _submit(client, spec, deploy_alias, watch, as_json)
+        _submit(client, spec, deploy_alias, priority, watch, as_json)
 
 
 @finetune.command("submit")
@@ -89,7 +107,10 @@ def submit_finetune(
     qlora: Annotated[
         bool, typer.Option("--qlora", help="With --lora-rank: keep the frozen weights of the layers in 4 bits, NF4.")
     ] = False,
+    from_job: FromJob = "",
+    from_step: FromStep = 0,
     deploy_alias: DeployAlias = "",
+    priority: AtPriority = Priority.NORMAL,
     watch: Watch = False,
     as_json: Json = False,
 ) -> None:
@@ -105,21 +126,32 @@ def submit_finetune(
         base=base,
         datasets=dataset,
         validation_datasets=validation_dataset,
+        from_checkpoint=_source(from_job, from_step),
         options=parse_options(option or [], steps, epochs),
         lora=lora if lora_rank else None,
     )
     with Client() as client:
-        _submit(client, spec, deploy_alias, watch, as_json)
+        _submit(client, spec, deploy_alias, priority, watch, as_json)
+
+
+def _source(job_id: str, step: int) -> CheckpointSource | None:
+    """Raises ValueError for a step of no job."""
+    if step and not job_id:
+        raise ValueError(f"--from-step {step} needs --from-job: whose checkpoint it is")
+    return CheckpointSource(job_id=job_id, step=step) if job_id else None
 
 
 def parse_options(pairs: list[str], steps: int | None = None, epochs: float | None = None) -> TrainOptions:
     """TrainOptions from NAME=VALUE pairs. Raises ValueError naming the pair; ranges are the registry's to check."""
     options = TrainOptions(steps=steps, epochs=epochs)
-    kinds = {field.name: _KINDS[field.cpp_type] for field in TrainOptions.DESCRIPTOR.fields}
+    kinds = {field.name: _KINDS[field.cpp_type] for field in TrainOptions.DESCRIPTOR.fields if field.name != "auto"}
     for pair in pairs:
         name, separator, value = pair.partition("=")
         if not separator or name not in kinds:
             raise ValueError(f"--option {pair!r} is not NAME=VALUE with a NAME of {', '.join(kinds)}")
+        if value == "auto":
+            options.auto.append(name)
+            continue
         kind, meaning = kinds[name]
         try:
             setattr(options, name, kind(value))
@@ -128,8 +160,11 @@ def parse_options(pairs: list[str], steps: int | None = None, epochs: float | No
     return options
 
 
-def _submit(client: Client, spec: PretrainSpec | FineTuneSpec, deploy_alias: str, watch: bool, as_json: bool) -> None:
-    job = client.jobs.create(spec, deploy_alias=deploy_alias)
+def _submit(
+    client: Client, spec: PretrainSpec | FineTuneSpec, deploy_alias: str, priority: Priority, watch: bool, as_json: bool
+) -> None:
+    number = JobPriority.Value(f"JOB_PRIORITY_{priority.name}")
+    job = client.jobs.create(spec, deploy_alias=deploy_alias, priority=number)
     if watch:
         follow(client, job.id, as_json)
     elif as_json:

@@ -33,6 +33,8 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     JOB_STATE_SUCCEEDED: _JobState.ValueType  # 3
     JOB_STATE_FAILED: _JobState.ValueType  # 4
     JOB_STATE_CANCELLED: _JobState.ValueType  # 5
+    JOB_STATE_PAUSED: _JobState.ValueType  # 6
+    """Waits for ResumeJob."""
 
 class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper): ...
 
@@ -42,7 +44,33 @@ JOB_STATE_RUNNING: JobState.ValueType  # 2
 JOB_STATE_SUCCEEDED: JobState.ValueType  # 3
 JOB_STATE_FAILED: JobState.ValueType  # 4
 JOB_STATE_CANCELLED: JobState.ValueType  # 5
+JOB_STATE_PAUSED: JobState.ValueType  # 6
+"""Waits for ResumeJob."""
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
+
+class _JobPriority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _JobPriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobPriority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    JOB_PRIORITY_UNSPECIFIED: _JobPriority.ValueType  # 0
+    """NORMAL"""
+    JOB_PRIORITY_LOW: _JobPriority.ValueType  # 1
+    JOB_PRIORITY_NORMAL: _JobPriority.ValueType  # 2
+    JOB_PRIORITY_HIGH: _JobPriority.ValueType  # 3
+
+class JobPriority(_JobPriority, metaclass=_JobPriorityEnumTypeWrapper):
+    """Which of the PENDING jobs a free worker takes: the one submitted first, where
+    a HIGH job counts as submitted a day earlier and a LOW one a day later.
+    """
+
+JOB_PRIORITY_UNSPECIFIED: JobPriority.ValueType  # 0
+"""NORMAL"""
+JOB_PRIORITY_LOW: JobPriority.ValueType  # 1
+JOB_PRIORITY_NORMAL: JobPriority.ValueType  # 2
+JOB_PRIORITY_HIGH: JobPriority.ValueType  # 3
+Global___JobPriority: _TypeAlias = JobPriority  # noqa: Y015
 
 @_typing.final
 class Job(_message.Message):
@@ -51,6 +79,7 @@ class Job(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     PRETRAIN_FIELD_NUMBER: _builtins.int
     FINE_TUNE_FIELD_NUMBER: _builtins.int
+    VALIDATE_DATASET_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
@@ -63,6 +92,10 @@ class Job(_message.Message):
     CREATED_BY_FIELD_NUMBER: _builtins.int
     ESTIMATE_FIELD_NUMBER: _builtins.int
     PROJECT_FIELD_NUMBER: _builtins.int
+    PAUSE_REQUESTED_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    FINE_TUNING_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     state: Global___JobState.ValueType
     cancel_requested: _builtins.bool
@@ -73,10 +106,17 @@ class Job(_message.Message):
     created_by: _builtins.str
     project: _builtins.str
     """Whose it is; empty: shared by all projects."""
+    pause_requested: _builtins.bool
+    """Its worker has been told to stop with a checkpoint."""
+    priority: Global___JobPriority.ValueType
+    last_sequence: _builtins.int
+    """Of its newest event."""
     @_builtins.property
     def pretrain(self) -> Global___PretrainSpec: ...
     @_builtins.property
     def fine_tune(self) -> Global___FineTuneSpec: ...
+    @_builtins.property
+    def validate_dataset(self) -> Global___ValidateDatasetSpec: ...
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -95,12 +135,17 @@ class Job(_message.Message):
     def estimate(self) -> Global___JobEstimate:
         """Made when the job is created; absent in jobs of older releases."""
 
+    @_builtins.property
+    def fine_tuning(self) -> Global___FineTuning:
+        """As CreateJobRequest's."""
+
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         pretrain: Global___PretrainSpec | None = ...,
         fine_tune: Global___FineTuneSpec | None = ...,
+        validate_dataset: Global___ValidateDatasetSpec | None = ...,
         state: Global___JobState.ValueType = ...,
         cancel_requested: _builtins.bool = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
@@ -113,16 +158,83 @@ class Job(_message.Message):
         created_by: _builtins.str = ...,
         estimate: Global___JobEstimate | None = ...,
         project: _builtins.str = ...,
+        pause_requested: _builtins.bool = ...,
+        priority: Global___JobPriority.ValueType = ...,
+        fine_tuning: Global___FineTuning | None = ...,
+        last_sequence: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fine_tune", b"fine_tune", "pretrain", b"pretrain", "progress", b"progress", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "pretrain", b"pretrain", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "created_by", b"created_by", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fine_tune", b"fine_tune", "id", b"id", "model_version", b"model_version", "pretrain", b"pretrain", "progress", b"progress", "project", b"project", "spec", b"spec", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "created_by", b"created_by", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "id", b"id", "last_sequence", b"last_sequence", "model_version", b"model_version", "pause_requested", b"pause_requested", "pretrain", b"pretrain", "priority", b"priority", "progress", b"progress", "project", b"project", "spec", b"spec", "start_time", b"start_time", "state", b"state", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune", "validate_dataset"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class FineTuning(_message.Message):
+    """What OpenAI's fine-tuning API was asked for, beyond the job's spec, and says
+    again.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    TRAINING_FILE_FIELD_NUMBER: _builtins.int
+    VALIDATION_FILE_FIELD_NUMBER: _builtins.int
+    SUFFIX_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_MULTIPLIER_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """As the request named it."""
+    training_file: _builtins.str
+    """Files' ids."""
+    validation_file: _builtins.str
+    suffix: _builtins.str
+    learning_rate_multiplier: _builtins.float
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Of the client's choice."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        training_file: _builtins.str = ...,
+        validation_file: _builtins.str = ...,
+        suffix: _builtins.str = ...,
+        learning_rate_multiplier: _builtins.float = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["learning_rate_multiplier", b"learning_rate_multiplier", "metadata", b"metadata", "model", b"model", "suffix", b"suffix", "training_file", b"training_file", "validation_file", b"validation_file"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FineTuning: _TypeAlias = FineTuning  # noqa: Y015
 
 @_typing.final
 class JobEstimate(_message.Message):
@@ -311,6 +423,7 @@ class PretrainSpec(_message.Message):
     CONFIG_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     VALIDATION_DATASETS_FIELD_NUMBER: _builtins.int
+    FROM_CHECKPOINT_FIELD_NUMBER: _builtins.int
     output_model: _builtins.str
     """Model that receives the version; created when missing."""
     licence: _builtins.str
@@ -332,6 +445,10 @@ class PretrainSpec(_message.Message):
         is reported every validate_every_steps.
         """
 
+    @_builtins.property
+    def from_checkpoint(self) -> Global___CheckpointSource:
+        """Begin where another job was."""
+
     def __init__(
         self,
         *,
@@ -342,10 +459,11 @@ class PretrainSpec(_message.Message):
         config: _builtins.str = ...,
         options: Global___TrainOptions | None = ...,
         validation_datasets: _abc.Iterable[_builtins.str] | None = ...,
+        from_checkpoint: Global___CheckpointSource | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["from_checkpoint", b"from_checkpoint", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "datasets", b"datasets", "licence", b"licence", "options", b"options", "output_model", b"output_model", "tokenizer_digest", b"tokenizer_digest", "validation_datasets", b"validation_datasets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "datasets", b"datasets", "from_checkpoint", b"from_checkpoint", "licence", b"licence", "options", b"options", "output_model", b"output_model", "tokenizer_digest", b"tokenizer_digest", "validation_datasets", b"validation_datasets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -361,12 +479,14 @@ class FineTuneSpec(_message.Message):
     OPTIONS_FIELD_NUMBER: _builtins.int
     LORA_FIELD_NUMBER: _builtins.int
     VALIDATION_DATASETS_FIELD_NUMBER: _builtins.int
+    FROM_CHECKPOINT_FIELD_NUMBER: _builtins.int
     output_model: _builtins.str
     base: _builtins.str
     """Anything ResolveModel takes; fixed to a version when the job is created."""
     @_builtins.property
     def datasets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Datasets by name. A BLEND goes alone; a MIXTURE, one at most, brings those
+        """Datasets by name, or "<name>@<version>"; fixed to versions when the job is
+        created. A BLEND goes alone; a MIXTURE, one at most, brings those
         that it names, which FIELDS need.
         """
 
@@ -380,6 +500,10 @@ class FineTuneSpec(_message.Message):
     def validation_datasets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """As PretrainSpec's."""
 
+    @_builtins.property
+    def from_checkpoint(self) -> Global___CheckpointSource:
+        """As PretrainSpec's."""
+
     def __init__(
         self,
         *,
@@ -389,14 +513,92 @@ class FineTuneSpec(_message.Message):
         options: Global___TrainOptions | None = ...,
         lora: Global___LoraOptions | None = ...,
         validation_datasets: _abc.Iterable[_builtins.str] | None = ...,
+        from_checkpoint: Global___CheckpointSource | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lora", b"lora", "options", b"options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["from_checkpoint", b"from_checkpoint", "lora", b"lora", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "datasets", b"datasets", "lora", b"lora", "options", b"options", "output_model", b"output_model", "validation_datasets", b"validation_datasets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "datasets", b"datasets", "from_checkpoint", b"from_checkpoint", "lora", b"lora", "options", b"options", "output_model", b"output_model", "validation_datasets", b"validation_datasets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FineTuneSpec: _TypeAlias = FineTuneSpec  # noqa: Y015
+
+@_typing.final
+class CheckpointSource(_message.Message):
+    """A checkpoint of another job, on the machine (or shared disk) that ran it:
+    weights, optimizer's state and step. `steps` counts from that run's start. The
+    two have the same config, tokenizer and optimizer, or base, lora and
+    optimizer. The job fails with NO_CHECKPOINT where the worker does not have it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    step: _builtins.int
+    """0: the newest that is kept."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        step: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointSource: _TypeAlias = CheckpointSource  # noqa: Y015
+
+@_typing.final
+class ValidateDatasetSpec(_message.Message):
+    """Looks through a dataset's rows and writes a report, before anything is
+    trained on them: docs/datasets.md.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    TOKENIZER_DIGEST_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    SEQUENCE_LENGTH_FIELD_NUMBER: _builtins.int
+    HELD_OUT_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """By name; fixed to a version when the job is created. TEXT, MULTITASK or
+    FIELDS.
+    """
+    tokenizer_digest: _builtins.str
+    """Whose tokens are counted; or empty, and `base` says it."""
+    base: _builtins.str
+    """The tokenizer of this version; anything ResolveModel takes."""
+    sequence_length: _builtins.int
+    """Tokens of a training sequence: rows that are longer are counted. Default
+    512; 16 to 65536.
+    """
+    @_builtins.property
+    def held_out(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Datasets by name, TEXT or MULTITASK: rows that share text with them are
+        counted.
+        """
+
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        tokenizer_digest: _builtins.str = ...,
+        base: _builtins.str = ...,
+        sequence_length: _builtins.int = ...,
+        held_out: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "dataset", b"dataset", "held_out", b"held_out", "sequence_length", b"sequence_length", "tokenizer_digest", b"tokenizer_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ValidateDatasetSpec: _TypeAlias = ValidateDatasetSpec  # noqa: Y015
 
 @_typing.final
 class LoraOptions(_message.Message):
@@ -469,6 +671,7 @@ class TrainOptions(_message.Message):
     ZERO_STAGE_FIELD_NUMBER: _builtins.int
     OFFLOAD_FIELD_NUMBER: _builtins.int
     VALIDATE_EVERY_STEPS_FIELD_NUMBER: _builtins.int
+    AUTO_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """One of the two."""
     epochs: _builtins.float
@@ -550,6 +753,12 @@ class TrainOptions(_message.Message):
     """
     validate_every_steps: _builtins.int
     """Steps from one validation to the next, default 100; the last step's is always made. Needs validation_datasets."""
+    @_builtins.property
+    def auto(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of options that the registry chooses when the job is created, by the published run of the model nearest in
+        size: learning_rate, min_learning_rate, micro_batch, gradient_accumulation. In a Job they have values.
+        """
+
     def __init__(
         self,
         *,
@@ -586,10 +795,11 @@ class TrainOptions(_message.Message):
         zero_stage: _builtins.int = ...,
         offload: _builtins.str = ...,
         validate_every_steps: _builtins.int | None = ...,
+        auto: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_decay_samples", b"_decay_samples", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_keep_every_steps", b"_keep_every_steps", "_keep_last", b"_keep_last", "_learning_rate", b"_learning_rate", "_max_examples_per_dataset", b"_max_examples_per_dataset", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_spike_deviations", b"_spike_deviations", "_steps", b"_steps", "_validate_every_steps", b"_validate_every_steps", "_warmup_samples", b"_warmup_samples", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "decay_samples", b"decay_samples", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "keep_every_steps", b"keep_every_steps", "keep_last", b"keep_last", "learning_rate", b"learning_rate", "max_examples_per_dataset", b"max_examples_per_dataset", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "seed", b"seed", "sequence_length", b"sequence_length", "spike_deviations", b"spike_deviations", "steps", b"steps", "validate_every_steps", b"validate_every_steps", "warmup_samples", b"warmup_samples", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_decay_samples", b"_decay_samples", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_keep_every_steps", b"_keep_every_steps", "_keep_last", b"_keep_last", "_learning_rate", b"_learning_rate", "_max_examples_per_dataset", b"_max_examples_per_dataset", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_spike_deviations", b"_spike_deviations", "_steps", b"_steps", "_validate_every_steps", b"_validate_every_steps", "_warmup_samples", b"_warmup_samples", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "batch_ramp", b"batch_ramp", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "decay_samples", b"decay_samples", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "keep_every_steps", b"keep_every_steps", "keep_last", b"keep_last", "layout", b"layout", "learning_rate", b"learning_rate", "max_examples_per_dataset", b"max_examples_per_dataset", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "normalize_targets", b"normalize_targets", "offload", b"offload", "optimizer", b"optimizer", "precision", b"precision", "recompute", b"recompute", "rollback_on", b"rollback_on", "seed", b"seed", "sequence_length", b"sequence_length", "spike_deviations", b"spike_deviations", "steps", b"steps", "validate_every_steps", b"validate_every_steps", "warmup_samples", b"warmup_samples", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay", "zero_stage", b"zero_stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_bpe_dropout", b"_bpe_dropout", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_clip_grad_norm", b"_clip_grad_norm", "_decay_samples", b"_decay_samples", "_dropout", b"_dropout", "_epochs", b"_epochs", "_gradient_accumulation", b"_gradient_accumulation", "_keep_every_steps", b"_keep_every_steps", "_keep_last", b"_keep_last", "_learning_rate", b"_learning_rate", "_max_examples_per_dataset", b"_max_examples_per_dataset", "_micro_batch", b"_micro_batch", "_min_learning_rate", b"_min_learning_rate", "_muon_learning_rate", b"_muon_learning_rate", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_spike_deviations", b"_spike_deviations", "_steps", b"_steps", "_validate_every_steps", b"_validate_every_steps", "_warmup_samples", b"_warmup_samples", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "auto", b"auto", "batch_ramp", b"batch_ramp", "beta1", b"beta1", "beta2", b"beta2", "bpe_dropout", b"bpe_dropout", "checkpoint_every_steps", b"checkpoint_every_steps", "clip_grad_norm", b"clip_grad_norm", "decay_samples", b"decay_samples", "dropout", b"dropout", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "keep_every_steps", b"keep_every_steps", "keep_last", b"keep_last", "layout", b"layout", "learning_rate", b"learning_rate", "max_examples_per_dataset", b"max_examples_per_dataset", "micro_batch", b"micro_batch", "min_learning_rate", b"min_learning_rate", "muon_learning_rate", b"muon_learning_rate", "normalize_targets", b"normalize_targets", "offload", b"offload", "optimizer", b"optimizer", "precision", b"precision", "recompute", b"recompute", "rollback_on", b"rollback_on", "seed", b"seed", "sequence_length", b"sequence_length", "spike_deviations", b"spike_deviations", "steps", b"steps", "validate_every_steps", b"validate_every_steps", "warmup_samples", b"warmup_samples", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay", "zero_stage", b"zero_stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__beta1: _TypeAlias = _typing.Literal["beta1"]  # noqa: Y015
     _WhichOneofArgType__beta1: _TypeAlias = _typing.Literal["_beta1", b"_beta1"]  # noqa: Y015
@@ -833,29 +1043,44 @@ class CreateJobRequest(_message.Message):
 
     PRETRAIN_FIELD_NUMBER: _builtins.int
     FINE_TUNE_FIELD_NUMBER: _builtins.int
+    VALIDATE_DATASET_FIELD_NUMBER: _builtins.int
     DEPLOY_ALIAS_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    FINE_TUNING_FIELD_NUMBER: _builtins.int
     deploy_alias: _builtins.str
     """Set this alias to the version when it is made, and deploy it."""
     idempotency_key: _builtins.str
     """The same key gives the same job."""
+    priority: Global___JobPriority.ValueType
     @_builtins.property
     def pretrain(self) -> Global___PretrainSpec: ...
     @_builtins.property
     def fine_tune(self) -> Global___FineTuneSpec: ...
+    @_builtins.property
+    def validate_dataset(self) -> Global___ValidateDatasetSpec: ...
+    @_builtins.property
+    def fine_tuning(self) -> Global___FineTuning:
+        """Of a job that OpenAI's API submits. When it has SUCCEEDED its metrics are a
+        file: "file-" and the job's id without "job-".
+        """
+
     def __init__(
         self,
         *,
         pretrain: Global___PretrainSpec | None = ...,
         fine_tune: Global___FineTuneSpec | None = ...,
+        validate_dataset: Global___ValidateDatasetSpec | None = ...,
         deploy_alias: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
+        priority: Global___JobPriority.ValueType = ...,
+        fine_tuning: Global___FineTuning | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fine_tune", b"fine_tune", "pretrain", b"pretrain", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "pretrain", b"pretrain", "spec", b"spec", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deploy_alias", b"deploy_alias", "fine_tune", b"fine_tune", "idempotency_key", b"idempotency_key", "pretrain", b"pretrain", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deploy_alias", b"deploy_alias", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "idempotency_key", b"idempotency_key", "pretrain", b"pretrain", "priority", b"priority", "spec", b"spec", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune", "validate_dataset"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 
@@ -981,20 +1206,32 @@ class ListJobsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    FINE_TUNING_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     page_token: _builtins.str
     state: Global___JobState.ValueType
     """Unspecified: all."""
+    fine_tuning: _builtins.bool
+    """Only those with `fine_tuning`."""
+    created_by: _builtins.str
+    """Empty: by anybody."""
+    after: _builtins.str
+    """A job's id: those made before it."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         state: Global___JobState.ValueType = ...,
+        fine_tuning: _builtins.bool = ...,
+        created_by: _builtins.str = ...,
+        after: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "created_by", b"created_by", "fine_tuning", b"fine_tuning", "page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1106,22 +1343,178 @@ class CancelJobResponse(_message.Message):
 Global___CancelJobResponse: _TypeAlias = CancelJobResponse  # noqa: Y015
 
 @_typing.final
+class PauseJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseJobRequest: _TypeAlias = PauseJobRequest  # noqa: Y015
+
+@_typing.final
+class PauseJobResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___Job: ...
+    def __init__(
+        self,
+        *,
+        job: Global___Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseJobResponse: _TypeAlias = PauseJobResponse  # noqa: Y015
+
+@_typing.final
+class ResumeJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeJobRequest: _TypeAlias = ResumeJobRequest  # noqa: Y015
+
+@_typing.final
+class ResumeJobResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___Job: ...
+    def __init__(
+        self,
+        *,
+        job: Global___Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeJobResponse: _TypeAlias = ResumeJobResponse  # noqa: Y015
+
+@_typing.final
+class ReadJobLogsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TAIL_LINES_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    page_size: _builtins.int
+    """Lines; default and maximum 1000."""
+    page_token: _builtins.str
+    """A `next_page_token` or a `cursor`; empty: from the oldest line that is kept."""
+    tail_lines: _builtins.int
+    """So many of the last lines instead, at most 1000; goes without page_token."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        tail_lines: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "page_size", b"page_size", "page_token", b"page_token", "tail_lines", b"tail_lines"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadJobLogsRequest: _TypeAlias = ReadJobLogsRequest  # noqa: Y015
+
+@_typing.final
+class ReadJobLogsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    JOB_ENDED_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty: there is no more now."""
+    cursor: _builtins.str
+    """The page_token of what is printed after these lines: to follow."""
+    job_ended: _builtins.bool
+    """The job has ended: nothing will come after the last page."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        lines: _abc.Iterable[_builtins.str] | None = ...,
+        next_page_token: _builtins.str = ...,
+        cursor: _builtins.str = ...,
+        job_ended: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "job_ended", b"job_ended", "lines", b"lines", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadJobLogsResponse: _TypeAlias = ReadJobLogsResponse  # noqa: Y015
+
+@_typing.final
 class AcquireLeaseRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     WORKER_ID_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    EXCEPT_JOB_IDS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     worker_id: _builtins.str
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the worker can run, "pretrain" for example: it takes the PENDING job of
+        these kinds whose turn it is, where that is before `job_id`, which is then
+        woken again. Empty: `job_id` alone.
+        """
+
+    @_builtins.property
+    def except_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """With kinds: jobs that this worker leaves alone; at most 1000."""
+
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
         worker_id: _builtins.str = ...,
+        kinds: _abc.Iterable[_builtins.str] | None = ...,
+        except_job_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["except_job_ids", b"except_job_ids", "job_id", b"job_id", "kinds", b"kinds", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1136,15 +1529,22 @@ class AcquireLeaseResponse(_message.Message):
     DATASETS_FIELD_NUMBER: _builtins.int
     BASE_FIELD_NUMBER: _builtins.int
     DEPLOY_ALIAS_FIELD_NUMBER: _builtins.int
+    LOG_END_FIELD_NUMBER: _builtins.int
     deploy_alias: _builtins.str
     """Empty when absent."""
+    log_end: _builtins.int
+    """Characters of the job's log so far: where the attempt's output goes on."""
     @_builtins.property
-    def job(self) -> Global___Job: ...
+    def job(self) -> Global___Job:
+        """With kinds perhaps another than was asked for."""
+
     @_builtins.property
     def lease(self) -> Global___Lease: ...
     @_builtins.property
     def datasets(self) -> _containers.RepeatedCompositeFieldContainer[_registry_pb2.Dataset]:
-        """Everything the job refers to, resolved."""
+        """Everything the job refers to, resolved. A dataset's name is as the job has
+        it: "<name>@<version>".
+        """
 
     @_builtins.property
     def base(self) -> _registry_pb2.ModelVersion:
@@ -1158,10 +1558,11 @@ class AcquireLeaseResponse(_message.Message):
         datasets: _abc.Iterable[_registry_pb2.Dataset] | None = ...,
         base: _registry_pb2.ModelVersion | None = ...,
         deploy_alias: _builtins.str = ...,
+        log_end: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "job", b"job", "lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "datasets", b"datasets", "deploy_alias", b"deploy_alias", "job", b"job", "lease", b"lease"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "datasets", b"datasets", "deploy_alias", b"deploy_alias", "job", b"job", "lease", b"lease", "log_end", b"log_end"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1198,8 +1599,15 @@ class RenewLeaseRequest(_message.Message):
     FENCING_TOKEN_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
+    LOG_OFFSET_FIELD_NUMBER: _builtins.int
+    LOG_TEXT_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     fencing_token: _builtins.int
+    log_offset: _builtins.int
+    """What the job's processes have printed, from this character of the log on;
+    what the registry has already is left out. At most 65536 characters.
+    """
+    log_text: _builtins.str
     @_builtins.property
     def progress(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainingProgress]: ...
     @_builtins.property
@@ -1211,10 +1619,12 @@ class RenewLeaseRequest(_message.Message):
         fencing_token: _builtins.int = ...,
         progress: _abc.Iterable[Global___TrainingProgress] | None = ...,
         messages: _abc.Iterable[_builtins.str] | None = ...,
+        log_offset: _builtins.int = ...,
+        log_text: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fencing_token", b"fencing_token", "job_id", b"job_id", "messages", b"messages", "progress", b"progress"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fencing_token", b"fencing_token", "job_id", b"job_id", "log_offset", b"log_offset", "log_text", b"log_text", "messages", b"messages", "progress", b"progress"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1225,15 +1635,19 @@ class RenewLeaseResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
+    PAUSE_REQUESTED_FIELD_NUMBER: _builtins.int
     cancel_requested: _builtins.bool
+    pause_requested: _builtins.bool
+    """Stop with a checkpoint and release the lease."""
     def __init__(
         self,
         *,
         cancel_requested: _builtins.bool = ...,
+        pause_requested: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested", b"cancel_requested"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested", b"cancel_requested", "pause_requested", b"pause_requested"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1254,7 +1668,7 @@ class FinishJobRequest(_message.Message):
     @_builtins.property
     def succeeded(self) -> Global___ModelFiles:
         """What CreateModelVersion reads; model, licence, parent, datasets and
-        tokenizer come from the job.
+        tokenizer come from the job. Of a validation: report.json.
         """
 
     @_builtins.property

@@ -66,6 +66,21 @@ class JobServiceStub(object):
                 request_serializer=anthesis_dot_v1_dot_job__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=anthesis_dot_v1_dot_job__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
+        self.PauseJob = channel.unary_unary(
+                '/anthesis.v1.JobService/PauseJob',
+                request_serializer=anthesis_dot_v1_dot_job__pb2.PauseJobRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_job__pb2.PauseJobResponse.FromString,
+                _registered_method=True)
+        self.ResumeJob = channel.unary_unary(
+                '/anthesis.v1.JobService/ResumeJob',
+                request_serializer=anthesis_dot_v1_dot_job__pb2.ResumeJobRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_job__pb2.ResumeJobResponse.FromString,
+                _registered_method=True)
+        self.ReadJobLogs = channel.unary_unary(
+                '/anthesis.v1.JobService/ReadJobLogs',
+                request_serializer=anthesis_dot_v1_dot_job__pb2.ReadJobLogsRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_job__pb2.ReadJobLogsResponse.FromString,
+                _registered_method=True)
         self.AcquireLease = channel.unary_unary(
                 '/anthesis.v1.JobService/AcquireLease',
                 request_serializer=anthesis_dot_v1_dot_job__pb2.AcquireLeaseRequest.SerializeToString,
@@ -137,11 +152,37 @@ class JobServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseJob(self, request, context):
+        """A PENDING job is PAUSED at once; a RUNNING one when its worker has written
+        a checkpoint and given it back. FAILED_PRECONDITION: it has ended, is paused
+        or is being paused or cancelled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeJob(self, request, context):
+        """A PAUSED job is PENDING again and goes on from its checkpoint; of a RUNNING
+        one the pause that was asked for is taken back. FAILED_PRECONDITION: nobody
+        has paused it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadJobLogs(self, request, context):
+        """What the job's processes printed: a page, or the last lines.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AcquireLease(self, request, context):
         """The rest is for trainer workers (role service).
 
         Takes the lease of a PENDING job, or of a RUNNING one whose lease expired.
-        ABORTED: another worker holds it. FAILED_PRECONDITION: it has ended.
+        ABORTED: another worker holds it. FAILED_PRECONDITION: it has ended, or is
+        paused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -202,6 +243,21 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=anthesis_dot_v1_dot_job__pb2.CancelJobRequest.FromString,
                     response_serializer=anthesis_dot_v1_dot_job__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'PauseJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseJob,
+                    request_deserializer=anthesis_dot_v1_dot_job__pb2.PauseJobRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_job__pb2.PauseJobResponse.SerializeToString,
+            ),
+            'ResumeJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeJob,
+                    request_deserializer=anthesis_dot_v1_dot_job__pb2.ResumeJobRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_job__pb2.ResumeJobResponse.SerializeToString,
+            ),
+            'ReadJobLogs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadJobLogs,
+                    request_deserializer=anthesis_dot_v1_dot_job__pb2.ReadJobLogsRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_job__pb2.ReadJobLogsResponse.SerializeToString,
             ),
             'AcquireLease': grpc.unary_unary_rpc_method_handler(
                     servicer.AcquireLease,
@@ -388,6 +444,87 @@ class JobService(object):
             '/anthesis.v1.JobService/CancelJob',
             anthesis_dot_v1_dot_job__pb2.CancelJobRequest.SerializeToString,
             anthesis_dot_v1_dot_job__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.JobService/PauseJob',
+            anthesis_dot_v1_dot_job__pb2.PauseJobRequest.SerializeToString,
+            anthesis_dot_v1_dot_job__pb2.PauseJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.JobService/ResumeJob',
+            anthesis_dot_v1_dot_job__pb2.ResumeJobRequest.SerializeToString,
+            anthesis_dot_v1_dot_job__pb2.ResumeJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadJobLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.JobService/ReadJobLogs',
+            anthesis_dot_v1_dot_job__pb2.ReadJobLogsRequest.SerializeToString,
+            anthesis_dot_v1_dot_job__pb2.ReadJobLogsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,11 +51,24 @@ class JobServiceStub:
     """Events after a cursor, then new ones as they come, until the job ends."""
     CancelJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.CancelJobRequest, _job_pb2.CancelJobResponse]
     """FAILED_PRECONDITION: it has ended."""
+    PauseJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.PauseJobRequest, _job_pb2.PauseJobResponse]
+    """A PENDING job is PAUSED at once; a RUNNING one when its worker has written
+    a checkpoint and given it back. FAILED_PRECONDITION: it has ended, is paused
+    or is being paused or cancelled.
+    """
+    ResumeJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.ResumeJobRequest, _job_pb2.ResumeJobResponse]
+    """A PAUSED job is PENDING again and goes on from its checkpoint; of a RUNNING
+    one the pause that was asked for is taken back. FAILED_PRECONDITION: nobody
+    has paused it.
+    """
+    ReadJobLogs: _grpc.UnaryUnaryMultiCallable[_job_pb2.ReadJobLogsRequest, _job_pb2.ReadJobLogsResponse]
+    """What the job's processes printed: a page, or the last lines."""
     AcquireLease: _grpc.UnaryUnaryMultiCallable[_job_pb2.AcquireLeaseRequest, _job_pb2.AcquireLeaseResponse]
     """The rest is for trainer workers (role service).
 
     Takes the lease of a PENDING job, or of a RUNNING one whose lease expired.
-    ABORTED: another worker holds it. FAILED_PRECONDITION: it has ended.
+    ABORTED: another worker holds it. FAILED_PRECONDITION: it has ended, or is
+    paused.
     """
     RenewLease: _grpc.UnaryUnaryMultiCallable[_job_pb2.RenewLeaseRequest, _job_pb2.RenewLeaseResponse]
     """Extends the lease and records progress. ABORTED: the fencing token is no
@@ -91,11 +104,24 @@ class JobServiceAsyncStub(JobServiceStub):
     """Events after a cursor, then new ones as they come, until the job ends."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_pb2.CancelJobRequest, _job_pb2.CancelJobResponse]  # type: ignore[assignment]
     """FAILED_PRECONDITION: it has ended."""
+    PauseJob: _aio.UnaryUnaryMultiCallable[_job_pb2.PauseJobRequest, _job_pb2.PauseJobResponse]  # type: ignore[assignment]
+    """A PENDING job is PAUSED at once; a RUNNING one when its worker has written
+    a checkpoint and given it back. FAILED_PRECONDITION: it has ended, is paused
+    or is being paused or cancelled.
+    """
+    ResumeJob: _aio.UnaryUnaryMultiCallable[_job_pb2.ResumeJobRequest, _job_pb2.ResumeJobResponse]  # type: ignore[assignment]
+    """A PAUSED job is PENDING again and goes on from its checkpoint; of a RUNNING
+    one the pause that was asked for is taken back. FAILED_PRECONDITION: nobody
+    has paused it.
+    """
+    ReadJobLogs: _aio.UnaryUnaryMultiCallable[_job_pb2.ReadJobLogsRequest, _job_pb2.ReadJobLogsResponse]  # type: ignore[assignment]
+    """What the job's processes printed: a page, or the last lines."""
     AcquireLease: _aio.UnaryUnaryMultiCallable[_job_pb2.AcquireLeaseRequest, _job_pb2.AcquireLeaseResponse]  # type: ignore[assignment]
     """The rest is for trainer workers (role service).
 
     Takes the lease of a PENDING job, or of a RUNNING one whose lease expired.
-    ABORTED: another worker holds it. FAILED_PRECONDITION: it has ended.
+    ABORTED: another worker holds it. FAILED_PRECONDITION: it has ended, or is
+    paused.
     """
     RenewLease: _aio.UnaryUnaryMultiCallable[_job_pb2.RenewLeaseRequest, _job_pb2.RenewLeaseResponse]  # type: ignore[assignment]
     """Extends the lease and records progress. ABORTED: the fencing token is no
@@ -166,6 +192,36 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """FAILED_PRECONDITION: it has ended."""
 
     @_abc_1.abstractmethod
+    def PauseJob(
+        self,
+        request: _job_pb2.PauseJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.PauseJobResponse, _abc.Awaitable[_job_pb2.PauseJobResponse]]:
+        """A PENDING job is PAUSED at once; a RUNNING one when its worker has written
+        a checkpoint and given it back. FAILED_PRECONDITION: it has ended, is paused
+        or is being paused or cancelled.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeJob(
+        self,
+        request: _job_pb2.ResumeJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.ResumeJobResponse, _abc.Awaitable[_job_pb2.ResumeJobResponse]]:
+        """A PAUSED job is PENDING again and goes on from its checkpoint; of a RUNNING
+        one the pause that was asked for is taken back. FAILED_PRECONDITION: nobody
+        has paused it.
+        """
+
+    @_abc_1.abstractmethod
+    def ReadJobLogs(
+        self,
+        request: _job_pb2.ReadJobLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.ReadJobLogsResponse, _abc.Awaitable[_job_pb2.ReadJobLogsResponse]]:
+        """What the job's processes printed: a page, or the last lines."""
+
+    @_abc_1.abstractmethod
     def AcquireLease(
         self,
         request: _job_pb2.AcquireLeaseRequest,
@@ -174,7 +230,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """The rest is for trainer workers (role service).
 
         Takes the lease of a PENDING job, or of a RUNNING one whose lease expired.
-        ABORTED: another worker holds it. FAILED_PRECONDITION: it has ended.
+        ABORTED: another worker holds it. FAILED_PRECONDITION: it has ended, or is
+        paused.
         """
 
     @_abc_1.abstractmethod

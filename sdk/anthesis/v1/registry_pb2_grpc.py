@@ -156,6 +156,16 @@ class RegistryServiceStub(object):
                 request_serializer=anthesis_dot_v1_dot_registry__pb2.ListDatasetsRequest.SerializeToString,
                 response_deserializer=anthesis_dot_v1_dot_registry__pb2.ListDatasetsResponse.FromString,
                 _registered_method=True)
+        self.ListDatasetVersions = channel.unary_unary(
+                '/anthesis.v1.RegistryService/ListDatasetVersions',
+                request_serializer=anthesis_dot_v1_dot_registry__pb2.ListDatasetVersionsRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_registry__pb2.ListDatasetVersionsResponse.FromString,
+                _registered_method=True)
+        self.PreviewDataset = channel.unary_unary(
+                '/anthesis.v1.RegistryService/PreviewDataset',
+                request_serializer=anthesis_dot_v1_dot_registry__pb2.PreviewDatasetRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_registry__pb2.PreviewDatasetResponse.FromString,
+                _registered_method=True)
         self.CreateDeployment = channel.unary_unary(
                 '/anthesis.v1.RegistryService/CreateDeployment',
                 request_serializer=anthesis_dot_v1_dot_registry__pb2.CreateDeploymentRequest.SerializeToString,
@@ -369,7 +379,10 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateDataset(self, request, context):
-        """Validates every row; INVALID_ARGUMENT lists all bad rows with reasons.
+        """Makes a dataset, or the next version of the one that has this name; the
+        newest version's content again is no error. Validates every row;
+        INVALID_ARGUMENT lists all bad rows with reasons. ALREADY_EXISTS: the
+        name's versions are of another format.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -382,7 +395,22 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListDatasets(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The newest version of each.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDatasetVersions(self, request, context):
+        """Newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewDataset(self, request, context):
+        """A few rows to look at. FAILED_PRECONDITION: it has none, but YAML.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -577,6 +605,16 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ListDatasets,
                     request_deserializer=anthesis_dot_v1_dot_registry__pb2.ListDatasetsRequest.FromString,
                     response_serializer=anthesis_dot_v1_dot_registry__pb2.ListDatasetsResponse.SerializeToString,
+            ),
+            'ListDatasetVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDatasetVersions,
+                    request_deserializer=anthesis_dot_v1_dot_registry__pb2.ListDatasetVersionsRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_registry__pb2.ListDatasetVersionsResponse.SerializeToString,
+            ),
+            'PreviewDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewDataset,
+                    request_deserializer=anthesis_dot_v1_dot_registry__pb2.PreviewDatasetRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_registry__pb2.PreviewDatasetResponse.SerializeToString,
             ),
             'CreateDeployment': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateDeployment,
@@ -1279,6 +1317,60 @@ class RegistryService(object):
             '/anthesis.v1.RegistryService/ListDatasets',
             anthesis_dot_v1_dot_registry__pb2.ListDatasetsRequest.SerializeToString,
             anthesis_dot_v1_dot_registry__pb2.ListDatasetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDatasetVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.RegistryService/ListDatasetVersions',
+            anthesis_dot_v1_dot_registry__pb2.ListDatasetVersionsRequest.SerializeToString,
+            anthesis_dot_v1_dot_registry__pb2.ListDatasetVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.RegistryService/PreviewDataset',
+            anthesis_dot_v1_dot_registry__pb2.PreviewDatasetRequest.SerializeToString,
+            anthesis_dot_v1_dot_registry__pb2.PreviewDatasetResponse.FromString,
             options,
             channel_credentials,
             insecure,

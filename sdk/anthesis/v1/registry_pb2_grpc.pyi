@@ -96,9 +96,18 @@ class RegistryServiceStub:
     CollectGarbage: _grpc.UnaryStreamMultiCallable[_registry_pb2.CollectGarbageRequest, _registry_pb2.CollectGarbageResponse]
     """Platform admins only: what nothing needs, told or deleted."""
     CreateDataset: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateDatasetRequest, _registry_pb2.CreateDatasetResponse]
-    """Validates every row; INVALID_ARGUMENT lists all bad rows with reasons."""
+    """Makes a dataset, or the next version of the one that has this name; the
+    newest version's content again is no error. Validates every row;
+    INVALID_ARGUMENT lists all bad rows with reasons. ALREADY_EXISTS: the
+    name's versions are of another format.
+    """
     GetDataset: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetDatasetRequest, _registry_pb2.GetDatasetResponse]
     ListDatasets: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListDatasetsRequest, _registry_pb2.ListDatasetsResponse]
+    """The newest version of each."""
+    ListDatasetVersions: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListDatasetVersionsRequest, _registry_pb2.ListDatasetVersionsResponse]
+    """Newest first."""
+    PreviewDataset: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PreviewDatasetRequest, _registry_pb2.PreviewDatasetResponse]
+    """A few rows to look at. FAILED_PRECONDITION: it has none, but YAML."""
     CreateDeployment: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateDeploymentRequest, _registry_pb2.CreateDeploymentResponse]
     ListDeployments: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListDeploymentsRequest, _registry_pb2.ListDeploymentsResponse]
     DeleteDeployment: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteDeploymentRequest, _registry_pb2.DeleteDeploymentResponse]
@@ -189,9 +198,18 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     CollectGarbage: _aio.UnaryStreamMultiCallable[_registry_pb2.CollectGarbageRequest, _registry_pb2.CollectGarbageResponse]  # type: ignore[assignment]
     """Platform admins only: what nothing needs, told or deleted."""
     CreateDataset: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateDatasetRequest, _registry_pb2.CreateDatasetResponse]  # type: ignore[assignment]
-    """Validates every row; INVALID_ARGUMENT lists all bad rows with reasons."""
+    """Makes a dataset, or the next version of the one that has this name; the
+    newest version's content again is no error. Validates every row;
+    INVALID_ARGUMENT lists all bad rows with reasons. ALREADY_EXISTS: the
+    name's versions are of another format.
+    """
     GetDataset: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetDatasetRequest, _registry_pb2.GetDatasetResponse]  # type: ignore[assignment]
     ListDatasets: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListDatasetsRequest, _registry_pb2.ListDatasetsResponse]  # type: ignore[assignment]
+    """The newest version of each."""
+    ListDatasetVersions: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListDatasetVersionsRequest, _registry_pb2.ListDatasetVersionsResponse]  # type: ignore[assignment]
+    """Newest first."""
+    PreviewDataset: _aio.UnaryUnaryMultiCallable[_registry_pb2.PreviewDatasetRequest, _registry_pb2.PreviewDatasetResponse]  # type: ignore[assignment]
+    """A few rows to look at. FAILED_PRECONDITION: it has none, but YAML."""
     CreateDeployment: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateDeploymentRequest, _registry_pb2.CreateDeploymentResponse]  # type: ignore[assignment]
     ListDeployments: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListDeploymentsRequest, _registry_pb2.ListDeploymentsResponse]  # type: ignore[assignment]
     DeleteDeployment: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteDeploymentRequest, _registry_pb2.DeleteDeploymentResponse]  # type: ignore[assignment]
@@ -411,7 +429,11 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.CreateDatasetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.CreateDatasetResponse, _abc.Awaitable[_registry_pb2.CreateDatasetResponse]]:
-        """Validates every row; INVALID_ARGUMENT lists all bad rows with reasons."""
+        """Makes a dataset, or the next version of the one that has this name; the
+        newest version's content again is no error. Validates every row;
+        INVALID_ARGUMENT lists all bad rows with reasons. ALREADY_EXISTS: the
+        name's versions are of another format.
+        """
 
     @_abc_1.abstractmethod
     def GetDataset(
@@ -425,7 +447,24 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _registry_pb2.ListDatasetsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_registry_pb2.ListDatasetsResponse, _abc.Awaitable[_registry_pb2.ListDatasetsResponse]]: ...
+    ) -> _typing.Union[_registry_pb2.ListDatasetsResponse, _abc.Awaitable[_registry_pb2.ListDatasetsResponse]]:
+        """The newest version of each."""
+
+    @_abc_1.abstractmethod
+    def ListDatasetVersions(
+        self,
+        request: _registry_pb2.ListDatasetVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListDatasetVersionsResponse, _abc.Awaitable[_registry_pb2.ListDatasetVersionsResponse]]:
+        """Newest first."""
+
+    @_abc_1.abstractmethod
+    def PreviewDataset(
+        self,
+        request: _registry_pb2.PreviewDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.PreviewDatasetResponse, _abc.Awaitable[_registry_pb2.PreviewDatasetResponse]]:
+        """A few rows to look at. FAILED_PRECONDITION: it has none, but YAML."""
 
     @_abc_1.abstractmethod
     def CreateDeployment(

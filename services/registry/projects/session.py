@@ -18,12 +18,23 @@ from services.common.auth import current_project
 from services.common.errors import AlreadyExists, PermissionDenied
 from services.registry.projects.scope import ProjectPrivate, ProjectScoped
 from services.registry.projects.tables import Project
-from services.registry.tables import Alias, AliasChange, Base, Job, JobEvent
+from services.registry.tables import (
+    Alias,
+    AliasChange,
+    Base,
+    Job,
+    JobEvent,
+    JobLogPart,
+    Webhook,
+    WebhookDelivery,
+)
 
 # Rows that go with one of another table: which column names it, and by which column of it.
 OWNED_BY: Mapping[type[Base], tuple[InstrumentedAttribute[str], InstrumentedAttribute[str]]] = {
     AliasChange: (AliasChange.alias, Alias.name),
     JobEvent: (JobEvent.job_id, Job.id),
+    JobLogPart: (JobLogPart.job_id, Job.id),
+    WebhookDelivery: (WebhookDelivery.webhook_id, Webhook.id),
 }
 
 

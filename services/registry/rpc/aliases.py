@@ -1,15 +1,14 @@
 """Aliases <-> messages."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from anthesis.v1 import registry_pb2
 
 from services.common.auth import current_principal
-from services.common.errors import InvalidArgument
 from services.registry import tables
 from services.registry.alias_changes import NewChange
-from services.registry.rpc.messages import timestamp
+from services.registry.rpc.messages import read_time, timestamp
 
 
 def alias(row: tables.Alias) -> registry_pb2.Alias:
@@ -46,12 +45,4 @@ def new_change(request: Any) -> NewChange:
 
 def time_asked(request: registry_pb2.ResolveAliasRequest) -> datetime | None:
     """None: now. Raises InvalidArgument for what is no time."""
-    if not request.HasField("at"):
-        return None
-    try:
-        return request.at.ToDatetime(UTC)
-    except (ValueError, OverflowError):
-        raise InvalidArgument(
-            f"at has seconds={request.at.seconds} and nanos={request.at.nanos}, which is no time; "
-            "send a google.protobuf.Timestamp of the years 1 to 9999"
-        ) from None
+    return read_time(request.at, "at") if request.HasField("at") else None

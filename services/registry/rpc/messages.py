@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,8 +16,20 @@ from services.common.errors import InvalidArgument
 from services.registry import tables
 from services.registry.audit import AuditQuery
 from services.registry.checkpoints import File
+from services.registry.dataset_preview import PreviewRow
 from services.registry.deployments import DeploymentStatus, ReadyWorker
-from services.registry.job_specs import FineTuneSpec, JobSpec, LoraOptions, PretrainSpec, TrainOptions, spec_from_row
+from services.registry.fine_tunings import FineTuning
+from services.registry.job_specs import (
+    AnyJobSpec,
+    CheckpointSource,
+    FineTuneSpec,
+    JobSpec,
+    LoraOptions,
+    PretrainSpec,
+    TrainOptions,
+    ValidateDatasetSpec,
+    spec_from_row,
+)
 from services.registry.leases import Failed, Outcome, Stopped, Succeeded
 from services.registry.pages import PageRequest
 from services.registry.verification import Verified
@@ -117,7 +129,8 @@ def worker_models(messages: Iterable[registry_pb2.WorkerModel]) -> list[dict[str
 
 def dataset(row: tables.Dataset) -> registry_pb2.Dataset:
     return registry_pb2.Dataset(
-        name=row.name,
+        name=row.dataset,
+        version=row.number,
         project=row.project,
         format=registry_pb2.DatasetFormat.Value(f"DATASET_FORMAT_{row.format}"),
         digest=row.digest,
@@ -125,7 +138,22 @@ def dataset(row: tables.Dataset) -> registry_pb2.Dataset:
         size_bytes=row.size_bytes,
         languages=row.languages,
         create_time=timestamp(row.create_time),
+        created_by=row.created_by,
+        report_digest=row.report_digest or "",
+        report_job_id=row.report_job_id or "",
     )
+
+
+def dataset_of_job(row: tables.Dataset) -> registry_pb2.Dataset:
+    """Under the name that the job's spec has."""
+    message = dataset(row)
+    message.name = row.name
+    return message
+
+
+def preview_row(row: PreviewRow) -> registry_pb2.PreviewRow:
+    fields = [registry_pb2.PreviewField(**asdict(found)) for found in row.fields]
+    return registry_pb2.PreviewRow(number=row.number, fields=fields)
 
 
 def verified(found: Verified) -> registry_pb2.VerifyArtifactsResponse:
@@ -155,6 +183,7 @@ def deployment(status: DeploymentStatus) -> registry_pb2.Deployment:
         version=status.version,
         ready_replicas=status.ready_replicas,
         errors=status.errors,
+        serving_version=status.serving,
     )
 
 
@@ -223,6 +252,9 @@ def job(row: tables.Job) -> job_pb2.Job:
         project=row.project,
         pretrain=_pretrain(spec) if isinstance(spec, PretrainSpec) else None,
         fine_tune=_fine_tune(spec) if isinstance(spec, FineTuneSpec) else None,
+        validate_dataset=(
+            job_pb2.ValidateDatasetSpec(**asdict(spec)) if isinstance(spec, ValidateDatasetSpec) else None
+        ),
         state=job_pb2.JobState.Value(f"JOB_STATE_{row.state}"),
         cancel_requested=row.cancel_requested,
         create_time=timestamp(row.create_time),
@@ -234,6 +266,10 @@ def job(row: tables.Job) -> job_pb2.Job:
         model_version=row.model_version or "",
         created_by=row.created_by,
         estimate=job_pb2.JobEstimate(**row.estimate) if row.estimate else None,
+        pause_requested=row.pause_requested,
+        priority=job_pb2.JobPriority.Value(f"JOB_PRIORITY_{row.priority}"),
+        fine_tuning=job_pb2.FineTuning(**row.fine_tuning) if row.fine_tuning else None,
+        last_sequence=row.last_sequence,
     )
 
 
@@ -246,6 +282,7 @@ def _pretrain(spec: PretrainSpec) -> job_pb2.PretrainSpec:
         config=spec.config,
         options=_options(spec.options),
         validation_datasets=spec.validation_datasets,
+        from_checkpoint=_source(spec),
     )
 
 
@@ -256,8 +293,9 @@ def _fine_tune(spec: FineTuneSpec) -> job_pb2.FineTuneSpec:
         base=spec.base,
         datasets=spec.datasets,
         options=_options(spec.options),
-        lora=job_pb2.LoraOptions(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout) if lora else None,
+        lora=job_pb2.LoraOptions(**asdict(lora)) if lora else None,
         validation_datasets=spec.validation_datasets,
+        from_checkpoint=_source(spec),
     )
 
 
@@ -265,7 +303,7 @@ def _options(options: TrainOptions) -> job_pb2.TrainOptions:
     return job_pb2.TrainOptions(**{item.name: getattr(options, item.name) for item in fields(options)})
 
 
-def job_spec(request: job_pb2.CreateJobRequest) -> JobSpec:
+def job_spec(request: job_pb2.CreateJobRequest) -> AnyJobSpec:
     """Raises InvalidArgument when the request has none."""
     match request.WhichOneof("spec"):
         case "pretrain":
@@ -278,10 +316,11 @@ def job_spec(request: job_pb2.CreateJobRequest) -> JobSpec:
                 config=pretrain.config,
                 options=read_options(pretrain.options),
                 validation_datasets=list(pretrain.validation_datasets),
+                from_checkpoint=_read_source(pretrain),
             )
         case "fine_tune":
             tune = request.fine_tune
-            lora = LoraOptions(rank=tune.lora.rank, alpha=tune.lora.alpha, dropout=tune.lora.dropout)
+            lora = LoraOptions(**{field.name: value for field, value in tune.lora.ListFields()})
             return FineTuneSpec(
                 output_model=tune.output_model,
                 base=tune.base,
@@ -289,12 +328,39 @@ def job_spec(request: job_pb2.CreateJobRequest) -> JobSpec:
                 options=read_options(tune.options),
                 lora=lora if tune.HasField("lora") else None,
                 validation_datasets=list(tune.validation_datasets),
+                from_checkpoint=_read_source(tune),
             )
-    raise InvalidArgument("the request has no spec; set pretrain or fine_tune")
+        case "validate_dataset":
+            asked = request.validate_dataset
+            return ValidateDatasetSpec(
+                dataset=asked.dataset,
+                tokenizer_digest=asked.tokenizer_digest,
+                base=asked.base,
+                sequence_length=asked.sequence_length,
+                held_out=list(asked.held_out),
+            )
+    raise InvalidArgument("the request has no spec; set pretrain, fine_tune or validate_dataset")
+
+
+def _source(spec: JobSpec) -> job_pb2.CheckpointSource | None:
+    source = spec.from_checkpoint
+    return job_pb2.CheckpointSource(job_id=source.job_id, step=source.step) if source else None
+
+
+def _read_source(message: job_pb2.PretrainSpec | job_pb2.FineTuneSpec) -> CheckpointSource | None:
+    source = message.from_checkpoint
+    return CheckpointSource(job_id=source.job_id, step=source.step) if message.HasField("from_checkpoint") else None
+
+
+def read_fine_tuning(request: job_pb2.CreateJobRequest) -> FineTuning | None:
+    asked = request.fine_tuning
+    values = {field.name: getattr(asked, field.name) for field in asked.DESCRIPTOR.fields}
+    return values | {"metadata": dict(asked.metadata)} if request.HasField("fine_tuning") else None
 
 
 def read_options(message: job_pb2.TrainOptions) -> TrainOptions:
-    return TrainOptions(**{field.name: value for field, value in message.ListFields()})
+    values = {field.name: value for field, value in message.ListFields()}
+    return TrainOptions(**values | {"auto": list(message.auto)})
 
 
 def progress(row: dict[str, Any]) -> job_pb2.TrainingProgress:
@@ -315,7 +381,7 @@ def read_progress(messages: Iterable[job_pb2.TrainingProgress], now: datetime) -
     """
     rows = []
     for message in messages:
-        time = message.time.ToDatetime(now.tzinfo) if message.HasField("time") else now
+        time = read_time(message.time, "progress.time") if message.HasField("time") else now
         losses = [_plain(loss, _LOSS) for loss in message.validation]
         rows.append(_plain(message, _PROGRESS) | {"validation": losses, "time": time.isoformat()})
     return rows

@@ -128,8 +128,7 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
         return pb.DeleteAliasResponse()
 
     async def ResolveModel(self, request: pb.ResolveModelRequest, context: Context) -> pb.ResolveModelResponse:
-        version = await self._on.aliases.resolve(request.name)
-        workers = await self._on.deployments.ready_workers(version.name)
+        version, workers = await self._on.deployments.route(request.name)
         return pb.ResolveModelResponse(version=messages.version(version), workers=map(messages.worker, workers))
 
     async def BeginUpload(self, request: pb.BeginUploadRequest, context: Context) -> pb.BeginUploadResponse:
@@ -181,7 +180,8 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
 
     async def CreateDataset(self, request: pb.CreateDatasetRequest, context: Context) -> pb.CreateDatasetResponse:
         dataset_format = messages.enum_name(pb.DatasetFormat, "DATASET_FORMAT_", request.format)
-        row = await self._on.datasets.create(request.name, dataset_format, request.digest)
+        principal = current_principal().name
+        row = await self._on.datasets.create(request.name, dataset_format, request.digest, principal)
         return pb.CreateDatasetResponse(dataset=messages.dataset(row))
 
     async def GetDataset(self, request: pb.GetDatasetRequest, context: Context) -> pb.GetDatasetResponse:
@@ -190,6 +190,18 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
     async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> pb.ListDatasetsResponse:
         page = await self._on.datasets.list_datasets(messages.page_request(request))
         return pb.ListDatasetsResponse(datasets=map(messages.dataset, page.rows), next_page_token=page.next_token)
+
+    async def ListDatasetVersions(
+        self, request: pb.ListDatasetVersionsRequest, context: Context
+    ) -> pb.ListDatasetVersionsResponse:
+        page = await self._on.datasets.list_versions(request.name, messages.page_request(request))
+        rows = map(messages.dataset, page.rows)
+        return pb.ListDatasetVersionsResponse(datasets=rows, next_page_token=page.next_token)
+
+    async def PreviewDataset(self, request: pb.PreviewDatasetRequest, context: Context) -> pb.PreviewDatasetResponse:
+        seed = request.seed if request.HasField("seed") else None
+        dataset, rows = await self._on.datasets.preview(request.name, request.num_rows, seed)
+        return pb.PreviewDatasetResponse(dataset=messages.dataset(dataset), rows=map(messages.preview_row, rows))
 
     async def CreateDeployment(
         self, request: pb.CreateDeploymentRequest, context: Context

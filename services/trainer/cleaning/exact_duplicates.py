@@ -12,7 +12,8 @@ from datatrove.data import Document
 from numpy.typing import NDArray
 
 from services.trainer.cleaning.documents import is_code
-from services.trainer.cleaning.signatures import MatchSignatures, Signatures, WriteSignatures, hash64
+from services.trainer.cleaning.hashes import hash64
+from services.trainer.cleaning.signatures import MatchSignatures, Signatures, WriteSignatures
 
 REASON = "duplicate"
 _BESIDE_WORDS = regex.compile(rf"\s+|\d+|[{regex.escape(string.punctuation)}]")

@@ -16,8 +16,9 @@ from datatrove.pipeline.base import PipelineStep
 
 from services.trainer.cleaning.config import CleaningConfig
 from services.trainer.cleaning.documents import is_code, language_of
+from services.trainer.cleaning.hashes import hash64
 from services.trainer.cleaning.identifier import UNKNOWN, identifier
-from services.trainer.cleaning.signatures import hash64, load, save
+from services.trainer.cleaning.signatures import load, save
 from services.trainer.cleaning.tally import TallyFilter, count, side_writer
 
 COUNT = np.dtype([("hash", "<u8"), ("count", "<u4")])

@@ -6,7 +6,6 @@ own. datatrove's steps tell nothing by language and know no SimHash, so these ar
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from hashlib import blake2b
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -22,10 +21,6 @@ from services.trainer.cleaning.tally import TallyFilter
 SIGNATURE = np.dtype([("hash", "<u8"), ("task", "<u4"), ("document", "<u4"), ("language", "u1")])
 Signatures = NDArray[Any]  # of SIGNATURE; `document` is its place in its task's file
 _LANGUAGE_NUMBERS = {language: number for number, language in enumerate((*NATURAL, *PROGRAMMING))}
-
-
-def hash64(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 class WriteSignatures(PipelineStep):  # type: ignore[misc]

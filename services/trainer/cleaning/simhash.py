@@ -5,29 +5,29 @@ bigscience-workshop/data-preparation@9d058841, 01b_oscar_cleaning_and_filtering/
 is ours, for it is taken of all shingles at once.
 """
 
-from hashlib import blake2b
 from itertools import combinations
 
 import numpy as np
 import regex
 from numpy.typing import NDArray
 
+from services.trainer.cleaning.hashes import hash_words, mixed
+
 WINDOW = 6  # characters of a shingle, or words in English
 MAX_DISTANCE = 4  # bits
 NUM_BLOCKS = 6
 _EDGES = np.linspace(0, 64, NUM_BLOCKS + 1).astype(int)
 _PUNCTUATION = regex.compile(r"\p{P}")
-_MULTIPLIER = np.uint64(0xBF58476D1CE4E5B9)  # of splitmix64
 _CHUNK = 1 << 14  # shingles at a time: their bits take 1 MB
 
 
 def simhash(text: str, language: str) -> int | None:
     """None for a text shorter than a shingle: such texts are never near-duplicates."""
     plain = _PUNCTUATION.sub("", text.lower())
-    units = _words(plain) if language == "en" else _characters(plain)
+    units = hash_words(plain.split()) if language == "en" else _characters(plain)
     if len(units) < WINDOW:
         return None
-    hashes = _mixed(np.lib.stride_tricks.sliding_window_view(units, WINDOW))
+    hashes = mixed(np.lib.stride_tricks.sliding_window_view(units, WINDOW))
     ones = np.zeros(64, np.int64)
     for start in range(0, len(hashes), _CHUNK):
         chunk = hashes[start : start + _CHUNK]
@@ -68,18 +68,3 @@ def _mask(block: int) -> int:
 
 def _characters(text: str) -> NDArray[np.uint64]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.uint64)
-
-
-def _words(text: str) -> NDArray[np.uint64]:
-    words = (blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest() for word in text.split())
-    return np.frombuffer(b"".join(words), "<u8").astype(np.uint64)
-
-
-def _mixed(windows: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """One hash per row; every bit depends on all of the row."""
-    hashes = np.zeros(len(windows), np.uint64)
-    for column in windows.T:
-        hashes = (hashes ^ column) * _MULTIPLIER
-        hashes ^= hashes >> np.uint64(29)
-    hashes *= _MULTIPLIER
-    return hashes ^ (hashes >> np.uint64(32))

@@ -18,6 +18,7 @@ from anthesis.v1 import registry_pb2 as pb
 from services.common.access import Access, Permission
 from services.registry import access
 from services.registry.database import utc_now
+from services.registry.tables import WebhookDelivery
 from tests.support.access_matrix import Doors, open_doors
 from tests.support.registry_data import store_checkpoint, text_rows
 
@@ -48,6 +49,10 @@ async def change_everything(client: AsyncClient, doors: Doors) -> job_pb2.Job:
     """Call every RPC that changes something; return a job that was submitted and cancelled."""
     artifact = await client.artifacts.upload_bytes(text_rows())
     await client.datasets.create("rows", artifact.digest, pb.DATASET_FORMAT_TEXT)
+    path = doors.registry.data_dir / "rows.jsonl"
+    path.write_bytes(text_rows())
+    file = await client.files.upload(path)
+    await client.files.delete(file.id)
     await client.models.create(pb.Model(name="seedling", licence="apache-2.0"))
     stored = store_checkpoint(doors.registry.artifacts)
     version = pb.ModelVersion(model="seedling", tokenizer_digest=stored.tokenizer_digest, files=pb_files(stored))
@@ -69,7 +74,21 @@ async def change_everything(client: AsyncClient, doors: Doors) -> job_pb2.Job:
         output_model="sprout", base="seedling", datasets=["rows"], options=job_pb2.TrainOptions(steps=1)
     )
     job = await client.jobs.create(spec)
+    await client.jobs.pause(job.id)
+    await client.jobs.resume(job.id)
+    await change_webhooks(client, doors, job)
     return await client.jobs.cancel(job.id)
+
+
+async def change_webhooks(client: AsyncClient, doors: Doors, job: job_pb2.Job) -> None:
+    made = await client.webhooks.create("https://1.1.1.1/hook")
+    given_up = {"id": "msg-1", "event_type": "job.pending", "state": "FAILED", "body": "{}"}
+    async with doors.registry.database.write() as session:
+        session.add(
+            WebhookDelivery(webhook_id=made.webhook.id, job_id=job.id, sequence=1, create_time=utc_now(), **given_up)
+        )
+    await client.webhooks.redeliver("msg-1")
+    await client.webhooks.delete(made.webhook.id)
 
 
 async def test_every_change_is_in_the_log_with_its_maker(doors: Doors) -> None:
@@ -83,6 +102,8 @@ async def test_every_change_is_in_the_log_with_its_maker(doors: Doors) -> None:
             print(entry.time.ToJsonString(), entry.action, entry.resource, entry.outcome, entry.value)
     must = {f"RegistryService.{rpc}" for rpc in changing(access.REGISTRY)}
     must |= {f"JobService.{rpc}" for rpc in changing(access.JOBS)}
+    must |= {f"WebhookService.{rpc}" for rpc in changing(access.WEBHOOKS)}
+    must |= {f"FileService.{rpc}" for rpc in changing(access.FILES)}
     must |= {f"LicenceService.{rpc}" for rpc in (*changing(access.LICENCES), "AcceptLicence")}
     must |= {f"ProjectService.{rpc}" for rpc in changing(access.PROJECTS)}
     assert must - {entry.action for entry in entries} == TOLD_BY_OTHERS, "call a new RPC in change_everything"

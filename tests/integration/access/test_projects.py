@@ -38,7 +38,7 @@ async def platform(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pl
     async with open_doors(tmp_path_factory.mktemp("data")) as doors:
         keys = {name: await make_project(doors.registry, name) for name in ("lab", "neighbour")}
         made = Platform(doors=doors, keys=keys, lab=None)  # type: ignore[arg-type]
-        lab = await fill_project(doors.registry, made.settings(keys["lab"]["admin"]), "lab")
+        lab = await fill_project(doors.registry, made.settings(keys["lab"]["admin"]), "lab", doors.http_url)
         yield Platform(doors=doors, keys=keys, lab=lab)
 
 

@@ -7,17 +7,17 @@ import os
 import grpc
 import pytest
 from anthesis.channel import open_aio_channel
-from anthesis.v1 import job_pb2, job_pb2_grpc, licence_pb2, registry_pb2_grpc
+from anthesis.v1 import file_pb2, job_pb2, job_pb2_grpc, licence_pb2, registry_pb2_grpc
 from anthesis.v1 import registry_pb2 as pb
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.common.auth import RegistryAuthenticator
 from services.common.errors import Unauthenticated
-from tests.support.registry_data import store_checkpoint, text_rows
+from tests.support.registry_data import multitask_rows, store_checkpoint, text_rows
 
 METHODS = [
     (f"/{service.full_name}/{method.name}", method)
-    for file in (pb.DESCRIPTOR, job_pb2.DESCRIPTOR, licence_pb2.DESCRIPTOR)
+    for file in (pb.DESCRIPTOR, job_pb2.DESCRIPTOR, licence_pb2.DESCRIPTOR, file_pb2.DESCRIPTOR)
     for service in file.services_by_name.values()
     for method in service.methods
 ]
@@ -154,13 +154,53 @@ async def test_a_dataset_is_registered_once(registry):
     first, second = [(await models(registry).CreateDataset(request)).dataset for _ in range(2)]
     assert first == second
     assert (first.num_rows, list(first.languages), first.size_bytes) == (5, ["fr", "sw"], len(text_rows(5)))
-    other = pb.CreateDatasetRequest(
-        name="udhr", format=pb.DATASET_FORMAT_TEXT, digest=(await upload(registry, text_rows(6))).artifact.digest
-    )
+    assert (first.name, first.version, first.created_by) == ("udhr", 1, "admin")
+    digest = (await upload(registry, multitask_rows())).artifact.digest
+    other = pb.CreateDatasetRequest(name="udhr", format=pb.DATASET_FORMAT_MULTITASK, digest=digest)
     message = await refused(models(registry).CreateDataset(other), grpc.StatusCode.ALREADY_EXISTS)
     assert "choose another name" in message
+    request.digest = (await upload(registry, text_rows(6))).artifact.digest
+    newest = (await models(registry).CreateDataset(request)).dataset
+    assert (newest.name, newest.version) == ("udhr", 2)
     listed = await models(registry).ListDatasets(pb.ListDatasetsRequest())
-    assert [dataset.name for dataset in listed.datasets] == ["udhr"]
+    assert list(listed.datasets) == [newest]
+    versions = await models(registry).ListDatasetVersions(pb.ListDatasetVersionsRequest(name="udhr"))
+    assert list(versions.datasets) == [newest, first]
+    assert (await models(registry).GetDataset(pb.GetDatasetRequest(name="udhr@1"))).dataset == first
+
+
+async def test_a_dataset_is_looked_into_before_it_is_used(registry):
+    digest = (await upload(registry, text_rows(50))).artifact.digest
+    create = pb.CreateDatasetRequest(name="udhr", format=pb.DATASET_FORMAT_TEXT, digest=digest)
+    dataset = (await models(registry).CreateDataset(create)).dataset
+    preview = models(registry).PreviewDataset
+    first = await preview(pb.PreviewDatasetRequest(name="udhr", num_rows=2))
+    assert (first.dataset, [row.number for row in first.rows]) == (dataset, [1, 2])
+    text = pb.PreviewField(name="text", text="row 0", num_characters=5)
+    assert first.rows[0].fields[0] == text
+    drawn = [await preview(pb.PreviewDatasetRequest(name="udhr@1", num_rows=2, seed=seed)) for seed in (0, 0, 9)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    await refused(preview(pb.PreviewDatasetRequest(name="gone")), grpc.StatusCode.NOT_FOUND)
+
+
+async def test_a_report_on_a_dataset_goes_from_its_request_to_the_dataset(registry):
+    await import_version(registry)
+    digest = (await upload(registry, text_rows())).artifact.digest
+    create = pb.CreateDatasetRequest(name="udhr", format=pb.DATASET_FORMAT_TEXT, digest=digest)
+    await models(registry).CreateDataset(create)
+    asked = job_pb2.ValidateDatasetSpec(dataset="udhr", base="seedling", sequence_length=64)
+    job = (await jobs(registry).CreateJob(job_pb2.CreateJobRequest(validate_dataset=asked))).job
+    assert (job.validate_dataset.dataset, job.validate_dataset.base) == ("udhr@1", "seedling@1")
+    trainer = jobs(registry, "trainer")
+    acquired = await trainer.AcquireLease(job_pb2.AcquireLeaseRequest(job_id=job.id, worker_id="t1"))
+    assert (acquired.job.validate_dataset, acquired.datasets[0].name) == (job.validate_dataset, "udhr@1")
+    report = (await upload(registry, b'{"format": 1}')).artifact.digest
+    files = job_pb2.ModelFiles(files=[pb.ModelFile(path="report.json", digest=report)])
+    finish = job_pb2.FinishJobRequest(job_id=job.id, fencing_token=1, succeeded=files)
+    assert (await trainer.FinishJob(finish)).job.state == job_pb2.JOB_STATE_SUCCEEDED
+    dataset = (await models(registry).GetDataset(pb.GetDatasetRequest(name="udhr"))).dataset
+    assert (dataset.report_digest, dataset.report_job_id) == (report, job.id)
+    assert [found.id for found in (await jobs(registry).ListJobs(job_pb2.ListJobsRequest())).jobs] == [job.id]
 
 
 async def import_version(registry, model="seedling", licence="apache-2.0"):
@@ -224,7 +264,7 @@ async def test_a_job_goes_from_its_submission_to_a_deployed_version(registry):
     trainer = jobs(registry, "trainer")
     acquired = await trainer.AcquireLease(job_pb2.AcquireLeaseRequest(job_id=job.id, worker_id="t1"))
     assert (acquired.lease.fencing_token, acquired.lease.ttl_seconds, acquired.deploy_alias) == (1, 15, "bud")
-    assert (acquired.base.name, acquired.datasets[0].name) == ("seedling@1", "udhr")
+    assert (acquired.base.name, acquired.datasets[0].name) == ("seedling@1", "udhr@1")
     progress = job_pb2.TrainingProgress(step=5, total_steps=10, loss=float("nan"), grad_norm=float("inf"))
     losses = [
         job_pb2.ValidationLoss(dataset="held-out", language="fr", bits_per_byte=1.5, num_bytes=2**40),
@@ -269,7 +309,7 @@ async def test_bad_input_to_a_job_gets_the_canonical_status_and_changes_nothing(
     assert message == "learning_rate=7 is out of range; choose a value in (0, 1]"
     assert not (await jobs(registry).ListJobs(job_pb2.ListJobsRequest())).jobs
     message = await refused(jobs(registry).CreateJob(job_pb2.CreateJobRequest()), grpc.StatusCode.INVALID_ARGUMENT)
-    assert "set pretrain or fine_tune" in message
+    assert "set pretrain, fine_tune or validate_dataset" in message
 
 
 async def test_a_job_cancelled_twice_is_refused_the_second_time(registry):

@@ -13,13 +13,17 @@ from typing import Any
 import pytest
 from anthesis import Client
 from anthesis.artifacts import digest_file
+from anthesis.channel import open_channel
 from anthesis.errors import NotFoundError
+from anthesis.v1 import job_pb2
+from anthesis.v1.job_pb2_grpc import JobServiceStub
 
 from bloom.quantize import quantize_checkpoint
 from bloom.tensors import expected_tensors
 from services.common.artifacts import ArtifactStore
+from tests.support.hub import Hub, running_hub
 from tests.support.registry_data import TINY, safetensors_bytes, text_rows, tokenizer_bytes
-from tests.support.registry_server import RegistryProcess
+from tests.support.registry_server import RegistryProcess, read_keys
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Json = Callable[..., Any]
@@ -358,7 +362,7 @@ def test_datasets_are_uploaded_listed_and_shown(anthesis: Run, anthesis_json: Js
     assert (dataset["format"], dataset["num_rows"], dataset["languages"]) == ("TEXT", 5, ["fr", "sw"])
     assert anthesis_json("datasets", "show", "cli-rows") == dataset
     assert dataset in anthesis_json("datasets", "list")
-    assert "cli-rows\ttext\t5" in anthesis("datasets", "list").stdout
+    assert "cli-rows\t1\ttext\t5" in anthesis("datasets", "list").stdout
 
 
 def test_a_job_is_submitted_watched_and_cancelled(anthesis: Run, anthesis_json: Json, tmp_path: Path) -> None:
@@ -385,6 +389,58 @@ def test_a_job_is_submitted_watched_and_cancelled(anthesis: Run, anthesis_json: 
     assert f"{job['id']}\tpretrain\tlab/cli-job\tCANCELLED" in anthesis("jobs", "list").stdout
     events = [json.loads(line) for line in anthesis("jobs", "watch", job["id"], "--json", code=1).stdout.splitlines()]
     assert events[-1]["state"] == "CANCELLED"
+
+
+def test_a_job_is_paused_resumed_followed_from_an_event_on_and_its_output_read(
+    anthesis: Run, anthesis_json: Json, registry: RegistryProcess, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(text_rows())
+    (tmp_path / "tokenizer.json").write_bytes(tokenizer_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(TINY.to_hf() | {"vocab_size": 0}))
+    anthesis("datasets", "upload", "cli-control", tmp_path / "rows.jsonl")
+    submit = ("pretrain", "submit", "--output", "lab/cli-control", "--dataset", "cli-control", "--steps", 5)
+    files = ("--tokenizer", tmp_path / "tokenizer.json", "--config", tmp_path / "config.json")
+    job_id = anthesis_json(*submit, *files, "--priority", "high")["id"]
+
+    paused = anthesis_json("jobs", "pause", job_id)
+    again = anthesis("jobs", "pause", job_id, code=1)
+    resumed = anthesis("jobs", "resume", job_id).stdout
+    with open_channel(registry.platform.registry_address, read_keys(registry.platform)["trainer"]) as channel:
+        trainer = JobServiceStub(channel)
+        trainer.AcquireLease(job_pb2.AcquireLeaseRequest(job_id=job_id, worker_id="w"))
+        printed = job_pb2.RenewLeaseRequest(job_id=job_id, fencing_token=1, log_text="one\ntwo\n\x1b[2Jthree\n")
+        trainer.RenewLease(printed)
+        asked = anthesis("jobs", "pause", job_id).stdout
+        listed = anthesis("jobs", "list", "--state", "running").stdout
+        trainer.ReleaseLease(job_pb2.ReleaseLeaseRequest(job_id=job_id, fencing_token=1))
+    anthesis("jobs", "cancel", job_id)
+    events = anthesis("jobs", "watch", job_id, "--after", 3, "--json", code=1).stdout.splitlines()
+
+    assert (paused["state"], paused["priority"]) == ("PAUSED", "HIGH")
+    assert f"`anthesis jobs resume {job_id}`" in again.stderr
+    assert resumed == f"{job_id}: PENDING\n"
+    assert asked == f"{job_id}: RUNNING, pause requested\n"
+    assert f"{job_id}\tpretrain\tlab/cli-control\tRUNNING (pause requested)\t-\t-\t1\tHIGH" in listed
+    assert [json.loads(line)["sequence"] for line in events][:2] == [4, 5]
+    assert json.loads(events[-1])["state"] == "CANCELLED"
+    assert anthesis("jobs", "logs", job_id).stdout.splitlines() == ["one", "two", "\ufffd[2Jthree"]
+    assert anthesis("jobs", "logs", job_id, "--tail", 1, "--follow").stdout == "\ufffd[2Jthree\n"
+
+
+def test_webhooks_are_made_listed_and_deleted(anthesis: Run, anthesis_json: Json) -> None:
+    refused = anthesis("webhooks", "create", "https://192.168.0.1/hook", code=1).stderr
+    created = anthesis_json("webhooks", "create", "https://1.1.1.1/hook", "--event", "job.succeeded")
+    webhook_id = created["webhook"]["id"]
+
+    assert "192.168.0.1, which is not public" in refused
+    assert created["secret"].startswith("whsec_")
+    listed = anthesis("webhooks", "list").stdout
+    assert f"{webhook_id}\thttps://1.1.1.1/hook\tjob.succeeded\tadmin" in listed
+    assert created["secret"] not in listed
+    assert anthesis_json("webhooks", "deliveries", webhook_id) == []
+    assert "no delivery 'msg-0'" in anthesis("webhooks", "redeliver", "msg-0", code=1).stderr
+    anthesis("webhooks", "delete", webhook_id)
+    assert f"no webhook '{webhook_id}'" in anthesis("webhooks", "delete", webhook_id, code=1).stderr
 
 
 def test_keys_are_made_listed_and_revoked(anthesis: Run, anthesis_json: Json) -> None:
@@ -429,6 +485,41 @@ def test_the_audit_log_is_shown_and_searched(anthesis: Run, anthesis_json: Json)
     assert row.split("\t")[1:] == ["curious", denied["key_id"], denied["action"], "-", "PERMISSION_DENIED", "-"]
     assert anthesis_json("audit", "list", "--principal", "curious", "--until", "1h") == []
     assert len(anthesis_json("audit", "list", "--limit", 2)) == 2
+
+
+def hub_environment(hub: Hub, tmp_path: Path) -> dict[str, str]:
+    return {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+
+def test_a_model_on_the_hub_comes_a_shard_at_a_time_and_goes_on_where_it_broke(
+    anthesis: Run, checkpoint: Path, tmp_path: Path
+) -> None:
+    for shard in checkpoint.glob("*.safetensors"):  # of its own, and more than a header
+        shard.write_bytes(shard.read_bytes()[:-4] + struct.pack("<f", 2.0))
+    first, second = sorted(path.name for path in checkpoint.glob("*.safetensors"))
+    with running_hub("lab/on-the-hub", checkpoint) as hub:
+        env = hub_environment(hub, tmp_path)
+        hub.broken = {second}
+        failed = anthesis("models", "import", "lab/on-the-hub", "--licence", "mit", code=1, **env).stderr
+        assert failed.startswith("error: lab/on-the-hub cannot be fetched from the Hugging Face hub (")
+        assert hub.fetched.count(first) == 1
+        hub.broken = set()
+        shown = anthesis("models", "import", "lab/on-the-hub", "--licence", "mit", **env).stdout
+        assert shown == f"lab/on-the-hub@1: {TINY.parameters:,} parameters, licence mit\n"
+        assert (hub.fetched.count(first), hub.fetched.count(second)) == (1, 1)
+    assert list((tmp_path / "cache").rglob("*.safetensors")) == []
+    anthesis("models", "verify", "lab/on-the-hub")
+
+
+def test_a_model_on_the_hub_is_checked_by_its_headers_before_a_shard_is_fetched(
+    anthesis: Run, checkpoint: Path, tmp_path: Path
+) -> None:
+    (checkpoint / "config.json").write_text(json.dumps(TINY.to_hf() | {"n_layer": TINY.n_layer + 1}))
+    with running_hub("lab/in-parts", checkpoint) as hub:
+        failed = anthesis("models", "import", "lab/in-parts", code=1, **hub_environment(hub, tmp_path)).stderr
+        assert "missing" in failed
+        assert f"h.{TINY.n_layer}.input_layernorm.weight" in failed
+        assert [name for name in hub.fetched if name.endswith(".safetensors")] == []
 
 
 def test_the_hub_that_cannot_be_reached_is_named(anthesis: Run) -> None:

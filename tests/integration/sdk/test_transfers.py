@@ -191,10 +191,10 @@ def test_two_downloads_do_not_write_one_part(client: Client, store: ArtifactStor
 def test_what_a_full_disk_refused_is_written_over(tmp_path: Path) -> None:
     """A write that failed halfway leaves bytes that nobody counted."""
     partial = PartialFile(tmp_path / "file", 8)
-    partial.append(b"half")
+    partial.append([b"half"])
     with (tmp_path / "file.part").open("ab") as file:
         file.write(b"written before the disk was full")
-    partial.append(b"half")
+    partial.append([b"half"])
     partial.finish()
     partial.close()
 

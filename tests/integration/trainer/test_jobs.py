@@ -165,6 +165,65 @@ def test_a_job_goes_on_from_its_checkpoint_with_the_same_losses_when_it_is_stopp
     assert shown_losses == list(losses_by_step(events).items())  # three attempts, each step once
 
 
+def test_a_paused_job_and_one_that_begins_with_its_checkpoint_compute_what_an_undisturbed_one_does(
+    platform, undisturbed
+):
+    job_id = pretrain(platform, "paused-model")
+    wait_for_another_checkpoint(platform, job_id)
+    assert platform.jobs.PauseJob(job_pb2.PauseJobRequest(id=job_id)).job.pause_requested
+    wait_for(lambda: platform.job(job_id).state == job_pb2.JOB_STATE_PAUSED, 60, "the job to be paused")
+    assert processes_of(job_id) == []
+
+    other = pretrain(platform, "while-it-waits", steps=2)  # the worker is free
+    assert platform.wait_until_ended(other).state == job_pb2.JOB_STATE_SUCCEEDED
+    assert platform.job(job_id).attempts == 1
+
+    branch = job_pb2.PretrainSpec()
+    branch.CopyFrom(platform.job(job_id).pretrain)
+    branch.output_model = "branch-model"
+    branch.from_checkpoint.job_id = job_id
+    branch = platform.submit(branch)
+    assert platform.wait_until_ended(branch).state == job_pb2.JOB_STATE_SUCCEEDED
+    assert 0 < len(losses_by_step(platform.events(branch))) < STEPS
+
+    platform.jobs.ResumeJob(job_pb2.ResumeJobRequest(id=job_id))
+    job = platform.wait_until_ended(job_id)
+    assert (job.state, job.attempts) == (job_pb2.JOB_STATE_SUCCEEDED, 2)
+    events = platform.events(job_id)
+    said = messages(events)
+    paused = next(found for text in said if (found := re.search(r"is to be paused: checkpoint of step (\d+)$", text)))
+    assert any(f"attempt 2 resumed from step {paused[1]}," in message for message in said)
+    assert losses_by_step(events) == losses_by_step(platform.events(undisturbed))
+    assert losses_by_step(platform.events(branch)).items() <= losses_by_step(events).items()
+    made = [weights_of(platform, found) for found in (undisturbed, job_id, branch)]
+    assert made[0]
+    assert made[0] == made[1] == made[2]
+
+
+def weights_of(platform: TrainingPlatform, job_id: str) -> dict[str, str]:
+    return {path: digest for path, digest in platform.files(job_id).items() if path.endswith(".safetensors")}
+
+
+def test_what_a_jobs_processes_printed_can_be_read_at_the_registry(platform, undisturbed):
+    page = platform.jobs.ReadJobLogs(job_pb2.ReadJobLogsRequest(id=undisturbed))
+    assert page.job_ended
+    printed = platform.folder(undisturbed).log.read_text(errors="replace").split("\n")
+    assert page.lines
+    assert list(page.lines) == printed[: len(page.lines)]
+
+
+def test_a_free_worker_takes_the_urgent_job_first(platform):
+    """The worker is away while they are submitted, so all their messages wait when it comes back."""
+    platform.kill("worker", signal.SIGTERM)
+    ids = {name: pretrain(platform, f"{name}-model", steps=2) for name in ("first", "second")}
+    spec = platform.job(ids["second"]).pretrain
+    urgent = job_pb2.CreateJobRequest(pretrain=spec, priority=job_pb2.JOB_PRIORITY_HIGH)
+    ids["urgent"] = platform.jobs.CreateJob(urgent).job.id
+    platform.start("worker")
+    started = {name: platform.wait_until_ended(job_id).start_time.ToNanoseconds() for name, job_id in ids.items()}
+    assert sorted(started, key=started.__getitem__) == ["urgent", "first", "second"]
+
+
 def test_a_worker_with_a_time_limit_ends_itself(platform):
     platform.kill("worker", signal.SIGTERM)
     platform.start("worker", ANTHESIS_TIME_LIMIT="1")
@@ -222,4 +281,28 @@ def test_a_tuned_version_continues_its_base_with_lora_on_a_mixture_of_tasks(plat
     assert job.state == job_pb2.JOB_STATE_SUCCEEDED, job.error
     version = version_of(platform, job.model_version)
     assert version.parent == "seedling@1"
-    assert version.datasets == ["mixed", "capitals", "tasks"]
+    assert version.datasets == ["mixed@1", "capitals@1", "tasks@1"]
+
+
+def test_a_dataset_is_reported_on_before_anything_is_trained_on_it(platform):
+    """By the worker that trains, under the same lease."""
+    platform.dataset("doubtful", [*HELD_OUT, HELD_OUT[0], {"text": " "}])
+    spec = job_pb2.ValidateDatasetSpec(
+        dataset="doubtful", tokenizer_digest=platform.tokenizer_digest, sequence_length=32, held_out=["held-out"]
+    )
+    job = platform.wait_until_ended(platform.submit(spec))
+    assert job.state == job_pb2.JOB_STATE_SUCCEEDED, job.error
+    dataset = platform.registry.GetDataset(registry_pb2.GetDatasetRequest(name="doubtful")).dataset
+    report = json.loads(platform.store.read_bytes(dataset.report_digest))
+    assert (report["dataset"], report["rows"], report["bad"]["rows"]) == ("doubtful@1", 5, 1)
+    assert report["duplicates"]["exact"]["first"] == [{"row": 4, "like_row": 1}]
+    assert report["leakage"]["held_out"][0]["rows"] == 4
+    assert not processes_of(job.id)
+
+
+def test_a_report_that_cannot_be_made_says_why(platform):
+    platform.dataset("texts-again", text_rows(3))
+    no_tokenizer = b'{"model": {"type": "BPE", "vocab": {"a": 0}}}'  # enough of one for the registry
+    spec = job_pb2.ValidateDatasetSpec(dataset="texts-again", tokenizer_digest=platform.store.write_bytes(no_tokenizer))
+    job = platform.wait_until_ended(platform.submit(spec))
+    assert (job.state, job.error.code) == (job_pb2.JOB_STATE_FAILED, "BAD_TOKENIZER")

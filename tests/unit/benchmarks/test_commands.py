@@ -19,6 +19,7 @@ COMMANDS = {
     "plan_memory": ["1x1x1", "1x1x2", "--precision", "fp32"],
     "tokenize": ["--mb", "64", "--rounds", "1", "--threads", "2", "--work", "/somewhere"],
     "transfers": ["--mb", "64", "--rounds", "1", "--work", "/somewhere"],
+    "submissions": ["--databases", "sqlite", "--rate", "50", "--watchers", "100", "--mb", "64"],
     "train.layouts": ["1x1x2", "2x2x2", "--rounds", "3"],
     "train.__main__": ["anthesis", "--shapes", "32k", "--precision", "fp32", "--rounds", "3", "--steps", "4"],
     "peers.__main__": ["install", "--work", "/somewhere"],

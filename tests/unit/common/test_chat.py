@@ -29,6 +29,15 @@ def test_a_conversation_is_a_text_that_grows_turn_by_turn():
     assert ChatFormat().parts(TALK[:3]) == ChatFormat().parts(TALK)[:2]
 
 
+def test_an_answer_of_weight_0_is_read_and_not_learnt():
+    first = {**TALK[2], "weight": 0}
+    assert ChatFormat().parts([*TALK[:2], first, *TALK[3:]]) == [
+        ("Be brief.\nUser: Hi!\nAssistant: Hello.\nUser: Who wrote Faust?\nAssistant:", False),
+        (" Goethe.", True),
+    ]
+    assert ChatFormat().parts([*TALK[:4], {**TALK[4], "weight": 0}]) == ChatFormat().parts(TALK[:3])
+
+
 @settings(deadline=None)
 @given(messages)
 def test_all_of_the_text_is_there_and_the_assistants_is_what_is_learnt(talk):

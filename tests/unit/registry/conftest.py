@@ -14,6 +14,9 @@ from services.registry.collection import Collector
 from services.registry.database import Database
 from services.registry.datasets import Datasets
 from services.registry.deployments import Deployments
+from services.registry.files import Files
+from services.registry.job_control import JobControl
+from services.registry.job_logs import JobLogs
 from services.registry.job_specs import FineTuneSpec, PretrainSpec, TrainOptions
 from services.registry.jobs import Jobs, NewJob
 from services.registry.leases import Leases
@@ -65,8 +68,11 @@ class Registry:
         self.aliases = Aliases(self.database, self.clock)
         self.licences = Licences(self.database, self.clock)
         self.datasets = Datasets(self.database, self.artifacts, self.clock)
+        self.files = Files(self.database, self.artifacts, self.clock)
         self.deployments = Deployments(self.database, worker_lease_s=10, clock=self.clock)
         self.jobs = Jobs(self.database, self.artifacts, self.clock, watch_poll_s=0.01)
+        self.control = JobControl(self.database, self.clock)
+        self.logs = JobLogs(self.database)
         self.leases = Leases(self.database, self.artifacts, ttl_s=15, clock=self.clock)
         self.uploads = Uploads(self.database, self.artifacts, clock=self.clock)
         self.verification = Verification(self.database, self.artifacts)

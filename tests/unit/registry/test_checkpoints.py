@@ -1,12 +1,16 @@
 import json
 import math
+import os
+import re
 import struct
+import tracemalloc
+from pathlib import Path
 
 import pytest
 
 from bloom import tensors
-from bloom.config import QUANTIZATION
-from bloom.tensors import expected_tensors
+from bloom.config import PRESETS, QUANTIZATION
+from bloom.tensors import expected_tensors, header
 from services.common.errors import InvalidArgument, NotFound
 from services.registry.checkpoints import INDEX, File, inspect_checkpoint
 from tests.support.registry_data import TINY, safetensors_bytes, store_checkpoint, tokenizer_bytes
@@ -207,3 +211,36 @@ def test_ids_of_a_unigram_vocabulary_are_its_positions(artifacts):
     files = {"config.json": CONFIG, "model.safetensors": safetensors_bytes(SHAPES)}
     with pytest.raises(InvalidArgument, match="has 301 ids"):
         inspect(artifacts, files, tokenizer)
+
+
+def test_a_checkpoint_of_176b_is_inspected_by_its_headers_in_little_memory(artifacts):
+    """352 GB of holes: the embedding, each layer and the last norm in a shard of its own, with the index."""
+    config = PRESETS["176b"]
+    shards: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {}
+    for name, shape in expected_tensors(config).items():
+        layer = re.match(r"h\.(\d+)\.", name)
+        number = int(layer[1]) + 2 if layer else 1 if name.startswith("word") else config.n_layer + 2
+        shards.setdefault(f"model_{number:05}-of-{config.n_layer + 2:05}.safetensors", {})[name] = ("BF16", shape)
+    files = []
+    for number, (path, held) in enumerate(shards.items()):
+        data = header(held)
+        digest = f"sha256:{number:064x}"
+        place = Path(artifacts._path(digest))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(data)
+        os.truncate(place, len(data) + 2 * sum(math.prod(shape) for _, shape in held.values()))
+        files.append(File(path=path, digest=digest))
+    index = {"weight_map": {name: path for path, held in shards.items() for name in held}}
+    for path, content in ((INDEX, index), ("config.json", config.to_hf())):
+        files.append(File(path=path, digest=artifacts.write_bytes(json.dumps(content).encode())))
+    tokenizer = artifacts.write_bytes(tokenizer_bytes())
+
+    tracemalloc.start()
+    found = inspect_checkpoint(artifacts, files, tokenizer)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert len(shards) == 72
+    assert found.config.parameters == 176_247_271_424
+    assert found.size_bytes > 2 * 176_247_271_424
+    assert peak < 16 << 20

@@ -40,6 +40,76 @@ async def test_moving_the_alias_moves_the_deployment(registry):
     assert await beat(registry) == ["seedling@2"]
 
 
+async def follow(registry, *workers):
+    """A deployment that follows alias `flower`, which its workers serve at seedling@1; then the alias moves to @2."""
+    await registry.add_version()
+    await registry.add_version()
+    await registry.set_alias("flower", "seedling@1")
+    await registry.deployments.create("garden", "flower", 0)
+    for worker in workers:
+        await beat(registry, worker, [having("seedling@1")])
+    await registry.set_alias("flower", "seedling@2")
+
+
+async def routed(registry):
+    version, ready = await registry.deployments.route("flower")
+    return version.name, [item.worker.id for item in ready]
+
+
+async def test_calls_get_the_version_before_until_every_worker_has_the_new_one(registry):
+    await follow(registry, "w1", "w2")
+    one, two = having("seedling@1"), having("seedling@2")
+    for worker in ("w1", "w2"):
+        assert await beat(registry, worker, [one, having("seedling@2", "LOADING")]) == ["seedling@2", "seedling@1"]
+    assert await routed(registry) == ("seedling@1", ["w1", "w2"])
+    assert await beat(registry, "w1", [one, two]) == ["seedling@2", "seedling@1"]
+    assert await routed(registry) == ("seedling@1", ["w1", "w2"])
+    [status] = await statuses(registry)
+    assert (status.version, status.serving, status.ready_replicas) == ("seedling@2", "seedling@1", 1)
+    assert await beat(registry, "w2", [one, two]) == ["seedling@2"]  # which lets it unload the other
+    assert await routed(registry) == ("seedling@2", ["w1", "w2"])
+    assert [status.serving for status in await statuses(registry)] == ["seedling@2"]
+
+
+async def test_what_no_worker_can_load_is_never_served(registry):
+    await follow(registry, "w1")
+    failed = having("seedling@2", "FAILED", error="no memory")
+    assert await beat(registry, "w1", [having("seedling@1"), failed]) == ["seedling@2", "seedling@1"]
+    assert await routed(registry) == ("seedling@1", ["w1"])
+    assert [status.errors for status in await statuses(registry)] == [["w1: no memory"]]
+    await registry.set_alias("flower", "seedling@1")
+    assert await beat(registry, "w1", [having("seedling@1"), failed]) == ["seedling@1"]
+
+
+async def test_a_worker_that_dies_while_it_loads_holds_nothing_up(registry):
+    await follow(registry, "w1", "w2")
+    registry.clock.advance(10)  # w2 is silent
+    await beat(registry, "w1", [having("seedling@1"), having("seedling@2")])
+    assert await routed(registry) == ("seedling@2", ["w1"])
+
+
+async def test_a_worker_that_comes_later_does_not_lead_back(registry):
+    await follow(registry, "w1")
+    await beat(registry, "w1", [having("seedling@1"), having("seedling@2")])
+    assert await beat(registry, "w2", [having("seedling@1")]) == ["seedling@2"]
+    assert await routed(registry) == ("seedling@2", ["w1"])
+
+
+async def test_where_nobody_has_the_version_before_there_is_nothing_to_keep(registry):
+    await follow(registry, "w1")
+    assert await beat(registry, "w1", [having("seedling@2", "LOADING")]) == ["seedling@2"]
+    assert await routed(registry) == ("seedling@2", [])
+
+
+async def test_an_alias_that_nothing_follows_leads_where_it_points(registry):
+    await registry.add_version()
+    await registry.add_version()
+    await registry.deployments.create("old", "seedling@1", 0)
+    await beat(registry, "w1", [having("seedling@1")])
+    await registry.set_alias("flower", "seedling@2")
+    assert await routed(registry) == ("seedling@2", [])
+
+
 async def test_a_models_name_is_deployed_as_its_newest_version_and_stays_that(registry):
     await registry.add_version()
     assert (await registry.deployments.create("garden", "seedling", 0)).deployment.target == "seedling@1"
@@ -52,12 +122,12 @@ async def test_only_live_workers_that_report_ready_get_calls(registry):
     await beat(registry, "w1", [having("seedling@1", load=3)])
     await beat(registry, "w2", [having("seedling@1", "LOADING")])
     await beat(registry, "w3", [having("seedling@2")])
-    ready = await registry.deployments.ready_workers("seedling@1")
+    _, ready = await registry.deployments.route("seedling@1")
     assert [(item.worker.id, item.worker.address, item.max_sequence_tokens, item.load) for item in ready] == [
         ("w1", "w1:50052", 2048, 3)
     ]
     registry.clock.advance(10)
-    assert await registry.deployments.ready_workers("seedling@1") == []
+    assert (await registry.deployments.route("seedling@1"))[1] == []
 
 
 async def test_a_deployment_tells_how_many_have_it_and_who_could_not(registry):

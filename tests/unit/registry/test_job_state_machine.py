@@ -20,11 +20,12 @@ from services.common.artifacts import ArtifactStore
 from services.common.errors import Aborted, DomainError, FailedPrecondition
 from services.registry.database import Database
 from services.registry.datasets import Datasets
+from services.registry.job_control import JobControl
 from services.registry.job_events import read_events
 from services.registry.job_specs import PretrainSpec, TrainOptions
 from services.registry.jobs import Jobs, NewJob
 from services.registry.leases import Failed, Leases, Stopped, Succeeded, reconcile
-from services.registry.tables import ENDED, PENDING, RUNNING, Job, Wakeup
+from services.registry.tables import ENDED, PAUSED, PENDING, RUNNING, Job, Wakeup
 from tests.support.registry_data import DATABASES, ManualClock, fresh_database, store_checkpoint, text_rows
 
 TTL_S, WAKE_AGAIN_S, MAX_LOST = 15.0, 10.0, 4
@@ -49,6 +50,7 @@ class World:
         self.artifacts = ArtifactStore(str(folder / "artifacts"), folder / "cache")
         self.database = Database(url)
         self.jobs = Jobs(self.database, self.artifacts, self.clock)
+        self.control = JobControl(self.database, self.clock)
         self.leases = Leases(self.database, self.artifacts, ttl_s=TTL_S, max_lost_leases=MAX_LOST, clock=self.clock)
         self.checkpoint = store_checkpoint(self.artifacts)
         datasets = Datasets(self.database, self.artifacts, self.clock)
@@ -88,8 +90,8 @@ class JobHistories(RuleBasedStateMachine):
             config=CONFIG,
             options=TrainOptions(steps=1),
         )
-        for _ in range(2):
-            job = self.do(self.world.jobs.create(NewJob(spec=spec, created_by="ada")))
+        for priority in ("NORMAL", "HIGH"):
+            job = self.do(self.world.jobs.create(NewJob(spec=spec, created_by="ada", priority=priority)))
             self.known[job.id] = Known()
 
     @rule(seconds=st.sampled_from([1.0, 5.0, 14.0, 20.0]))
@@ -137,7 +139,7 @@ class JobHistories(RuleBasedStateMachine):
             assert held
         except FailedPrecondition:
             assert not held
-            assert self.row(job_id).state in ENDED
+            assert self.row(job_id).state in {*ENDED, PAUSED}
         else:
             assert not held, "two live leases"
             token = acquired.job.fencing_token
@@ -196,6 +198,48 @@ class JobHistories(RuleBasedStateMachine):
         return leases.finish(job_id, token, Stopped())
 
     @rule(data=st.data())
+    def worker_asks_for_whatever_is_in_turn(self, data):
+        """It gets one that nobody holds, and what it had asked for is woken again."""
+        job_id = self.any_job(data)
+        before = {known: self.row(known).state for known in self.known}
+        if before[job_id] != PENDING:
+            return
+        job = self.do(self.world.leases.acquire(job_id, "w5", kinds=["pretrain"])).job
+        assert before[job.id] == PENDING, "two live leases"
+        assert job.fencing_token > max(self.known[job.id].tokens, default=0)
+        self.known[job.id].tokens.append(job.fencing_token)
+        self.known[job.id].expires = self.now + TTL_S
+        if job.id != job_id:
+            assert job.priority == "HIGH"
+            assert self.do(self.count_wakeups(job_id)) >= 1, "an accepted job was lost"
+
+    @rule(data=st.data())
+    def user_pauses(self, data):
+        job_id = self.any_job(data)
+        before = self.row(job_id)
+        try:
+            self.do(self.world.control.pause(job_id))
+        except FailedPrecondition:
+            assert before.ended or before.state == PAUSED or before.pause_requested or before.cancel_requested
+            assert columns(self.row(job_id)) == columns(before), "a refused call changed the job"
+        else:
+            after = self.row(job_id)
+            assert (after.state == PAUSED) == (before.state == PENDING)
+
+    @rule(data=st.data())
+    def user_resumes(self, data):
+        job_id = self.any_job(data)
+        before = self.row(job_id)
+        try:
+            self.do(self.world.control.resume(job_id))
+        except FailedPrecondition:
+            assert before.state != PAUSED
+            assert not before.pause_requested
+        else:
+            after = self.row(job_id)
+            assert (after.state, after.pause_requested) in [(PENDING, False), (RUNNING, False)]
+
+    @rule(data=st.data())
     def user_cancels(self, data):
         job_id = self.any_job(data)
         before = self.row(job_id)
@@ -220,6 +264,8 @@ class JobHistories(RuleBasedStateMachine):
         for job_id in self.known:
             self.world.clock.advance(TTL_S + WAKE_AGAIN_S)
             self.reconciler_runs()
+            if self.row(job_id).state == PAUSED:
+                self.do(self.world.control.resume(job_id))
             job = self.row(job_id)
             if not job.ended:
                 assert job.state == PENDING

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.event import listen
 
 from services.common.errors import DomainError, FailedPrecondition, InvalidArgument, NotFound
 from services.registry.job_specs import LoraOptions, TrainOptions
@@ -58,15 +59,15 @@ async def test_two_users_may_use_the_same_idempotency_key(registry):
         ({"output_model": "Sprout!"}, "model name 'Sprout!' is not allowed"),
         ({"datasets": []}, "name at least one dataset"),
         ({"datasets": ["udhr", "udhr"]}, "name one twice"),
-        ({"datasets": ["tasks"]}, "dataset 'tasks' is MULTITASK; pre-training reads TEXT or BLEND only"),
-        ({"datasets": ["udhr", "corpora"]}, "dataset 'corpora' is a BLEND, which goes alone"),
+        ({"datasets": ["tasks"]}, "dataset 'tasks@1' is MULTITASK; pre-training reads TEXT or BLEND only"),
+        ({"datasets": ["udhr", "corpora"]}, "dataset 'corpora@1' is a BLEND, which goes alone"),
         (
             {"datasets": ["corpora"], "options": TrainOptions(steps=9, max_examples_per_dataset=5)},
-            "max_examples_per_dataset=5 is for rows, and dataset 'corpora' is a BLEND; give its corpora weights",
+            "max_examples_per_dataset=5 is for rows, and dataset 'corpora@1' is a BLEND; give its corpora weights",
         ),
         (
             {"options": TrainOptions(steps=9, normalize_targets=True)},
-            "normalize_targets=true is for examples, and dataset 'udhr' is TEXT; leave it out",
+            "normalize_targets=true is for examples, and dataset 'udhr@1' is TEXT; leave it out",
         ),
         ({"options": TrainOptions(steps=10, layout="2x1x1")}, "tp=2 does not divide 3 heads; choose 1 or 3"),
         ({"options": TrainOptions(steps=9, batch_ramp="4,8")}, "is not START,INCREMENT,SAMPLES"),
@@ -87,9 +88,9 @@ async def test_two_users_may_use_the_same_idempotency_key(registry):
         ({"options": TrainOptions(steps=9, validate_every_steps=3)}, "validate_every_steps=3 without validation_data"),
         ({"validation_datasets": ["gone"]}, "no dataset 'gone'; upload it"),
         ({"validation_datasets": ["udhr"]}, "'udhr' is trained on, so its loss validates nothing; upload rows"),
-        ({"validation_datasets": ["copy"]}, "'copy' has the rows of 'udhr', which is trained on; upload rows held out"),
+        ({"validation_datasets": ["copy"]}, "'copy@1' has the rows of 'udhr@1', which is trained on"),
         ({"validation_datasets": ["tasks", "tasks"]}, "name one twice"),
-        ({"validation_datasets": ["corpora"]}, "'corpora' is a BLEND, whose shards have no text to count bytes of"),
+        ({"validation_datasets": ["corpora"]}, "'corpora@1' is a BLEND, whose shards have no text to count bytes of"),
     ],
 )
 async def test_a_pretrain_job_that_cannot_run_is_refused_and_nothing_is_stored(registry, changes, message):
@@ -122,23 +123,23 @@ async def test_a_job_that_names_a_mixture_learns_from_all_of_its_datasets(regist
     await registry.add_dataset("fields", "FIELDS")
     await registry.add_dataset("mixed", "MIXTURE")
     job = await registry.submit(spec=spec)
-    assert job.spec["datasets"] == ["mixed", "fields", "tasks"]
+    assert job.spec["datasets"] == ["mixed@1", "fields@1", "tasks@1"]
     acquired = await registry.leases.acquire(job.id, "worker-1")
     assert [(found.name, found.format) for found in acquired.datasets] == [
-        ("mixed", "MIXTURE"),
-        ("fields", "FIELDS"),
-        ("tasks", "MULTITASK"),
+        ("mixed@1", "MIXTURE"),
+        ("fields@1", "FIELDS"),
+        ("tasks@1", "MULTITASK"),
     ]
 
 
 async def test_fields_without_a_mixture_and_two_mixtures_are_refused(registry):
     spec = await registry.fine_tune_spec(datasets=["fields"])
     await registry.add_dataset("fields", "FIELDS")
-    with pytest.raises(InvalidArgument, match="dataset 'fields' is FIELDS, which need templates; name a MIXTURE"):
+    with pytest.raises(InvalidArgument, match="dataset 'fields@1' is FIELDS, which need templates; name a MIXTURE"):
         await registry.submit(spec=spec)
     await registry.add_dataset("mixed", "MIXTURE")
     await registry.add_dataset("stirred", "MIXTURE")
-    with pytest.raises(InvalidArgument, match="datasets mixed, stirred are MIXTUREs; make one of them"):
+    with pytest.raises(InvalidArgument, match="datasets mixed@1, stirred@1 are MIXTUREs; make one of them"):
         await registry.submit(spec=replace(spec, datasets=["mixed", "stirred"]))
 
 
@@ -158,11 +159,11 @@ async def test_a_worker_gets_the_validation_datasets_too_and_a_version_is_not_sa
     options = TrainOptions(steps=9, validate_every_steps=3)
     job = await registry.submit(spec=await registry.pretrain_spec(validation_datasets=["tasks"], options=options))
     acquired = await registry.leases.acquire(job.id, "t")
-    assert [dataset.name for dataset in acquired.datasets] == ["udhr", "tasks"]
+    assert [dataset.name for dataset in acquired.datasets] == ["udhr@1", "tasks@1"]
     files = store_checkpoint(registry.artifacts).files
     done = await registry.leases.finish(job.id, 1, Succeeded(files))
     versions = await registry.versions.list_versions("sprout", PageRequest())
-    assert [(row.name, row.datasets) for row in versions.rows] == [(done.model_version, ["udhr"])]
+    assert [(row.name, row.datasets) for row in versions.rows] == [(done.model_version, ["udhr@1"])]
 
 
 async def test_vocabulary_0_stands_for_the_tokenizers_own(registry):
@@ -251,3 +252,26 @@ async def test_a_watcher_sees_every_event_in_order_and_stops_when_the_job_ends(r
     ]
     assert [event.sequence async for event in registry.jobs.watch(job.id, after=3)] == [4, 5]
     assert [event async for event in registry.jobs.watch(job.id, after=5)] == []
+
+
+async def test_many_watchers_cost_one_query_and_each_ends_with_its_job(registry):
+    jobs = [await registry.submit() for _ in range(3)]
+
+    async def watch(job_id, after):
+        return [event.sequence async for event in registry.jobs.watch(job_id, after)]
+
+    watching = [asyncio.create_task(watch(job.id, after)) for job in jobs for after in (0, 1, 99)]
+    queries, settled = [], asyncio.Event()
+
+    def note(_connection, _cursor, query, *_):
+        if "SELECT" in query:
+            queries.append("all" if " IN (" in query else "one")
+        if queries[-3:] == ["all"] * 3:  # after each stream's own look
+            settled.set()
+
+    listen(registry.database.engine.sync_engine, "before_cursor_execute", note)
+    await asyncio.wait_for(settled.wait(), 10)
+    for job in jobs:
+        await registry.jobs.cancel(job.id)
+    seen = await asyncio.wait_for(asyncio.gather(*watching), 10)
+    assert seen == [[1, 2], [2], []] * 3

@@ -43,7 +43,7 @@ async def test_a_lease_carries_everything_that_the_job_refers_to(registry):
     acquired = await registry.leases.acquire(job.id, "worker-1")
     assert (acquired.job.state, acquired.job.fencing_token, acquired.ttl_s) == (RUNNING, 1, 15)
     assert acquired.base.name == "seedling@1"
-    assert [dataset.name for dataset in acquired.datasets] == ["tasks"]
+    assert [dataset.name for dataset in acquired.datasets] == ["tasks@1"]
     assert acquired.job.deploy_alias == "bud"
 
 
@@ -133,7 +133,7 @@ async def test_success_registers_the_version_deploys_it_and_ends_the_job_at_once
     assert (done.state, done.model_version) == (SUCCEEDED, "sprout@1")
     version = await registry.aliases.resolve("bud")
     assert (version.name, version.parent, version.licence) == ("sprout@1", "seedling@1", "apache-2.0")
-    assert (version.job_id, version.source, version.datasets) == (job.id, "job", ["tasks"])
+    assert (version.job_id, version.source, version.datasets) == (job.id, "job", ["tasks@1"])
     assert (await registry.deployments.list_deployments(PageRequest())).rows[0].version == "sprout@1"
     assert (await events_of(registry, job))[-1] == ("state", {"state": SUCCEEDED})
 

@@ -15,15 +15,19 @@ from services.registry.catalogue import seed_catalogue
 from services.registry.database import Database, alembic_config, open_engine
 from services.registry.datasets import Datasets
 from services.registry.deployments import Deployments
+from services.registry.files import FINE_TUNE, Files, NewFile
 from services.registry.job_specs import PretrainSpec, TrainOptions
 from services.registry.jobs import Jobs, NewJob
 from services.registry.keys import Keys
-from services.registry.leases import Leases, Succeeded
+from services.registry.leases import Leases, Printed, Succeeded
 from services.registry.licences.builtin import BUILTIN, seed_licences
 from services.registry.licences.service import Licences
 from services.registry.projects.service import Projects
 from services.registry.tables import Base
 from services.registry.uploads import Uploads
+from services.registry.webhooks.addresses import PUBLIC_ONLY
+from services.registry.webhooks.outbox import write_deliveries
+from services.registry.webhooks.service import Webhooks
 from tests.support.registry_data import DATABASES, empty_database, store_checkpoint, text_rows
 
 REVISIONS = [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()][::-1]
@@ -46,6 +50,10 @@ async def fill(database, artifacts):
     await Projects(database).create("lab")
     await Keys(database, b"pepper").create("ada", "user")
     await Datasets(database, artifacts).create("udhr", "TEXT", artifacts.write_bytes(text_rows()))
+    rows = artifacts.write_bytes(text_rows())
+    await Files(database, artifacts).create(
+        NewFile(filename="rows.jsonl", purpose=FINE_TUNE, digest=rows, created_by="ada")
+    )
     stored = store_checkpoint(artifacts)
     spec = PretrainSpec(
         output_model="sprout",
@@ -54,9 +62,12 @@ async def fill(database, artifacts):
         config='{"model_type": "bloom", "hidden_size": 12, "n_layer": 2, "n_head": 3, "vocab_size": 300}',
         options=TrainOptions(steps=1),
     )
+    await Webhooks(database, b"pepper", PUBLIC_ONLY).create(Principal("key", "ada", "trainer"), "https://1.1.1.1", [])
     job = await Jobs(database, artifacts).create(NewJob(spec=spec, created_by="ada", deploy_alias="bud"))
+    await write_deliveries(database, job.create_time)
     leases = Leases(database, artifacts)
     await leases.acquire(job.id, "w1")
+    await leases.renew(job.id, 1, printed=Printed(0, "a line\n"))
     await leases.finish(job.id, 1, Succeeded(stored.files))
     await Aliases(database).set("flower", "bud", NewChange(principal="ada"))
     await Deployments(database).heartbeat("w1", "a:1", "cpu", [])
@@ -167,6 +178,6 @@ async def test_nobodys_key_may_less_after_0005_and_none_may_more_when_it_is_take
 def add_and_drop_a_column(connection):
     operations = Operations(MigrationContext.configure(connection, opts={"render_as_batch": True}))
     with operations.batch_alter_table("jobs") as batch:
-        batch.add_column(Column("priority", Integer(), nullable=False, server_default="0"))
+        batch.add_column(Column("colour", Integer(), nullable=False, server_default="0"))
     with operations.batch_alter_table("jobs") as batch:
-        batch.drop_column("priority")
+        batch.drop_column("colour")

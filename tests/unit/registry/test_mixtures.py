@@ -41,9 +41,12 @@ async def test_a_mixture_has_the_rows_and_languages_of_its_datasets(registry, xn
     ("content", "message"),
     [
         (b"tasks: {gone: {}}", "no dataset 'gone'; upload it"),
-        (b"tasks: {udhr: {}}", "task 'udhr' is a dataset of TEXT; a mixture takes MULTITASK and FIELDS"),
-        (b"tasks: {tasks: {templates: [{jinja: 'a ||| b'}]}}", "'tasks' is a dataset of MULTITASK, whose rows need no"),
-        (b"tasks: {xnli: {}}", "task 'xnli' is a dataset of FIELDS, and has no template; give templates"),
+        (b"tasks: {udhr: {}}", "task 'udhr@1' is a dataset of TEXT; a mixture takes MULTITASK and FIELDS"),
+        (
+            b"tasks: {tasks: {templates: [{jinja: 'a ||| b'}]}}",
+            "'tasks@1' is a dataset of MULTITASK, whose rows need no",
+        ),
+        (b"tasks: {xnli: {}}", "task 'xnli@1' is a dataset of FIELDS, and has no template; give templates"),
         (mixture({"jinja": "a ||| b", "languages": ["fr"]}), "with rows in 'en', for which no template is; add a"),
         (mixture({"jinja": GOOD}), "template 1' reads 'answer_choices', which no row has; rows have hypothesis"),
         (mixture({"jinja": "{{premise ||| b"}), "task 'xnli', template 1 is no Jinja: line 1"),

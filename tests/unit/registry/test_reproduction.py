@@ -46,7 +46,7 @@ async def test_a_pretrained_version_is_made_again_under_another_model(registry, 
     job = await reproductions.create(again(await trained(registry)))
     spec = spec_from_row(job.spec)
     assert isinstance(spec, PretrainSpec)
-    assert (spec.output_model, spec.licence, spec.datasets) == ("sprout-reproduced", "apache-2.0", ["udhr"])
+    assert (spec.output_model, spec.licence, spec.datasets) == ("sprout-reproduced", "apache-2.0", ["udhr@1"])
     assert (spec.config, spec.options) == (CONFIG, TrainOptions(**RECIPE))
 
 
@@ -88,19 +88,36 @@ async def test_a_record_of_another_release_is_refused(registry, reproductions, c
         await reproductions.create(again(await trained(registry, **content)))
 
 
+async def test_a_version_that_began_with_another_jobs_checkpoint_is_refused(registry, reproductions):
+    version = await trained(registry, from_checkpoint="job-7")
+    with pytest.raises(FailedPrecondition, match=f"{version} was trained from a checkpoint of job-7; reproduce what"):
+        await reproductions.create(again(version))
+
+
 async def test_a_dataset_that_is_gone_or_has_changed_is_refused_by_name(registry, reproductions):
     version = await trained(registry)
     async with registry.database.write() as session:
-        dataset = await session.get(Dataset, "udhr")
+        dataset = await session.get(Dataset, "udhr@1")
         digest, dataset.digest = dataset.digest, registry.artifacts.write_bytes(text_rows(4))
     with pytest.raises(FailedPrecondition, match=f"dataset 'udhr', .* has other content now; .*{digest}"):
         await reproductions.create(again(version))
     async with registry.database.write() as session:
-        await session.delete(await session.get(Dataset, "udhr"))
+        await session.delete(await session.get(Dataset, "udhr@1"))
     with pytest.raises(
         FailedPrecondition, match=f"dataset 'udhr', which {version} was trained on, is gone; .*{digest}"
     ):
         await reproductions.create(again(version))
+
+
+async def test_a_record_means_the_version_with_its_content_whatever_came_later(registry, reproductions):
+    """Records of releases without versions name none; those of this one do."""
+    plain = await trained(registry)
+    digests = [{"name": "udhr@1", "format": "text", "digest": registry.artifacts.write_bytes(text_rows())}]
+    named = await trained(registry, datasets=digests)
+    await registry.datasets.create("udhr", "TEXT", registry.artifacts.write_bytes(text_rows(9)))
+    for version in (plain, named):
+        spec = spec_from_row((await reproductions.create(again(version))).spec)
+        assert spec.datasets == ["udhr@1"]
 
 
 async def test_the_same_key_gives_the_same_job(registry, reproductions):

@@ -53,7 +53,7 @@ async def test_everything_is_what_is_stored_and_what_should_be(registry):
         rows: MISSING,
         orphan: DAMAGED,
     }
-    assert (found[rows].needed_by, found[orphan].needed_by) == (["dataset udhr"], [])
+    assert (found[rows].needed_by, found[orphan].needed_by) == (["dataset udhr@1"], [])
     assert found[version.files[0]["digest"]].needed_by == ["seedling@1/config.json"]
 
 

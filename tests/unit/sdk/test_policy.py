@@ -4,7 +4,17 @@ import json
 from typing import Any
 
 from anthesis.policy import service_config
-from anthesis.v1 import generation_pb2, inference_pb2, job_pb2, licence_pb2, project_pb2, registry_pb2, tokenizer_pb2
+from anthesis.v1 import (
+    file_pb2,
+    generation_pb2,
+    inference_pb2,
+    job_pb2,
+    licence_pb2,
+    project_pb2,
+    registry_pb2,
+    tokenizer_pb2,
+    webhook_pb2,
+)
 
 
 def methods() -> dict[str, dict[str, Any]]:
@@ -14,7 +24,8 @@ def methods() -> dict[str, dict[str, Any]]:
 
 
 def test_every_method_named_exists() -> None:
-    files = (generation_pb2, inference_pb2, job_pb2, licence_pb2, project_pb2, registry_pb2, tokenizer_pb2)
+    files = (file_pb2, generation_pb2, inference_pb2, job_pb2, licence_pb2, project_pb2, registry_pb2, tokenizer_pb2)
+    files += (webhook_pb2,)
     services = [service for file in files for service in file.DESCRIPTOR.services_by_name.values()]
 
     assert methods().keys() <= {method.full_name for service in services for method in service.methods}
@@ -36,6 +47,9 @@ def test_what_would_happen_twice_is_never_retried() -> None:
         *("RegistryService.CreateApiKey", "RegistryService.RevokeApiKey", "RegistryService.DeleteDeployment"),
         *("RegistryService.RollbackAlias", "RegistryService.DeleteAlias"),
         *("LicenceService.CreateLicence", "ProjectService.CreateProject"),
+        *("JobService.PauseJob", "JobService.ResumeJob"),
+        *("WebhookService.CreateWebhook", "WebhookService.DeleteWebhook", "WebhookService.RedeliverWebhook"),
+        "FileService.DeleteFile",
         *("JobService.CancelJob", "GenerationService.Generate", "TokenizerService.TrainTokenizer"),
     )
 

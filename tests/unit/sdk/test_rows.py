@@ -11,14 +11,16 @@ def rows_of(*lines: str | bytes) -> list[bytes]:
     return [line.encode() + b"\n" if isinstance(line, str) else line + b"\n" for line in lines]
 
 
-def talk(*roles: str, content: object = "Hi") -> str:
-    return json.dumps({"messages": [{"role": role, "content": content} for role in roles]})
+def talk(*roles: str, content: object = "Hi", **more: object) -> str:
+    return json.dumps({"messages": [{"role": role, "content": content, **more} for role in roles]})
 
 
 def test_conversations_stand_beside_inputs_and_targets_and_fields_have_any_shape():
     rows = rows_of(talk("system", "user", "assistant"), '{"inputs": "a", "targets": "b", "language": "sw"}')
     summary = check_rows(rows, "MULTITASK")
     assert (summary.num_rows, summary.languages) == (2, {"sw"})
+    assert check_rows(rows_of('{"prompt": "a", "completion": " b"}'), "MULTITASK").num_rows == 1
+    assert check_rows(rows_of(talk("user", "assistant", weight=1)), "MULTITASK").num_rows == 1
     assert check_rows(rows_of('{"premise": ["a", 1], "language": "fr"}'), "FIELDS").languages == {"fr"}
 
 
@@ -57,6 +59,13 @@ def test_good_rows_are_counted_and_their_languages_collected():
         ("MULTITASK", talk("assistant", content=3), 'message 1 has no text as "content"'),
         ("MULTITASK", talk("assistant", "user"), "the last message is of the user; end with one of the assistant.*"),
         ("MULTITASK", talk("user", "assistant", content="\ud800"), "half a surrogate pair"),
+        ("MULTITASK", talk("user", "assistant", weight=0), "nothing is learnt: each message of the assistant has.*"),
+        ("MULTITASK", talk("assistant", weight=0.5), 'message 1 has a "weight" that is neither 0 .* nor 1'),
+        ("MULTITASK", talk("assistant", weight=True), 'message 1 has a "weight" that is neither 0 .* nor 1'),
+        ("MULTITASK", talk("assistant", tool_calls=[{}]), 'message 1 has "tool_calls", which is not supported; .*'),
+        ("MULTITASK", '{"prompt": "a"}', 'no "completion"'),
+        ("MULTITASK", '{"prompt": "a", "inputs": "b"}', '"prompt" beside "inputs"; give one or the other'),
+        ("MULTITASK", '{"prompt": "a", "messages": []}', '"messages" beside "prompt"; give one or the other'),
         ("FIELDS", "{}", "no field"),
         ("FIELDS", '{"a": ["\\ud800"]}', "half a surrogate pair"),
         ("FIELDS", '{"a": 1, "language": 1}', '"language" is a JSON number, not a string'),

@@ -6,10 +6,11 @@ import pytest
 from anthesis.errors import AbortedError, UnavailableError
 
 from services.trainer import lease as lease_module
+from services.trainer.job_log import JobLog
 from services.trainer.lease import CancelRequested, HeldLease, LeaseLost
 from services.trainer.lease_file import write_lease
 from services.trainer.progress import Progress, ProgressReader, ProgressWriter
-from services.trainer.registry_client import Assignment
+from services.trainer.registry_client import Assignment, Wishes
 
 TTL_S = 15.0
 
@@ -18,13 +19,15 @@ class Registry:
     """A registry that answers as it is told; it keeps what was reported."""
 
     def __init__(self) -> None:
-        self.answer: Exception | bool = False  # or whether to cancel
+        self.answer: Exception | Wishes = Wishes()
         self.reported: list[int] = []
+        self.log = ""
 
-    def renew(self, held, progress, messages, *, timeout_s):
+    def renew(self, held, progress, messages, printed, *, timeout_s):
         if isinstance(self.answer, Exception):
             raise self.answer
         self.reported += [step.step for step in progress]
+        self.log = self.log[: printed[0]] + printed[1]
         return self.answer
 
 
@@ -51,7 +54,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture
 def lease(registry, clock: Clock, tmp_path: Path) -> HeldLease:
     held = Assignment(job_id="job", attempt=1, fencing_token=1, ttl_s=TTL_S, asked=clock.now, spec=lambda: None)
-    return HeldLease(registry, held, tmp_path / "lease", ProgressReader(tmp_path / "progress.jsonl"))
+    log = JobLog(tmp_path / "train.log", 1, 0)
+    return HeldLease(registry, held, tmp_path / "lease", ProgressReader(tmp_path / "progress.jsonl"), log)
 
 
 def keep_for(lease: HeldLease, clock: Clock, seconds: float) -> None:
@@ -83,7 +87,7 @@ def test_it_survives_a_registry_that_is_away_for_a_moment_and_loses_no_step(regi
     for number in (1, 2):
         write_step(writer, number)
         keep_for(lease, clock, 4)
-    registry.answer = False
+    registry.answer = Wishes()
     keep_for(lease, clock, 2 * TTL_S)
     assert registry.reported == [1, 2]
 
@@ -95,9 +99,29 @@ def test_a_stale_token_ends_it_at_once(registry, lease, clock):
 
 
 def test_a_cancelled_job_is_noticed(registry, lease, clock):
-    registry.answer = True
+    registry.answer = Wishes(cancel=True)
     with pytest.raises(CancelRequested):
         keep_for(lease, clock, TTL_S)
+
+
+def test_a_pause_is_noticed_and_taken_back(registry, lease, clock):
+    assert not lease.pause_requested
+    registry.answer = Wishes(pause=True)
+    keep_for(lease, clock, 4)
+    assert lease.pause_requested
+    registry.answer = Wishes()
+    keep_for(lease, clock, 4)
+    assert not lease.pause_requested
+
+
+def test_all_that_was_printed_is_reported_over_a_registry_that_is_away(registry, lease, clock, tmp_path):
+    printed = "".join(f"line {number} {'x' * 50}\n" for number in range(3000))  # more than one call carries
+    (tmp_path / "train.log").write_text(printed)
+    registry.answer = UnavailableError("restarting")
+    lease.report_all()
+    registry.answer = Wishes()
+    lease.report_all()
+    assert registry.log == printed
 
 
 def test_the_ranks_are_told_a_time_before_the_end_of_the_lease(lease, clock, tmp_path):

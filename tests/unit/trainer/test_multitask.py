@@ -73,6 +73,12 @@ def test_a_conversation_is_learnt_in_the_assistants_turns_alone(tmp_path):
     assert len(found) == 3
 
 
+def test_completions_as_openai_names_them_are_learnt_like_inputs_and_targets(tmp_path):
+    rows = [{"prompt": "one two", "completion": " three"}, {"inputs": "four", "targets": " five"}]
+    found = dict(examples(make_run(tmp_path, ONE_PASS, rows=rows))[0])
+    assert found == {"one two three": " three</s>", "four five": " five</s>"}
+
+
 def test_rows_of_fields_are_put_by_the_templates_for_their_language(tmp_path):
     mixture = """
 tasks:

@@ -232,3 +232,5 @@ def test_trackers_are_those_that_the_environment_names(env, names):
 def test_keys_and_users_in_addresses_are_not_shown():
     env = {"WANDB_API_KEY": "abc", "HOME": "/root"}
     assert without_secrets("abc at https://ada:x@host/root", env) == "*** at https://***@host/root"
+    env |= {"B_SECRET": "abcdef", "TOKENIZERS_PARALLELISM": "false"}
+    assert without_secrets("abcdef abc false", env) == "*** *** false"

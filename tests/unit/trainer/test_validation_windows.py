@@ -95,6 +95,19 @@ def test_of_multitask_rows_the_targets_are_scored(tmp_path):
     assert scored(windows, windows.groups[0]) == sorted(expected)
 
 
+def test_of_a_conversation_each_answer_is_scored_and_of_a_completion_what_completes(tmp_path):
+    roles = ("user", "assistant", "user", "assistant")
+    talk = [{"role": role, "content": f"{role}{i}."} for i, role in enumerate(roles)]
+    unscored = [talk[0], {**talk[1], "weight": 0}, *talk[2:]]
+    rows = [{"messages": talk}, {"messages": unscored}, {"prompt": "one two", "completion": " three"}]
+    windows = windows_of(run_on(tmp_path, rows, "multitask"))
+    texts = [" assistant1.", " assistant3.", " assistant3.", " three"]
+    assert windows.groups[0].num_bytes == sum(map(len, texts))
+    tokenizer = Tokenizer.from_str(small_tokenizer_json())
+    expected = [token for text in texts for token in tokenizer.encode(text, add_special_tokens=False).ids]
+    assert scored(windows, windows.groups[0]) == sorted(expected)
+
+
 def test_windows_are_written_once_and_bpe_dropout_does_not_reach_them(tmp_path):
     plain = windows_of(run_on(tmp_path, ROWS))
     dropped = run_on(tmp_path, ROWS, config=dataclasses.replace(BASE, bpe_dropout=0.5))

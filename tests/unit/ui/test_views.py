@@ -1,8 +1,11 @@
 """Every page, run by Streamlit's own tester over a real registry."""
 
+import json
+
 import grpc
 import pytest
 from anthesis import FineTuneSpec, TrainOptions
+from anthesis.v1 import job_pb2, registry_pb2
 
 from tests.unit.ui.conftest import html, words
 
@@ -210,6 +213,60 @@ def test_an_uploaded_dataset_is_chosen(stage):
     assert app.multiselect(key="datasets").value == ["rows"]
 
 
+def test_a_table_is_uploaded_by_its_columns_and_a_name_that_is_there_gets_a_version(stage):
+    stage.deploy("seedling", stage.add_version("seedling"))
+    stage.add_dataset("rows")
+    app = stage.open("finetune")
+    app.file_uploader(key="file").upload("Rows.csv", b"question,targets\na,b\n")
+    app.run()
+    app.text_input(key="columns").set_value("inputs = question").run()
+    button(app, "Upload").click().run()
+    assert not app.exception
+    assert [dataset.version for dataset in stage.client.datasets.versions("rows")] == [2, 1]
+    assert app.multiselect(key="datasets").value == ["rows"]
+    assert "rows (version 2) · tasks, 1 rows" in app.multiselect(key="datasets").options
+    button(app, "Start training").click().run()
+    assert [list(job.fine_tune.datasets) for job in stage.client.jobs.list()] == [["rows@2"]]
+
+
+def test_the_chosen_data_are_shown_and_reported_on(stage):
+    stage.deploy("seedling", stage.add_version("seedling"))
+    stage.add_dataset("tasks")
+    app = stage.open("finetune")
+    app.multiselect(key="datasets").select("tasks · tasks, 3 rows").run()
+    assert app.dataframe[0].value.to_dict("records")[0] == {"row": 1, "inputs": "in", "targets": "out"}
+    assert "No report on all of its rows yet" in words(app)
+    app.button(key="draw").click().run()
+    assert len(app.dataframe[0].value) == 3
+    app.button(key="check").click().run()
+    assert not app.exception
+    (job,) = stage.client.jobs.list()
+    assert (job.validate_dataset.dataset, job.validate_dataset.base) == ("tasks@1", "seedling@1")
+    report = {
+        **{"format": 1, "dataset": "tasks@1", "rows": 3, "sequence_length": 512},
+        "bad": {"rows": 1, "reasons": [{"reason": "white space only", "rows": 1, "first": [{"row": 2}]}]},
+        "duplicates": {"exact": {"rows": 2, "first": []}, "near": {"rows": 0, "compared_rows": 1, "first": []}},
+        "lengths": {
+            **{"tokens": 9, "mean": 3.0, "most": 4, "bytes_per_token": 2.0},
+            "longer_than_sequence": {"rows": 0, "share": 0.0},
+        },
+        "languages": {
+            **{"identified_rows": 3, "identified": {"fr": 3}},
+            "not_as_declared": {"rows": 0, "first": []},
+        },
+        "leakage": {"ngram": 13, "held_out": []},
+    }
+    token = stage.report(job.id)
+    digest = stage.client.artifacts.upload_bytes(json.dumps(report).encode()).digest
+    files = job_pb2.ModelFiles(files=[registry_pb2.ModelFile(path="report.json", digest=digest)])
+    stage.trainer.FinishJob(job_pb2.FinishJobRequest(job_id=job.id, fencing_token=token, succeeded=files))
+    for page in (app.run(), stage.open("jobs", job=job.id)):
+        assert not page.exception
+        assert "1: 1 white space only (rows 2)" in html(page)
+        assert "2 the same as an earlier row" in html(page)
+    assert "Report on tasks@1" in html(stage.open("jobs"))
+
+
 @pytest.fixture
 def job(stage):
     stage.deploy("seedling", stage.add_version("seedling"))
@@ -241,6 +298,25 @@ def test_a_job_can_be_cancelled(stage, job):
     button(app, "Cancel this job").click().run()
     assert not app.exception
     assert "Cancelled" in html(app)
+
+
+def test_a_job_can_be_paused_and_resumed(stage, job):
+    app = stage.open("jobs", job=job.id)
+    button(app, "Pause this job").click().run()
+    assert not app.exception
+    assert "Paused" in html(app)
+    button(app, "Resume this job").click().run()
+    assert not app.exception
+    assert "Pending" in html(app)
+
+
+def test_a_job_shows_the_last_lines_that_it_printed(stage, job):
+    token = stage.report(job.id, 4.0)
+    printed = "".join(f"line {number}\n" for number in range(300)) + "<b>bold</b>\n"
+    stage.trainer.RenewLease(job_pb2.RenewLeaseRequest(job_id=job.id, fencing_token=token, log_text=printed))
+    app = stage.open("jobs", job=job.id)
+    [shown] = [code.value for code in app.code]
+    assert shown.splitlines() == [*(f"line {number}" for number in range(101, 300)), "<b>bold</b>"]
 
 
 def test_jobs_are_listed_with_their_state(stage, job):

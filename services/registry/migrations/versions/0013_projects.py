@@ -3,14 +3,14 @@
 All that there is becomes shared, and keys the platform's. On the way back project's keys are revoked: without projects
 they would see everything.
 
-Revises: 0006
+Revises: 0012
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0013"
-down_revision = "0006"
+down_revision = "0012"
 branch_labels = None
 depends_on = None
 
@@ -20,10 +20,12 @@ SCOPED = (
     "audit_entries",
     "datasets",
     "deployments",
+    "files",
     "jobs",
     "licence_acceptances",
     "model_versions",
     "models",
+    "webhooks",
 )
 
 
@@ -54,14 +56,16 @@ def upgrade() -> None:
 def _share_artifacts() -> None:
     """What is referred to may be read by every project, as the rows that refer to it may."""
     versions = sa.table("model_versions", sa.column("tokenizer_digest"), sa.column("files", sa.JSON()))
-    datasets = sa.table("datasets", sa.column("digest"), sa.column("size_bytes"))
+    datasets = sa.table("datasets", sa.column("digest"), sa.column("size_bytes"), sa.column("report_digest"))
     shared = sa.table("project_artifacts", sa.column("digest"), sa.column("project"), sa.column("size_bytes"))
     connection = op.get_bind()
     sizes: dict[str, int] = {}
     for tokenizer, files in connection.execute(sa.select(versions.c.tokenizer_digest, versions.c.files)):
         sizes |= {tokenizer: 0} | {file["digest"]: file["size_bytes"] for file in files}
-    for digest, size_bytes in connection.execute(sa.select(datasets.c.digest, datasets.c.size_bytes)):
-        sizes[digest] = size_bytes
+    for digest, size_bytes, report in connection.execute(
+        sa.select(datasets.c.digest, datasets.c.size_bytes, datasets.c.report_digest)
+    ):
+        sizes |= {digest: size_bytes} | ({report: 0} if report else {})
     rows = [{"digest": digest, "project": "", "size_bytes": size} for digest, size in sorted(sizes.items())]
     if rows:
         op.bulk_insert(shared, rows)

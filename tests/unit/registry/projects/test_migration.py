@@ -28,8 +28,8 @@ INSERTS = (
     f"""INSERT INTO model_versions (name, model, number, licence, tokenizer_digest, files, config_json, parameters,
         size_bytes, datasets, other_parents, source, create_time) VALUES ('a@1', 'a', 1, 'mit', '{TOKENIZER}',
         '{FILES}', '{{}}', 0, 7, '[]', '[]', 'import', CURRENT_TIMESTAMP)""",  # noqa: S608
-    f"""INSERT INTO datasets (name, format, digest, num_rows, size_bytes, languages, create_time)
-        VALUES ('rows', 'TEXT', '{ROWS}', 1, 9, '[]', CURRENT_TIMESTAMP)""",  # noqa: S608
+    f"""INSERT INTO datasets (name, dataset, number, created_by, format, digest, num_rows, size_bytes, languages,
+        create_time) VALUES ('rows@1', 'rows', 1, '', 'TEXT', '{ROWS}', 1, 9, '[]', CURRENT_TIMESTAMP)""",  # noqa: S608
     """INSERT INTO audit_entries (time, principal, key_id, action, resource, outcome, value)
         VALUES (CURRENT_TIMESTAMP, 'ada', '', '', 'alias/a', 'OK', '')""",
 )

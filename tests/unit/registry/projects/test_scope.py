@@ -85,7 +85,7 @@ async def test_a_taken_name_says_that_it_is_taken_and_no_more(registry):
             (registry.add_version("theirs"), "model 'theirs'"),
             (registry.set_alias("their-alias", "mine"), "alias 'their-alias'"),
             (registry.deployments.create("their-deployment", "mine", 0), "deployment 'their-deployment'"),
-            (registry.add_dataset("their-rows", "MULTITASK"), "dataset 'their-rows'"),
+            (registry.add_dataset("their-rows", "MULTITASK"), "dataset 'their-rows@1'"),
         ):
             with pytest.raises(AlreadyExists) as refused:
                 await made

@@ -17,7 +17,7 @@ from services.registry.projects.scope import ProjectPrivate, ProjectScoped
 from services.registry.projects.service import Projects
 from services.registry.projects.session import OWNED_BY, scoped_tables
 from services.registry.projects.tables import Project
-from services.registry.tables import AuditEntry, Base
+from services.registry.tables import AuditEntry, Base, File, JobLogPart, Webhook, WebhookDelivery
 from tests.support.projects import calling_for
 from tests.support.registry_data import store_checkpoint
 
@@ -26,6 +26,7 @@ UNSCOPED: Mapping[str, str] = {
     "licences": "everybody's",
     "licensed_files": "asked by digest, after that was found to be the project's to read",
     "outbox": "the relay's",
+    "state_changes": "the relay's",
     "project_artifacts": "asked by digest and project",
     "uploads": "asked by principal, whose name begins with the project's",
     "workers": "the platform's; asked by version",
@@ -46,6 +47,17 @@ async def fill(registry, database, project):
         spec = await registry.pretrain_spec(output_model=f"{prefix}-sprout", datasets=[f"{prefix}-rows"])
         job = await registry.submit(spec=spec, deploy_alias=f"{prefix}-alias")
         await registry.licences.accept(caller, LICENCE.id, LICENCE.digest)
+    async with database.write() as session:
+        now = registry.clock()
+        session.add(JobLogPart(job_id=job.id, start=0, text="line"))
+        webhook = {"url": "https://example.org", "event_types": [], "created_by": "ada", "create_time": now}
+        session.add(Webhook(id=f"webhook-{prefix}", project=project, **webhook))
+        await session.flush()
+        delivery = {"webhook_id": f"webhook-{prefix}", "job_id": job.id, "sequence": 1, "event_type": "job.succeeded"}
+        session.add(WebhookDelivery(id=f"delivery-{prefix}", body="{}", create_time=now, **delivery))
+        file = {"filename": "a", "purpose": "fine-tune", "digest": "", "size_bytes": 1, "format": "", "num_rows": 0}
+        file |= {"longest_row_bytes": 0, "created_by": "ada", "create_time": now}
+        session.add(File(id=f"file-{prefix}", project=project, **file))
     await registry.leases.acquire(job.id, "w1")
     await registry.leases.finish(job.id, 1, Succeeded(store_checkpoint(registry.artifacts).files))
 

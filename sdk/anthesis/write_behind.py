@@ -1,0 +1,48 @@
+"""A stream into a file: written in a thread while more comes, and on its way to the disk before the end."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+
+MAX_PENDING = 8  # chunks in memory; then the sender feels a slow disk
+FLUSHED_BYTES = 8 << 20
+
+
+async def write_behind(chunks: AsyncIterator[bytes], append: Callable[[Sequence[bytes]], None]) -> None:
+    """Give `append` what came while it was busy, in order, in a thread. What came is written however the stream ends.
+
+    Raises what the stream or `append` raises; `append` is at rest then.
+    """
+    loop = asyncio.get_running_loop()
+    writing: asyncio.Future[None] = loop.create_future()
+    writing.set_result(None)
+    pending: list[bytes] = []
+    try:
+        async for data in chunks:
+            pending.append(data)
+            if writing.done() or len(pending) == MAX_PENDING:
+                await asyncio.shield(writing)
+                writing, pending = loop.run_in_executor(None, append, pending), []
+    finally:
+        await asyncio.wait([writing])
+        if pending and not writing.exception():
+            writing = loop.run_in_executor(None, append, pending)
+            await asyncio.wait([writing])
+    writing.result()
+
+
+class EarlyFlush:
+    """Has the disk write what a file gathers meanwhile, so that a sync at its end waits for little."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._begun = 0  # up to here
+
+    def wrote(self, size: int) -> None:
+        """The file is `size` bytes long. Where the system takes no such advice, nothing is done."""
+        if size - self._begun >= FLUSHED_BYTES and hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):
+                # Linux begins to write a dirty range that it is told is not needed; it drops clean pages alone.
+                os.posix_fadvise(self._descriptor, self._begun, size - self._begun, os.POSIX_FADV_DONTNEED)
+            self._begun = size
