@@ -85,7 +85,7 @@ async def add_version(
     version.files = await carry(session, artifacts, version)
     version.size_bytes = sum(file["size_bytes"] for file in version.files)
     await note_files(session, licence, version.files)
-    sizes = {new.tokenizer_digest: await asyncio.to_thread(artifacts.size, new.tokenizer_digest)}
+    sizes = {new.tokenizer_digest: 0}  # it counts for those who sent it, or had it trained
     sizes |= {file["digest"]: file["size_bytes"] for file in version.files}
     await check_stored_bytes(session, sizes)
     await note_artifacts(session, version.project, sizes)

@@ -13,7 +13,7 @@ from services.registry.keys import Keys
 from services.registry.leases import Succeeded
 from services.registry.licences.builtin import BUILTIN
 from services.registry.projects import session as scoped
-from services.registry.projects.scope import ProjectPrivate, ProjectScoped
+from services.registry.projects.scope import ProjectPrivate
 from services.registry.projects.service import Projects
 from services.registry.projects.session import OWNED_BY, scoped_tables
 from services.registry.projects.tables import Project
@@ -73,7 +73,8 @@ async def owners(database: Database, table) -> dict[tuple, str]:
 
 
 def visible(table, project) -> set[str]:
-    private = table is Project or (issubclass(table, ProjectScoped) and issubclass(table, ProjectPrivate))
+    table = OWNED_BY[table][1].class_ if table in OWNED_BY else table
+    private = table is Project or issubclass(table, ProjectPrivate)
     return {project} if private else {project, ""}
 
 
