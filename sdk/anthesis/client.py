@@ -178,6 +178,7 @@ class Projects(_Blocking[AioProjects]):
     list = _call(AioProjects.list)
     get = _call(AioProjects.get)
     update = _call(AioProjects.update)
+    usage = _iterate(AioProjects.usage)
 
 
 class Webhooks(_Blocking[AioWebhooks]):

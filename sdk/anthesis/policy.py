@@ -29,7 +29,7 @@ _IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {
         "WebhookService": ["ListWebhooks", "ListWebhookDeliveries"],
         "FileService": ["GetFile", "ListFiles"],
         "LicenceService": ["ListLicences", "GetLicence", "ListAcceptances", "CheckAcceptance"],
-        "ProjectService": ["ListProjects", "GetProject"],
+        "ProjectService": ["ListProjects", "GetProject", "ListUsage"],
         "InferenceService": ["GetWorkerStatus"],
     },
     _WRITE_S: {

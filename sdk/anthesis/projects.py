@@ -1,6 +1,7 @@
 """Projects: what is one's own on a platform that others use as well."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from datetime import date
 
 import grpc
 
@@ -27,6 +28,20 @@ class Projects:
     async def get(self, name: str) -> pb.Project:
         """With what counts against its quotas now. Raises NotFoundError."""
         return (await unary(self._stub.GetProject(pb.GetProjectRequest(name=name)))).project
+
+    async def usage(
+        self, *, project: str = "", since: date | None = None, until: date | None = None
+    ) -> AsyncGenerator[pb.UsageRecord, None]:
+        """What was used on days (UTC) from `since` to `until`, newest first; needs an admin's key."""
+        request = pb.ListUsageRequest(
+            project=project,
+            start_day=since.isoformat() if since else "",
+            end_day=until.isoformat() if until else "",
+            page_size=PAGE_SIZE,
+        )
+        async for page in pages(self._stub.ListUsage, request):
+            for usage in page.usage:
+                yield usage
 
     async def update(
         self,

@@ -63,6 +63,8 @@ PROJECTS: Access = {
     "GetProject": _READ,
     "UpdateProject": _OPERATE,
     "NoteArtifact": _INTERNAL,
+    "ListUsage": _ADMIN,
+    "ReportUsage": _INTERNAL,
 }
 
 WEBHOOKS: Access = {

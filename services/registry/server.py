@@ -32,6 +32,7 @@ from services.registry.licences.builtin import check_seeded
 from services.registry.licences.service import Licences
 from services.registry.models import Models
 from services.registry.projects.service import Projects
+from services.registry.projects.usage import UsageLog
 from services.registry.reproduction import Reproductions
 from services.registry.rpc.artifact_guard import ArtifactGuard
 from services.registry.rpc.files import FileRpc
@@ -87,7 +88,7 @@ def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
     add_licences = licence_pb2_grpc.add_LicenceServiceServicer_to_server
     server.add(add_licences, LicenceRpc(licences), LICENCES, access.LICENCES)
     add_projects = project_pb2_grpc.add_ProjectServiceServicer_to_server
-    server.add(add_projects, ProjectRpc(Projects(database)), PROJECTS, access.PROJECTS)
+    server.add(add_projects, ProjectRpc(Projects(database), UsageLog(database)), PROJECTS, access.PROJECTS)
     webhooks = Webhooks(database, config.pepper, config.webhook_policy)
     add_webhooks = webhook_pb2_grpc.add_WebhookServiceServicer_to_server
     server.add(add_webhooks, WebhookRpc(webhooks), WEBHOOKS, access.WEBHOOKS)

@@ -20,6 +20,7 @@ from anthesis.cli import (
     reproduce,
     status,
     text,
+    usage,
     webhooks,
 )
 from anthesis.errors import AnthesisError
@@ -42,6 +43,7 @@ for module in (
     reproduce,
     deployments,
     projects,
+    usage,
     keys,
     licences,
     audit,

@@ -13,6 +13,8 @@ Name = Annotated[str, typer.Argument(help="The project.")]
 Description = Annotated[str, typer.Option(help="What it is for.")]
 NewDescription = Annotated[str | None, typer.Option("--description", help="What it is for.")]
 MaxJobs = Annotated[int | None, typer.Option(min=0, help="Jobs that have not ended; 0: no limit.")]
+MaxRequests = Annotated[int | None, typer.Option(min=0, help="Requests a minute; 0: no limit.")]
+MaxTokens = Annotated[int | None, typer.Option(min=0, help="Tokens a day, prompts and completions; 0: no limit.")]
 MaxBytes = Annotated[int | None, typer.Option(min=0, help="Bytes in the store; 0: no limit.")]
 
 
@@ -26,10 +28,17 @@ def create(
     description: Description = "",
     max_jobs: MaxJobs = None,
     max_stored_bytes: MaxBytes = None,
+    max_requests_per_minute: MaxRequests = None,
+    max_tokens_per_day: MaxTokens = None,
     as_json: Json = False,
 ) -> None:
     """Make a project; needs a platform admin's key."""
-    quotas = Quotas(jobs=max_jobs, stored_bytes=max_stored_bytes)
+    quotas = Quotas(
+        jobs=max_jobs,
+        stored_bytes=max_stored_bytes,
+        requests_per_minute=max_requests_per_minute,
+        tokens_per_day=max_tokens_per_day,
+    )
     with Client() as client:
         project = client.projects.create(name, description=description, quotas=quotas)
     _print(project, as_json)
@@ -60,10 +69,17 @@ def set_project(
     description: NewDescription = None,
     max_jobs: MaxJobs = None,
     max_stored_bytes: MaxBytes = None,
+    max_requests_per_minute: MaxRequests = None,
+    max_tokens_per_day: MaxTokens = None,
     as_json: Json = False,
 ) -> None:
     """Change what is given of a project; needs a platform admin's key."""
-    quotas = Quotas(jobs=max_jobs, stored_bytes=max_stored_bytes)
+    quotas = Quotas(
+        jobs=max_jobs,
+        stored_bytes=max_stored_bytes,
+        requests_per_minute=max_requests_per_minute,
+        tokens_per_day=max_tokens_per_day,
+    )
     with Client() as client:
         project = client.projects.update(name, description=description, quotas=quotas)
     _print(project, as_json)
@@ -90,8 +106,10 @@ def _print(project: Project, as_json: bool) -> None:
         print_json(project)
     else:
         print("\t".join(map(str, _row(project))))
+        used = {"jobs": project.used.jobs, "stored_bytes": project.used.stored_bytes}
+        used["tokens_per_day"] = project.used.tokens_today
         for quota in (field.name for field in Quotas.DESCRIPTOR.fields):
-            print(f"{quota}: {getattr(project.used, quota)} of {getattr(project.quotas, quota) or 'any number'}")
+            print(f"{quota}: {used.get(quota, '-')} of {getattr(project.quotas, quota) or 'any number'}")
 
 
 def _row(project: Project) -> tuple[object, ...]:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61nthesis/v1/project.proto\x12\x0b\x61nthesis.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd5\x01\n\x07Project\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x61rchive_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x06quotas\x18\x05 \x01(\x0b\x32\x13.anthesis.v1.Quotas\x12\x1f\n\x04used\x18\x06 \x01(\x0b\x32\x11.anthesis.v1.Used\"P\n\x06Quotas\x12\x11\n\x04jobs\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x19\n\x0cstored_bytes\x18\x02 \x01(\x04H\x01\x88\x01\x01\x42\x07\n\x05_jobsB\x0f\n\r_stored_bytes\"*\n\x04Used\x12\x0c\n\x04jobs\x18\x01 \x01(\x04\x12\x14\n\x0cstored_bytes\x18\x02 \x01(\x04\"^\n\x14\x43reateProjectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12#\n\x06quotas\x18\x03 \x01(\x0b\x32\x13.anthesis.v1.Quotas\">\n\x15\x43reateProjectResponse\x12%\n\x07project\x18\x01 \x01(\x0b\x32\x14.anthesis.v1.Project\"<\n\x13ListProjectsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListProjectsResponse\x12&\n\x08projects\x18\x01 \x03(\x0b\x32\x14.anthesis.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x11GetProjectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12GetProjectResponse\x12%\n\x07project\x18\x01 \x01(\x0b\x32\x14.anthesis.v1.Project\"\x97\x01\n\x14UpdateProjectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08\x61rchived\x18\x03 \x01(\x08H\x01\x88\x01\x01\x12#\n\x06quotas\x18\x04 \x01(\x0b\x32\x13.anthesis.v1.QuotasB\x0e\n\x0c_descriptionB\x0b\n\t_archived\">\n\x15UpdateProjectResponse\x12%\n\x07project\x18\x01 \x01(\x0b\x32\x14.anthesis.v1.Project\"9\n\x13NoteArtifactRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"\x16\n\x14NoteArtifactResponse2\xb9\x03\n\x0eProjectService\x12V\n\rCreateProject\x12!.anthesis.v1.CreateProjectRequest\x1a\".anthesis.v1.CreateProjectResponse\x12S\n\x0cListProjects\x12 .anthesis.v1.ListProjectsRequest\x1a!.anthesis.v1.ListProjectsResponse\x12M\n\nGetProject\x12\x1e.anthesis.v1.GetProjectRequest\x1a\x1f.anthesis.v1.GetProjectResponse\x12V\n\rUpdateProject\x12!.anthesis.v1.UpdateProjectRequest\x1a\".anthesis.v1.UpdateProjectResponse\x12S\n\x0cNoteArtifact\x12 .anthesis.v1.NoteArtifactRequest\x1a!.anthesis.v1.NoteArtifactResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61nthesis/v1/project.proto\x12\x0b\x61nthesis.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd5\x01\n\x07Project\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x61rchive_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x06quotas\x18\x05 \x01(\x0b\x32\x13.anthesis.v1.Quotas\x12\x1f\n\x04used\x18\x06 \x01(\x0b\x32\x11.anthesis.v1.Used\"\xba\x01\n\x06Quotas\x12\x11\n\x04jobs\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x19\n\x0cstored_bytes\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12 \n\x13requests_per_minute\x18\x03 \x01(\x04H\x02\x88\x01\x01\x12\x1b\n\x0etokens_per_day\x18\x04 \x01(\x04H\x03\x88\x01\x01\x42\x07\n\x05_jobsB\x0f\n\r_stored_bytesB\x16\n\x14_requests_per_minuteB\x11\n\x0f_tokens_per_day\"@\n\x04Used\x12\x0c\n\x04jobs\x18\x01 \x01(\x04\x12\x14\n\x0cstored_bytes\x18\x02 \x01(\x04\x12\x14\n\x0ctokens_today\x18\x04 \x01(\x04\"^\n\x14\x43reateProjectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12#\n\x06quotas\x18\x03 \x01(\x0b\x32\x13.anthesis.v1.Quotas\">\n\x15\x43reateProjectResponse\x12%\n\x07project\x18\x01 \x01(\x0b\x32\x14.anthesis.v1.Project\"<\n\x13ListProjectsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListProjectsResponse\x12&\n\x08projects\x18\x01 \x03(\x0b\x32\x14.anthesis.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x11GetProjectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12GetProjectResponse\x12%\n\x07project\x18\x01 \x01(\x0b\x32\x14.anthesis.v1.Project\"\x97\x01\n\x14UpdateProjectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08\x61rchived\x18\x03 \x01(\x08H\x01\x88\x01\x01\x12#\n\x06quotas\x18\x04 \x01(\x0b\x32\x13.anthesis.v1.QuotasB\x0e\n\x0c_descriptionB\x0b\n\t_archived\">\n\x15UpdateProjectResponse\x12%\n\x07project\x18\x01 \x01(\x0b\x32\x14.anthesis.v1.Project\"9\n\x13NoteArtifactRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"\x16\n\x14NoteArtifactResponse\"\xab\x01\n\x0bUsageRecord\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x10\n\x08language\x18\x05 \x01(\t\x12\x10\n\x08requests\x18\x06 \x01(\x04\x12\x15\n\rprompt_tokens\x18\x07 \x01(\x04\x12\x19\n\x11\x63ompletion_tokens\x18\x08 \x01(\x04\"n\n\x10ListUsageRequest\x12\x11\n\tstart_day\x18\x01 \x01(\t\x12\x0f\n\x07\x65nd_day\x18\x02 \x01(\t\x12\x0f\n\x07project\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\"U\n\x11ListUsageResponse\x12\'\n\x05usage\x18\x01 \x03(\x0b\x32\x18.anthesis.v1.UsageRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"a\n\x12ReportUsageRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\'\n\x05usage\x18\x02 \x03(\x0b\x32\x18.anthesis.v1.UsageRecord\x12\x10\n\x08projects\x18\x03 \x03(\t\"A\n\x13ReportUsageResponse\x12*\n\nallowances\x18\x01 \x03(\x0b\x32\x16.anthesis.v1.Allowance\"g\n\tAllowance\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x1b\n\x13requests_per_minute\x18\x02 \x01(\x04\x12\x16\n\x0etokens_per_day\x18\x03 \x01(\x04\x12\x14\n\x0ctokens_today\x18\x04 \x01(\x04\x32\xd7\x04\n\x0eProjectService\x12V\n\rCreateProject\x12!.anthesis.v1.CreateProjectRequest\x1a\".anthesis.v1.CreateProjectResponse\x12S\n\x0cListProjects\x12 .anthesis.v1.ListProjectsRequest\x1a!.anthesis.v1.ListProjectsResponse\x12M\n\nGetProject\x12\x1e.anthesis.v1.GetProjectRequest\x1a\x1f.anthesis.v1.GetProjectResponse\x12V\n\rUpdateProject\x12!.anthesis.v1.UpdateProjectRequest\x1a\".anthesis.v1.UpdateProjectResponse\x12S\n\x0cNoteArtifact\x12 .anthesis.v1.NoteArtifactRequest\x1a!.anthesis.v1.NoteArtifactResponse\x12J\n\tListUsage\x12\x1d.anthesis.v1.ListUsageRequest\x1a\x1e.anthesis.v1.ListUsageResponse\x12P\n\x0bReportUsage\x12\x1f.anthesis.v1.ReportUsageRequest\x1a .anthesis.v1.ReportUsageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,30 +34,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PROJECT']._serialized_start=76
   _globals['_PROJECT']._serialized_end=289
-  _globals['_QUOTAS']._serialized_start=291
-  _globals['_QUOTAS']._serialized_end=371
-  _globals['_USED']._serialized_start=373
-  _globals['_USED']._serialized_end=415
-  _globals['_CREATEPROJECTREQUEST']._serialized_start=417
-  _globals['_CREATEPROJECTREQUEST']._serialized_end=511
-  _globals['_CREATEPROJECTRESPONSE']._serialized_start=513
-  _globals['_CREATEPROJECTRESPONSE']._serialized_end=575
-  _globals['_LISTPROJECTSREQUEST']._serialized_start=577
-  _globals['_LISTPROJECTSREQUEST']._serialized_end=637
-  _globals['_LISTPROJECTSRESPONSE']._serialized_start=639
-  _globals['_LISTPROJECTSRESPONSE']._serialized_end=726
-  _globals['_GETPROJECTREQUEST']._serialized_start=728
-  _globals['_GETPROJECTREQUEST']._serialized_end=761
-  _globals['_GETPROJECTRESPONSE']._serialized_start=763
-  _globals['_GETPROJECTRESPONSE']._serialized_end=822
-  _globals['_UPDATEPROJECTREQUEST']._serialized_start=825
-  _globals['_UPDATEPROJECTREQUEST']._serialized_end=976
-  _globals['_UPDATEPROJECTRESPONSE']._serialized_start=978
-  _globals['_UPDATEPROJECTRESPONSE']._serialized_end=1040
-  _globals['_NOTEARTIFACTREQUEST']._serialized_start=1042
-  _globals['_NOTEARTIFACTREQUEST']._serialized_end=1099
-  _globals['_NOTEARTIFACTRESPONSE']._serialized_start=1101
-  _globals['_NOTEARTIFACTRESPONSE']._serialized_end=1123
-  _globals['_PROJECTSERVICE']._serialized_start=1126
-  _globals['_PROJECTSERVICE']._serialized_end=1567
+  _globals['_QUOTAS']._serialized_start=292
+  _globals['_QUOTAS']._serialized_end=478
+  _globals['_USED']._serialized_start=480
+  _globals['_USED']._serialized_end=544
+  _globals['_CREATEPROJECTREQUEST']._serialized_start=546
+  _globals['_CREATEPROJECTREQUEST']._serialized_end=640
+  _globals['_CREATEPROJECTRESPONSE']._serialized_start=642
+  _globals['_CREATEPROJECTRESPONSE']._serialized_end=704
+  _globals['_LISTPROJECTSREQUEST']._serialized_start=706
+  _globals['_LISTPROJECTSREQUEST']._serialized_end=766
+  _globals['_LISTPROJECTSRESPONSE']._serialized_start=768
+  _globals['_LISTPROJECTSRESPONSE']._serialized_end=855
+  _globals['_GETPROJECTREQUEST']._serialized_start=857
+  _globals['_GETPROJECTREQUEST']._serialized_end=890
+  _globals['_GETPROJECTRESPONSE']._serialized_start=892
+  _globals['_GETPROJECTRESPONSE']._serialized_end=951
+  _globals['_UPDATEPROJECTREQUEST']._serialized_start=954
+  _globals['_UPDATEPROJECTREQUEST']._serialized_end=1105
+  _globals['_UPDATEPROJECTRESPONSE']._serialized_start=1107
+  _globals['_UPDATEPROJECTRESPONSE']._serialized_end=1169
+  _globals['_NOTEARTIFACTREQUEST']._serialized_start=1171
+  _globals['_NOTEARTIFACTREQUEST']._serialized_end=1228
+  _globals['_NOTEARTIFACTRESPONSE']._serialized_start=1230
+  _globals['_NOTEARTIFACTRESPONSE']._serialized_end=1252
+  _globals['_USAGERECORD']._serialized_start=1255
+  _globals['_USAGERECORD']._serialized_end=1426
+  _globals['_LISTUSAGEREQUEST']._serialized_start=1428
+  _globals['_LISTUSAGEREQUEST']._serialized_end=1538
+  _globals['_LISTUSAGERESPONSE']._serialized_start=1540
+  _globals['_LISTUSAGERESPONSE']._serialized_end=1625
+  _globals['_REPORTUSAGEREQUEST']._serialized_start=1627
+  _globals['_REPORTUSAGEREQUEST']._serialized_end=1724
+  _globals['_REPORTUSAGERESPONSE']._serialized_start=1726
+  _globals['_REPORTUSAGERESPONSE']._serialized_end=1791
+  _globals['_ALLOWANCE']._serialized_start=1793
+  _globals['_ALLOWANCE']._serialized_end=1896
+  _globals['_PROJECTSERVICE']._serialized_start=1899
+  _globals['_PROJECTSERVICE']._serialized_end=2498
 # @@protoc_insertion_point(module_scope)

@@ -63,6 +63,16 @@ class ProjectServiceStub(object):
                 request_serializer=anthesis_dot_v1_dot_project__pb2.NoteArtifactRequest.SerializeToString,
                 response_deserializer=anthesis_dot_v1_dot_project__pb2.NoteArtifactResponse.FromString,
                 _registered_method=True)
+        self.ListUsage = channel.unary_unary(
+                '/anthesis.v1.ProjectService/ListUsage',
+                request_serializer=anthesis_dot_v1_dot_project__pb2.ListUsageRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_project__pb2.ListUsageResponse.FromString,
+                _registered_method=True)
+        self.ReportUsage = channel.unary_unary(
+                '/anthesis.v1.ProjectService/ReportUsage',
+                request_serializer=anthesis_dot_v1_dot_project__pb2.ReportUsageRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_project__pb2.ReportUsageResponse.FromString,
+                _registered_method=True)
 
 
 class ProjectServiceServicer(object):
@@ -108,6 +118,22 @@ class ProjectServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListUsage(self, request, context):
+        """What was used, by day, principal, model version and language, newest first.
+        Admins only: of their project, or of all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportUsage(self, request, context):
+        """Services only: what a gateway counted, once for each batch, however often
+        it is sent; answered with what projects may use.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProjectServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -135,6 +161,16 @@ def add_ProjectServiceServicer_to_server(servicer, server):
                     servicer.NoteArtifact,
                     request_deserializer=anthesis_dot_v1_dot_project__pb2.NoteArtifactRequest.FromString,
                     response_serializer=anthesis_dot_v1_dot_project__pb2.NoteArtifactResponse.SerializeToString,
+            ),
+            'ListUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUsage,
+                    request_deserializer=anthesis_dot_v1_dot_project__pb2.ListUsageRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_project__pb2.ListUsageResponse.SerializeToString,
+            ),
+            'ReportUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportUsage,
+                    request_deserializer=anthesis_dot_v1_dot_project__pb2.ReportUsageRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_project__pb2.ReportUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -276,6 +312,60 @@ class ProjectService(object):
             '/anthesis.v1.ProjectService/NoteArtifact',
             anthesis_dot_v1_dot_project__pb2.NoteArtifactRequest.SerializeToString,
             anthesis_dot_v1_dot_project__pb2.NoteArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.ProjectService/ListUsage',
+            anthesis_dot_v1_dot_project__pb2.ListUsageRequest.SerializeToString,
+            anthesis_dot_v1_dot_project__pb2.ListUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.ProjectService/ReportUsage',
+            anthesis_dot_v1_dot_project__pb2.ReportUsageRequest.SerializeToString,
+            anthesis_dot_v1_dot_project__pb2.ReportUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

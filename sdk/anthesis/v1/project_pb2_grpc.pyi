@@ -50,6 +50,14 @@ class ProjectServiceStub:
     """Services only: the project for which the service calls may read an artifact
     that the service has written to the store.
     """
+    ListUsage: _grpc.UnaryUnaryMultiCallable[_project_pb2.ListUsageRequest, _project_pb2.ListUsageResponse]
+    """What was used, by day, principal, model version and language, newest first.
+    Admins only: of their project, or of all.
+    """
+    ReportUsage: _grpc.UnaryUnaryMultiCallable[_project_pb2.ReportUsageRequest, _project_pb2.ReportUsageResponse]
+    """Services only: what a gateway counted, once for each batch, however often
+    it is sent; answered with what projects may use.
+    """
 
 @_typing.type_check_only
 class ProjectServiceAsyncStub(ProjectServiceStub):
@@ -72,6 +80,14 @@ class ProjectServiceAsyncStub(ProjectServiceStub):
     NoteArtifact: _aio.UnaryUnaryMultiCallable[_project_pb2.NoteArtifactRequest, _project_pb2.NoteArtifactResponse]  # type: ignore[assignment]
     """Services only: the project for which the service calls may read an artifact
     that the service has written to the store.
+    """
+    ListUsage: _aio.UnaryUnaryMultiCallable[_project_pb2.ListUsageRequest, _project_pb2.ListUsageResponse]  # type: ignore[assignment]
+    """What was used, by day, principal, model version and language, newest first.
+    Admins only: of their project, or of all.
+    """
+    ReportUsage: _aio.UnaryUnaryMultiCallable[_project_pb2.ReportUsageRequest, _project_pb2.ReportUsageResponse]  # type: ignore[assignment]
+    """Services only: what a gateway counted, once for each batch, however often
+    it is sent; answered with what projects may use.
     """
 
 class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -122,6 +138,26 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_project_pb2.NoteArtifactResponse, _abc.Awaitable[_project_pb2.NoteArtifactResponse]]:
         """Services only: the project for which the service calls may read an artifact
         that the service has written to the store.
+        """
+
+    @_abc_1.abstractmethod
+    def ListUsage(
+        self,
+        request: _project_pb2.ListUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_project_pb2.ListUsageResponse, _abc.Awaitable[_project_pb2.ListUsageResponse]]:
+        """What was used, by day, principal, model version and language, newest first.
+        Admins only: of their project, or of all.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportUsage(
+        self,
+        request: _project_pb2.ReportUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_project_pb2.ReportUsageResponse, _abc.Awaitable[_project_pb2.ReportUsageResponse]]:
+        """Services only: what a gateway counted, once for each batch, however often
+        it is sent; answered with what projects may use.
         """
 
 def add_ProjectServiceServicer_to_server(servicer: ProjectServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,4 +1,5 @@
 """How much a project may have: jobs that have not ended, bytes in the store. 0: as much as it likes.
+What it may use, requests and tokens, gateways ask for (usage.py) and enforce.
 
 Counted in the transaction that adds to it, with the project's row locked: of two at once one waits for the other. What
 a service does for a project is never refused: a job that has run for days is not lost over the bytes of its version.
@@ -6,13 +7,14 @@ a service does for a project is never refused: a job that has run for days is no
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.auth import current_call
 from services.common.errors import ResourceExhausted
-from services.registry.projects.tables import Project, ProjectArtifact
+from services.registry.projects.tables import Project, ProjectArtifact, Usage
 from services.registry.tables import ENDED, Job, Upload
 
 
@@ -60,10 +62,24 @@ class Used:
 
     jobs: int
     stored_bytes: int
+    tokens_today: int
 
 
-async def read_used(session: AsyncSession, project: str) -> Used:
-    return Used(jobs=await unfinished_jobs(session, project), stored_bytes=await stored_bytes(session, project))
+async def read_used(session: AsyncSession, project: str, day: str) -> Used:
+    return Used(
+        jobs=await unfinished_jobs(session, project),
+        stored_bytes=await stored_bytes(session, project),
+        tokens_today=await tokens_on(session, project, day),
+    )
+
+
+async def tokens_on(session: AsyncSession, project: str, day: str) -> int:
+    total = func.coalesce(func.sum(Usage.prompt_tokens + Usage.completion_tokens), 0)
+    return int(await session.scalar(select(total).where(Usage.project == project, Usage.day == day)) or 0)
+
+
+def day_of(time: datetime) -> str:
+    return time.date().isoformat()
 
 
 async def unfinished_jobs(session: AsyncSession, project: str) -> int:

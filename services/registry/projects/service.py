@@ -14,11 +14,11 @@ from services.registry.database import Clock, Database, insert_if_absent, utc_no
 from services.registry.names import check_name
 from services.registry.pages import Page, PageRequest, read_page
 from services.registry.projects.artifacts import note_artifacts
-from services.registry.projects.quotas import Used, read_used
+from services.registry.projects.quotas import Used, day_of, read_used
 from services.registry.projects.tables import Project
 
 MAX_DESCRIPTION = 1000
-QUOTAS = ("max_jobs", "max_stored_bytes")  # columns of Project
+QUOTAS = ("max_jobs", "max_stored_bytes", "max_requests_per_minute", "max_tokens_per_day")  # columns of Project
 MAX_QUOTA = (1 << 62) - 1
 
 
@@ -73,7 +73,7 @@ class Projects:
         """With what counts against its quotas now. Raises NotFound."""
         async with self._database.read() as session:
             project = await find_project(session, name)
-            return project, await read_used(session, project.name)
+            return project, await read_used(session, project.name, day_of(self._clock()))
 
     async def list_projects(self, page: PageRequest) -> Page[Project]:
         async with self._database.read() as session:

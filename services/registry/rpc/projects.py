@@ -8,14 +8,17 @@ from anthesis.v1 import project_pb2_grpc
 
 from services.registry.projects.service import QUOTAS, ProjectChange, Projects
 from services.registry.projects.tables import Project
+from services.registry.projects.usage import Allowance, UsageLine, UsageLog, UsageQuery
 from services.registry.rpc import messages
 
 Context = Any
+_USAGE = [field.name for field in pb.UsageRecord.DESCRIPTOR.fields]
 
 
 class ProjectRpc(project_pb2_grpc.ProjectServiceServicer):
-    def __init__(self, projects: Projects) -> None:
+    def __init__(self, projects: Projects, usage: UsageLog) -> None:
         self._projects = projects
+        self._usage = usage
 
     async def CreateProject(self, request: pb.CreateProjectRequest, context: Context) -> pb.CreateProjectResponse:
         created = await self._projects.create(request.name, request.description, _quotas(request.quotas))
@@ -42,6 +45,26 @@ class ProjectRpc(project_pb2_grpc.ProjectServiceServicer):
     async def NoteArtifact(self, request: pb.NoteArtifactRequest, context: Context) -> pb.NoteArtifactResponse:
         await self._projects.note_artifact(request.digest, request.size_bytes)
         return pb.NoteArtifactResponse()
+
+    async def ListUsage(self, request: pb.ListUsageRequest, context: Context) -> pb.ListUsageResponse:
+        query = UsageQuery(start_day=request.start_day, end_day=request.end_day, project=request.project)
+        page = await self._usage.list_usage(query, messages.page_request(request))
+        rows = [pb.UsageRecord(**{name: getattr(row, name) for name in _USAGE}) for row in page.rows]
+        return pb.ListUsageResponse(usage=rows, next_page_token=page.next_token)
+
+    async def ReportUsage(self, request: pb.ReportUsageRequest, context: Context) -> pb.ReportUsageResponse:
+        lines = [UsageLine(**{name: getattr(item, name) for name in _USAGE if name != "day"}) for item in request.usage]
+        allowances = await self._usage.report(request.batch_id, lines, request.projects)
+        return pb.ReportUsageResponse(allowances=map(_allowance, allowances))
+
+
+def _allowance(found: Allowance) -> pb.Allowance:
+    return pb.Allowance(
+        project=found.project.name,
+        requests_per_minute=found.project.max_requests_per_minute,
+        tokens_per_day=found.project.max_tokens_per_day,
+        tokens_today=found.tokens_today,
+    )
 
 
 def _project(row: Project) -> pb.Project:

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 from anthesis import Client, Settings
+from anthesis.channel import open_channel
 from anthesis.errors import NotFoundError, PermissionDeniedError
 from anthesis.v1 import registry_pb2 as pb
-from anthesis.v1.project_pb2 import Quotas
+from anthesis.v1.project_pb2 import Quotas, ReportUsageRequest, UsageRecord
+from anthesis.v1.project_pb2_grpc import ProjectServiceStub
 
 Run = Callable[..., Any]
 
@@ -54,3 +56,24 @@ def test_the_client_of_a_project_sees_that_alone(client: Client, settings: Setti
     assert client.projects.update("garden", quotas=Quotas(jobs=0)).quotas.jobs == 0
     with pytest.raises(NotFoundError):
         client.projects.get("nobody")
+
+
+def test_usage_is_added_up_as_asked(anthesis: Run, anthesis_json: Run, client: Client, settings: Settings) -> None:
+    with open_channel(settings.registry_address, settings.api_key) as channel:  # as a gateway does
+        for batch, language in (("a", "fr"), ("b", "sw"), ("b", "sw")):
+            used = UsageRecord(
+                principal="ada", model_version="seedling@1", language=language, requests=2, prompt_tokens=5
+            )
+            ProjectServiceStub(channel).ReportUsage(ReportUsageRequest(batch_id=batch, usage=[used]))
+
+    [total] = anthesis_json("usage", "--by", "principal")
+    lines = anthesis("usage", "--by", "model", "--by", "language", "--since", "2026-01-01").stdout.splitlines()
+
+    assert total == {"principal": "ada", "requests": 4, "prompt_tokens": 10, "completion_tokens": 0}
+    assert lines == [
+        "MODEL VERSION\tLANGUAGE\tREQUESTS\tPROMPT TOKENS\tCOMPLETION TOKENS",
+        "seedling@1\tfr\t2\t5\t0",
+        "seedling@1\tsw\t2\t5\t0",
+    ]
+    assert anthesis_json("usage", "--until", "2020-01-01") == []
+    assert "day 'soon' is not understood; write 2026-11-29" in anthesis("usage", "--since", "soon", code=1).stderr

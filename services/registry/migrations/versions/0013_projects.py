@@ -38,6 +38,8 @@ def upgrade() -> None:
         sa.Column("archive_time", sa.DateTime(timezone=True), nullable=True),
         sa.Column("max_jobs", sa.BigInteger(), nullable=False),
         sa.Column("max_stored_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("max_requests_per_minute", sa.BigInteger(), nullable=False),
+        sa.Column("max_tokens_per_day", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_projects")),
     )
     op.create_table(
@@ -47,10 +49,43 @@ def upgrade() -> None:
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("digest", "project", name=op.f("pk_project_artifacts")),
     )
+    _make_usage()
     for table in SCOPED:  # not in batches: copying audit_entries would lose its triggers
         op.add_column(table, sa.Column("project", sa.Text(), nullable=False, server_default=""))
         op.create_index(op.f(f"ix_{table}_project"), table, ["project"])
     _share_artifacts()
+
+
+def _make_usage() -> None:
+    op.create_table(
+        "usage",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("day", sa.Text(), nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("principal", sa.Text(), nullable=False),
+        sa.Column("model_version", sa.Text(), nullable=False),
+        sa.Column("language", sa.Text(), nullable=False),
+        sa.Column("requests", sa.BigInteger(), nullable=False),
+        sa.Column("prompt_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("completion_tokens", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_usage")),
+        sa.UniqueConstraint(
+            "day",
+            "project",
+            "principal",
+            "model_version",
+            "language",
+            name=op.f("uq_usage_day_project_principal_model_version_language"),
+        ),
+    )
+    op.create_index(op.f("ix_usage_project"), "usage", ["project"])
+    op.create_index(op.f("ix_usage_project_day"), "usage", ["project", "day"])
+    op.create_table(
+        "usage_batches",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("time", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_usage_batches")),
+    )
 
 
 def _share_artifacts() -> None:
@@ -76,5 +111,7 @@ def downgrade() -> None:
     for table in SCOPED:
         op.drop_index(op.f(f"ix_{table}_project"), table)
         op.drop_column(table, "project")
+    op.drop_table("usage_batches")
+    op.drop_table("usage")
     op.drop_table("project_artifacts")
     op.drop_table("projects")

@@ -17,6 +17,7 @@ from services.registry.projects.scope import ProjectPrivate
 from services.registry.projects.service import Projects
 from services.registry.projects.session import OWNED_BY, scoped_tables
 from services.registry.projects.tables import Project
+from services.registry.projects.usage import UsageLine, UsageLog
 from services.registry.tables import AuditEntry, Base, File, JobLogPart, Webhook, WebhookDelivery
 from tests.support.projects import calling_for
 from tests.support.registry_data import store_checkpoint
@@ -28,6 +29,7 @@ UNSCOPED: Mapping[str, str] = {
     "outbox": "the relay's",
     "state_changes": "the relay's",
     "project_artifacts": "asked by digest and project",
+    "usage_batches": "ids that gateways drew",
     "uploads": "asked by principal, whose name begins with the project's",
     "workers": "the platform's; asked by version",
 }
@@ -40,6 +42,16 @@ async def fill(registry, database, project):
     prefix = project or "shared"
     if project:
         await Projects(database).create(project)
+    used = UsageLine(
+        project=project,
+        principal="ada",
+        model_version="seedling@1",
+        language="",
+        requests=1,
+        prompt_tokens=1,
+        completion_tokens=1,
+    )
+    await UsageLog(database).report(prefix, [used], [])
     with calling_for(project) as caller:
         await Keys(database, b"pepper").create("ada", "user", project=project)
         await registry.add_version(f"{prefix}-model")
