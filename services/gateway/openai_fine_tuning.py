@@ -145,7 +145,7 @@ def job_json(job: Job) -> Json:
         "organization_id": "anthesis",
         "result_files": [f"file-{job.id.removeprefix('job-')}"] if succeeded else [],
         "seed": job.seed,
-        "status": STATUSES[job.state],
+        "status": STATUSES.get(job.state, "queued"),  # of a newer contract: it waits, whatever for
         "trained_tokens": job.last.tokens_seen if succeeded and job.last else None,
         "training_file": asked.training_file,
         "validation_file": asked.validation_file or None,
@@ -187,7 +187,7 @@ def _said(job: Job, event: Event) -> tuple[str, str]:
         return "error", f"The job has failed: {job.error.message if job.error else 'no reason given'}"
     if event.state == "PENDING" and event.sequence > 1:
         return "warn", "The job waits again: its worker stopped or fell silent"
-    return "info", _SAID[event.state] if event.state else event.message
+    return "info", _SAID.get(event.state, f"The job is {event.state.lower()}") if event.state else event.message
 
 
 def _metrics(step: Step) -> Json:

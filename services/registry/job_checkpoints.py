@@ -19,7 +19,10 @@ async def check_source(session: AsyncSession, spec: JobSpec) -> None:
     if source is None:
         return
     job = await read_job(session, source.job_id)
-    for what, mine, theirs in _parts(spec, spec_from_row(job.spec)):
+    other = spec_from_row(job.spec)
+    if not isinstance(other, JobSpec):
+        raise InvalidArgument(f"from_checkpoint: job {job.id} trains nothing, so it has no checkpoints; name another")
+    for what, mine, theirs in _parts(spec, other):
         if mine != theirs:
             raise InvalidArgument(
                 f"from_checkpoint: {what} is {mine[:80]!r} here and {theirs[:80]!r} in {job.id}; choose the same, or "

@@ -35,9 +35,10 @@ async def next_in_turn(session: AsyncSession, job: Job, kinds: Sequence[str], bu
     if len(but) > MAX_EXCEPT:
         raise InvalidArgument(f"except_job_ids has {len(but)} ids; give at most {MAX_EXCEPT}")
     earlier = or_(Job.queue_time < job.queue_time, (Job.queue_time == job.queue_time) & (Job.id < job.id))
+    named = [kind for kind in kinds if kind.isidentifier()]  # PostgreSQL compares no NUL
     query = (
         select(Job)
-        .where(Job.state == PENDING, earlier, Job.spec["kind"].as_string().in_(list(kinds)), Job.id.not_in(list(but)))
+        .where(Job.state == PENDING, earlier, Job.spec["kind"].as_string().in_(named), Job.id.not_in(list(but)))
         .order_by(Job.queue_time, Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)

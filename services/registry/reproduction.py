@@ -65,7 +65,8 @@ class Reproductions:
             query = select(Dataset).where(Dataset.dataset == name.partition("@")[0]).order_by(Dataset.number)
             versions = list(await session.scalars(query))
             same = [found.name for found in versions if found.digest == digest]
-            if same and await asyncio.to_thread(self._artifacts.exists, digest):
+            is_here = await asyncio.to_thread(self._artifacts.exists, digest)
+            if same and is_here:
                 names.append(name if name in same else same[0])
                 continue
             what = "has other content now" if versions and not same else "is gone"

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Iterable, Iterator
 
+from anthesis.rows import COMPLETION
+
 from services.common.artifacts import ArtifactStore
 from services.common.errors import InvalidArgument
 
@@ -42,7 +44,7 @@ def _texts(line: bytes, where: str) -> tuple[str, ...]:
         raise InvalidArgument(f"{where} is not JSON: {error}") from None
     if not isinstance(row, dict):
         raise InvalidArgument(f"{where} is {type(row).__name__}, not an object with 'text' or 'inputs' and 'targets'")
-    names = ("text",) if "text" in row else ("inputs", "targets")
+    names = ("text",) if "text" in row else COMPLETION if "prompt" in row else ("inputs", "targets")
     for name in names:
         if not isinstance(row.get(name), str):
             raise InvalidArgument(f"{where}: {name!r} is {row.get(name)!r:.80}, not a string")

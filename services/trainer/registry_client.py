@@ -31,7 +31,7 @@ FORMATS: dict[int, DatasetFormat] = {
 }
 FINE_TUNE_LEARNING_RATE = 2e-5
 DEFAULT_EPOCHS = 1.0
-KINDS = ("pretrain", "fine_tune")  # of jobs that a trainer runs
+KINDS = ("pretrain", "fine_tune", "validate_dataset")  # of jobs that a trainer runs
 MAX_EXCEPT = 1000  # jobs that the registry passes over for us
 
 

@@ -59,7 +59,7 @@ def find_checkpoint(name: str, others: Sequence[str]) -> HubCheckpoint:
     """
     with _errors(name):
         from huggingface_hub import HfApi, hf_hub_download
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
         disable_progress_bars()  # there is one for the whole
         api = HfApi()

@@ -74,7 +74,7 @@ class AddressPolicy:
         except (OSError, TimeoutError, UnicodeError) as error:
             raise InvalidArgument(f"url: host {host} cannot be resolved ({error}); check its spelling") from None
         for *_, address in found:
-            if not is_public(address[0]):
+            if not is_public(str(address[0])):
                 raise InvalidArgument(f"url: host {host} is at {address[0]}, which is not public; {_REMEDY}")
 
     def socket_factory(self, url: URL) -> Callable[[Any], socket.socket]:

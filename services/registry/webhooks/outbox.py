@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.registry.database import Database, insert_if_absent
-from services.registry.job_specs import spec_from_row
+from services.registry.job_specs import JobSpec, spec_from_row
 from services.registry.tables import (
     CANCELLED,
     FAILED,
@@ -74,11 +74,14 @@ def _body(job: Job, change: StateChange, event_type: str) -> str:
     """JSON. The job may be further by now: what is said of its end belongs to the event of its end alone."""
     data = {
         "job_id": job.id,
+        "kind": job.spec["kind"],
         "state": change.state,
         "sequence": change.sequence,
-        "output_model": spec_from_row(job.spec).output_model,
         "created_by": job.created_by,
     }
+    spec = spec_from_row(job.spec)
+    if isinstance(spec, JobSpec):
+        data["output_model"] = spec.output_model
     if change.state == SUCCEEDED:
         data["model_version"] = job.model_version
     if change.state == FAILED:

@@ -1,6 +1,7 @@
 """Rows from which nothing good is learnt, by reason."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from services.trainer.dataset_report.rows import NoRow, Row
@@ -9,7 +10,7 @@ FIRST = 5  # rows of each reason that are named
 MAX_REASONS = 50
 SHOWN_CHARACTERS = 80
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-_CHECKS = (
+_CHECKS: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("white space only", lambda text: text != "" and not text.strip()),
     ("the mark of a wrong decoding, U+FFFD", lambda text: "\ufffd" in text),
     ("control characters", lambda text: bool(_CONTROL.search(text))),

@@ -17,12 +17,12 @@ def store(tmp_path: Path) -> ArtifactStore:
 
 
 def test_texts_and_both_sides_of_pairs_are_read_and_counted(store: ArtifactStore) -> None:
-    rows = [{"text": "é", "language": "fr"}, {"inputs": "a", "targets": "bc"}]
+    rows = [{"text": "é", "language": "fr"}, {"inputs": "a", "targets": "bc"}, {"prompt": "d", "completion": "e"}]
     first = store.write_bytes("\n".join(json.dumps(row) for row in rows).encode())
     second = store.write_bytes(b'{"text": ""}\r\n')
     corpus = Corpus(store, [first, second])
-    assert list(corpus) == ["é", "a", "bc", ""]
-    assert (corpus.num_texts, corpus.num_bytes) == (4, 5)
+    assert list(corpus) == ["é", "a", "bc", "d", "e", ""]
+    assert (corpus.num_texts, corpus.num_bytes) == (6, 7)
 
 
 def test_rows_that_chunks_of_the_store_cut_are_whole() -> None:
