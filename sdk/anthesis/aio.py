@@ -22,6 +22,7 @@ from anthesis.keys import Keys
 from anthesis.licences import Licences
 from anthesis.models import Models
 from anthesis.policy import service_config
+from anthesis.projects import Projects
 from anthesis.rpc import HEALTH_CHECK, HEALTH_REQUEST, HEALTH_SERVING, stream, unary
 from anthesis.settings import Settings
 from anthesis.tokenizers import Tokenizers
@@ -91,6 +92,7 @@ class AsyncClient:
         self.licences = Licences(registry)
         self.evaluations = Evaluations(registry)
         self.gates = Gates(registry)
+        self.projects = Projects(registry)
         self.webhooks = Webhooks(registry)
         self.tokenizers = Tokenizers(self._channels["tokenizer"])
         self._generation = GenerationServiceStub(self._channels["gateway"])

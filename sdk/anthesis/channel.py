@@ -31,14 +31,19 @@ def open_channel(address: str, api_key: str, *, root_certificates: bytes | None 
 
 
 def open_aio_channel(
-    address: str, api_key: str, *, root_certificates: bytes | None = None, service_config: str | None = None
+    address: str,
+    api_key: str,
+    *,
+    root_certificates: bytes | None = None,
+    service_config: str | None = None,
+    metadata: Callable[[], Sequence[tuple[str, str]]] = tuple,
 ) -> grpc.aio.Channel:
     """`open_channel` for asyncio. Keep the channel as long as its stubs: one that is collected closes.
 
-    `service_config` is gRPC's JSON of deadlines and retries per method.
+    `service_config` is gRPC's JSON of deadlines and retries per method, `metadata` asked at each call for more of it.
     """
     options = OPTIONS if service_config is None else (*OPTIONS, ("grpc.service_config", service_config))
-    interceptors = [kind(api_key) for kind in (_UnaryUnary, _UnaryStream, _StreamUnary)]
+    interceptors = [kind(api_key, metadata) for kind in (_UnaryUnary, _UnaryStream, _StreamUnary)]
     if root_certificates is None:
         return grpc.aio.insecure_channel(address, options=options, interceptors=interceptors)
     credentials = grpc.ssl_channel_credentials(root_certificates)
@@ -68,14 +73,17 @@ class _SendKey(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientIntercept
 
 
 class _AioSendKey:
-    def __init__(self, api_key: str) -> None:
+    def __init__(self, api_key: str, metadata: Callable[[], Sequence[tuple[str, str]]]) -> None:
         self._api_key = api_key
+        self._metadata = metadata
 
     async def _intercept(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
         with_key = grpc.aio.ClientCallDetails(
             details.method,
             details.timeout,
-            grpc.aio.Metadata(*(details.metadata or ()), ("authorization", f"Bearer {self._api_key}")),
+            grpc.aio.Metadata(
+                *(details.metadata or ()), *self._metadata(), ("authorization", f"Bearer {self._api_key}")
+            ),
             details.credentials,
             details.wait_for_ready,
         )

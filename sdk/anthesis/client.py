@@ -23,6 +23,7 @@ from anthesis.jobs import Jobs as AioJobs
 from anthesis.keys import Keys as AioKeys
 from anthesis.licences import Licences as AioLicences
 from anthesis.models import Models as AioModels
+from anthesis.projects import Projects as AioProjects
 from anthesis.settings import Settings
 from anthesis.tokenizers import Tokenizers as AioTokenizers
 from anthesis.webhooks import Webhooks as AioWebhooks
@@ -198,6 +199,14 @@ class Gates(_Blocking[AioGates]):
     delete = _call(AioGates.delete)
 
 
+class Projects(_Blocking[AioProjects]):
+    create = _call(AioProjects.create)
+    list = _call(AioProjects.list)
+    get = _call(AioProjects.get)
+    update = _call(AioProjects.update)
+    usage = _iterate(AioProjects.usage)
+
+
 class Webhooks(_Blocking[AioWebhooks]):
     create = _call(AioWebhooks.create)
     list = _call(AioWebhooks.list)
@@ -231,6 +240,7 @@ class Client(_Blocking[aio.AsyncClient]):
         self.licences = Licences(self._twin.licences)
         self.evaluations = Evaluations(self._twin.evaluations)
         self.gates = Gates(self._twin.gates)
+        self.projects = Projects(self._twin.projects)
         self.webhooks = Webhooks(self._twin.webhooks)
         self.tokenizers = Tokenizers(self._twin.tokenizers)
 

@@ -25,13 +25,20 @@ class Keys:
         label: str = "",
         scopes: Iterable["pb.Permission.ValueType"] = (),
         expire_time: datetime | None = None,
+        project: str = "",
     ) -> pb.CreateApiKeyResponse:
         """A new key; its `secret` is shown this once. With `scopes` it may do these alone of what its role may.
+        It is of the caller's project, or of the one that a platform admin names.
 
         Raises PermissionDeniedError when it could do more than the key it is made with, or would outlive it.
         """
         request = pb.CreateApiKeyRequest(
-            principal=principal, role=role, label=label, scopes=scopes, expire_time=to_timestamp(expire_time)
+            principal=principal,
+            role=role,
+            label=label,
+            scopes=scopes,
+            expire_time=to_timestamp(expire_time),
+            project=project,
         )
         return await unary(self._stub.CreateApiKey(request))
 

@@ -31,6 +31,7 @@ _IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {
         "FileService": ["GetFile", "ListFiles"],
         "LicenceService": ["ListLicences", "GetLicence", "ListAcceptances", "CheckAcceptance"],
         "EvaluationService": _MEASURED.split(),
+        "ProjectService": ["ListProjects", "GetProject", "ListUsage"],
         "InferenceService": ["GetWorkerStatus"],
     },
     _WRITE_S: {
@@ -38,6 +39,7 @@ _IDEMPOTENT: Mapping[int, Mapping[str, Sequence[str]]] = {
         "JobService": ["CreateJob"],  # the client always sends an idempotency key
         "LicenceService": ["AcceptLicence"],
         "EvaluationService": ["CreateSuite", "SetGate"],  # the same suite is the same version
+        "ProjectService": ["UpdateProject"],
         "GenerationService": ["Tokenize", "Count"],
     },
     _COMPUTE_S: {"GenerationService": ["Score", "Embed"], "FileService": ["CreateFile"]},  # which has a key, too

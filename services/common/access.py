@@ -11,8 +11,9 @@ class Permission(StrEnum):
     READ = "read"  # look at models, versions, aliases, datasets, jobs, deployments; download
     GENERATE = "generate"  # let models and tokenizers compute
     TRAIN = "train"  # upload, register, submit and cancel jobs, move aliases, deploy
-    ADMIN = "admin"  # keys and the audit log
+    ADMIN = "admin"  # keys and the audit log: of the platform, or of one's project
     INTERNAL = "internal"  # what the platform's own services do for each other
+    OPERATE = "operate"  # what is the whole platform's: projects, licences, garbage
 
 
 ROLES: Mapping[str, frozenset[Permission]] = {
@@ -23,13 +24,20 @@ ROLES: Mapping[str, frozenset[Permission]] = {
     "service": frozenset({Permission.READ, Permission.INTERNAL}),
 }
 
+PLATFORM_ONLY = frozenset({Permission.INTERNAL, Permission.OPERATE})  # nothing that a project's key may
+
 Access = Mapping[str, Permission]
 """RPC ("ListModels") or route ("GET /v1/models") -> what a caller needs."""
 
 
-def rights(role: str, scopes: Collection[str]) -> frozenset[Permission]:
-    """What a key may do: all that its role may, or of that only its `scopes`. A role nobody knows may nothing."""
+def rights(role: str, scopes: Collection[str], project: str = "") -> frozenset[Permission]:
+    """What a key may do: all that its role may, or of that only its `scopes`. A role nobody knows may nothing.
+
+    A service that acts for a project stays one; other keys of a project have nothing that is the platform's.
+    """
     allowed = ROLES.get(role, frozenset())
+    if project and role != "service":
+        allowed -= PLATFORM_ONLY
     return frozenset(permission for permission in allowed if permission in scopes) if scopes else allowed
 
 

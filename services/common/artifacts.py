@@ -25,9 +25,13 @@ FRESH = timedelta(hours=12)  # half of what the collector lets pass: what is old
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
+def is_digest(text: str) -> bool:
+    return _DIGEST.fullmatch(text) is not None
+
+
 def check_digest(digest: str) -> str:
     """Return `digest`; raise InvalidArgument unless it reads "sha256:<64 hex>". Keeps user input out of paths."""
-    if not _DIGEST.fullmatch(digest):
+    if not is_digest(digest):
         raise InvalidArgument(f"digest {digest!r} is not 'sha256:' and 64 lower-case hex digits")
     return digest
 
@@ -83,13 +87,13 @@ class ArtifactStore:
         try:
             return int(self._fs.size(self._path(digest)))
         except FileNotFoundError:
-            raise _absent(digest) from None
+            raise absent(digest) from None
 
     def _open(self, digest: str) -> BinaryIO:
         try:
             return cast(BinaryIO, self._fs.open(self._path(digest), "rb"))
         except FileNotFoundError:  # collected since its size was asked for
-            raise _absent(digest) from None
+            raise absent(digest) from None
 
     def write(self, digest: str, chunks: Iterable[bytes]) -> int:
         """Store `chunks` under `digest`; return their bytes.
@@ -230,7 +234,8 @@ class ArtifactStore:
         return folder
 
 
-def _absent(digest: str) -> NotFound:
+def absent(digest: str) -> NotFound:
+    """What is said of an artifact that is not there, or that the caller may not read."""
     return NotFound(f"no artifact {digest} in the store; upload it first")
 
 

@@ -3,9 +3,10 @@
 import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +21,7 @@ FRESH_S = 60.0  # a revoked key works this long at most while the registry is up
 STALE_S = 900.0  # and this long while it is down
 MAX_CACHED_KEYS = 10_000
 REPORT_TIMEOUT_S = 2.0
+PROJECT_HEADER = "x-anthesis-project"  # metadata by which a service says for which project it calls
 log = logging.getLogger(__name__)
 
 
@@ -32,10 +34,11 @@ class Principal:
     role: str  # a key of services.common.access.ROLES
     scopes: frozenset[str] = frozenset()  # permissions; empty: no limit
     expire_time: datetime | None = None
+    project: str = ""  # whose rows it works on; "": the whole platform
 
     @property
     def rights(self) -> frozenset[Permission]:
-        return rights(self.role, self.scopes)
+        return rights(self.role, self.scopes, self.project)
 
     @property
     def is_service(self) -> bool:
@@ -71,6 +74,34 @@ def current_principal() -> Principal:
     return _call.get().principal
 
 
+def current_project() -> str:
+    """For which project that is; "" for the whole platform."""
+    return current_call().principal.project
+
+
+@contextmanager
+def acting_for(project: str) -> Iterator[None]:
+    """Within, whoever calls does so for `project`; "": as without."""
+    before = current_call()
+    if project:
+        set_call(replace(before, principal=replace(before.principal, project=project)))
+    try:
+        yield
+    finally:
+        set_call(before)
+
+
+def project_metadata() -> tuple[tuple[str, str], ...]:
+    """What a service sends along, so that another one answers it as it would answer the caller's project."""
+    project = current_project()
+    return ((PROJECT_HEADER, project),) if project else ()
+
+
+def in_named_project(principal: Principal, project: str | None) -> Principal:
+    """Who calls for the project in PROJECT_HEADER: services alone may say so, of others it is left unread."""
+    return replace(principal, project=project) if project and principal.is_service else principal
+
+
 def set_call(call: Call) -> None:
     """Make `call` what this context handles."""
     _call.set(call)
@@ -84,6 +115,8 @@ def check_permission(call: Call, permission: Permission) -> None:
     who = f"{principal.name!r} has role {principal.role!r}"
     if principal.scopes:
         who += f" and this key only the scopes {', '.join(sorted(principal.scopes))}"
+    if principal.project:
+        who += f", in project {principal.project!r}"
     raise PermissionDenied(
         f"{who}; {call.action} needs the permission {permission.value!r} (roles {', '.join(roles_with(permission))}): "
         "ask an admin for such a key"
@@ -183,6 +216,7 @@ def principal_from_proto(answer: registry_pb2.AuthenticateResponse) -> Principal
         _name(registry_pb2.Role, answer.role, "ROLE_"),
         frozenset(_name(registry_pb2.Permission, scope, "PERMISSION_") for scope in answer.scopes),
         answer.expire_time.ToDatetime(UTC) if answer.HasField("expire_time") else None,
+        answer.project,
     )
 
 

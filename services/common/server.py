@@ -15,7 +15,17 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.common.access import Access, Permission, check_complete
-from services.common.auth import Authenticate, Call, OnDenied, bearer_key, check_permission, report_denial, set_call
+from services.common.auth import (
+    PROJECT_HEADER,
+    Authenticate,
+    Call,
+    OnDenied,
+    bearer_key,
+    check_permission,
+    in_named_project,
+    report_denial,
+    set_call,
+)
 from services.common.errors import DomainError, PermissionDenied, ResourceExhausted
 
 RETRY_PUSHBACK = "grpc-retry-pushback-ms"  # trailing metadata; gRPC's own retries heed it (proposal A6)
@@ -24,6 +34,8 @@ _REFLECTION = "/grpc.reflection."
 _PACKAGE = "/anthesis.v1."
 _IDENTIFIERS = ("name", "id", "digest", "model", "version", "deployment", "job_id", "principal", "model_version")
 _Context = grpc.aio.ServicerContext[Any, Any]
+CheckRequest = Callable[[Call, Any], Awaitable[None]]
+"""Raises for a request that the caller may not make, although it may make the call."""
 log = logging.getLogger(__name__)
 
 
@@ -31,15 +43,21 @@ class GrpcServer:
     """grpc.aio server with health, reflection, authentication and error mapping.
 
     Health needs no key, reflection any; every other RPC what its service's table of access says. `on_denied` is told of
-    each call that was refused for want of rights.
+    each call that was refused for want of rights. `check` sees every request that is not a stream.
     """
 
     def __init__(
-        self, name: str, address: str, *, authenticate: Authenticate, on_denied: OnDenied | None = None
+        self,
+        name: str,
+        address: str,
+        *,
+        authenticate: Authenticate,
+        on_denied: OnDenied | None = None,
+        check: CheckRequest | None = None,
     ) -> None:
         self._name = name
         self._address = address
-        self._edge = _Edge(authenticate, on_denied)
+        self._edge = _Edge(authenticate, on_denied, check)
         self._adders: list[tuple[Callable[[Any, grpc.aio.Server], None], Any, str]] = []
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
@@ -109,9 +127,10 @@ async def wait_for_signal() -> None:
 class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
     """Authenticates each call and turns what it raises into a status."""
 
-    def __init__(self, authenticate: Authenticate, on_denied: OnDenied | None) -> None:
+    def __init__(self, authenticate: Authenticate, on_denied: OnDenied | None, check: CheckRequest | None) -> None:
         self._authenticate = authenticate
         self._on_denied = on_denied
+        self._check = check
         self.access: dict[str, Permission] = {}  # by full method: "/anthesis.v1.RegistryService/SetAlias"
 
     async def intercept_service(
@@ -145,7 +164,7 @@ class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
 
     async def _respond_unary(self, inner: Callable[..., Any], method: str, request: Any, context: _Context) -> Any:
         try:
-            await self._admit(method, context)
+            await self._admit(method, request, context)
             return await inner(request, context)
         except Exception as error:
             await self._fail(context, method, request, error)
@@ -154,20 +173,23 @@ class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
         self, inner: Callable[..., Any], method: str, request: Any, context: _Context
     ) -> AsyncIterator[Any]:
         try:
-            await self._admit(method, context)
+            await self._admit(method, request, context)
             async for response in inner(request, context):
                 yield response
         except Exception as error:
             await self._fail(context, method, request, error)
 
-    async def _admit(self, method: str, context: _Context) -> None:
-        metadata = dict(context.invocation_metadata() or ())
-        header = metadata.get("authorization")
-        principal = await self._authenticate(bearer_key(header if isinstance(header, str) else None))
+    async def _admit(self, method: str, request: Any, context: _Context) -> None:
+        sent = dict(context.invocation_metadata() or ())
+        metadata = {name: value for name, value in sent.items() if isinstance(value, str)}
+        principal = await self._authenticate(bearer_key(metadata.get("authorization")))
+        principal = in_named_project(principal, metadata.get(PROJECT_HEADER))
         call = Call(principal, method.removeprefix(_PACKAGE).replace("/", "."))
         set_call(call)
         if not method.startswith(_REFLECTION):
             check_permission(call, self.access[method])
+        if self._check and isinstance(request, Message):
+            await self._check(call, request)
 
     async def _fail(self, context: _Context, method: str, request: Any, error: Exception) -> None:
         if isinstance(error, PermissionDenied):

@@ -14,6 +14,7 @@ class GatewayConfig:
     service_key: str  # with which the gateway calls the other services
     resolve_ttl_s: float = 1.0  # how long an alias may still lead to where it led
     acceptance_ttl_s: float = 60.0  # how long it is remembered that somebody may use a version
+    usage_every_s: float = 2.0  # between reports of what was used
     max_vocabularies: int = 8  # kept in memory, about 15 MB each at BLOOM's 250,680 ids
     drain_s: float = 10.0  # for calls under way when told to stop
 

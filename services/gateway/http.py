@@ -29,6 +29,7 @@ from services.gateway.completions import Completions
 from services.gateway.event_stream import EventStream, events
 from services.gateway.fine_tuning_routes import MAX_FILE_BYTES, UPLOAD, add_fine_tuning
 from services.gateway.fine_tuning_service import FineTuning
+from services.gateway.metering import LANGUAGE_HEADER, set_language
 from services.gateway.openai_completions import CompletionBody, CompletionWriter, model_json
 from services.gateway.openai_embeddings import EmbeddingBody
 from services.gateway.openai_errors import domain_error_json, error_json, retry_after
@@ -146,6 +147,7 @@ class Admission:
         principal = await self._authenticate(bearer_key(request.headers.get("authorization")))
         call = Call(principal, name or request.method)
         set_call(call)
+        set_language(request.headers.get(LANGUAGE_HEADER))
         permission = self._table[name] if name else None
         if permission:
             check_permission(call, permission)

@@ -9,6 +9,7 @@ from services.common.errors import DomainError, NotFound, ResourceExhausted
 from services.gateway.fine_tuning import NoSuchObject
 from services.gateway.generation import InvalidParameter
 from services.gateway.licence_client import LicenceNotAccepted
+from services.gateway.metering import QuotaExceeded
 
 Json = dict[str, Any]
 _PARAMS = {"stop_ids": "stop_token_ids"}  # the contract's names and those of the HTTP body
@@ -36,6 +37,8 @@ def domain_error_json(error: DomainError) -> tuple[int, Json]:
         param, code = error.param, error.code
     if isinstance(error, LicenceNotAccepted):  # OpenAI's own words for what a key may not use yet are a 403
         status, param, code = 403, "model", "licence_not_accepted"
+    if isinstance(error, QuotaExceeded):
+        kind = code = "insufficient_quota"
     if isinstance(error, InvalidParameter):
         param, code = _PARAMS.get(error.param, error.param), error.code
     return status, error_json(str(error), kind, param=param, code=code)

@@ -5,6 +5,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from services.common.auth import current_project
 from services.common.errors import NotFound, ResourceExhausted, Unavailable
 from services.gateway.memo import Memo
 from services.gateway.registry_client import RegistryClient, ResolvedModel, Worker
@@ -16,11 +17,15 @@ log = logging.getLogger(__name__)
 
 class Router:
     def __init__(self, registry: RegistryClient, *, ttl_s: float) -> None:
-        self._resolved = Memo(registry.resolve, max_size=MAX_NAMES, ttl_s=ttl_s)
+        self._registry = registry
+        self._resolved = Memo(self._ask, max_size=MAX_NAMES, ttl_s=ttl_s)
 
     async def resolve(self, name: str) -> ResolvedModel:
-        """Where `name` leads, at most `ttl_s` old. Raises NotFound."""
-        return await self._resolved.get(name)
+        """Where `name` leads for the caller's project, at most `ttl_s` old. Raises NotFound."""
+        return await self._resolved.get((current_project(), name))
+
+    async def _ask(self, project_and_name: tuple[str, str]) -> ResolvedModel:
+        return await self._registry.resolve(project_and_name[1])
 
     async def call(self, model: ResolvedModel, use: Callable[[Worker], Awaitable[T]]) -> T:
         """`use` the least loaded worker; another one where it fails as if the worker, not the request, were at fault.

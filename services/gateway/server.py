@@ -14,7 +14,7 @@ from anthesis.v1 import generation_pb2_grpc as pb_grpc
 from anthesis.v1 import inference_pb2, tokenizer_pb2
 from starlette.types import ASGIApp
 
-from services.common.auth import Authenticate, OnDenied, RegistryAuthenticator, current_principal
+from services.common.auth import Authenticate, OnDenied, RegistryAuthenticator, current_principal, project_metadata
 from services.common.logs import set_up_logging
 from services.common.server import GrpcServer, wait_for_signal
 from services.common.settings import Platform
@@ -25,10 +25,12 @@ from services.gateway.generation import Caller, Piece, Pooling, Sampling, Token
 from services.gateway.http import build_app
 from services.gateway.inference_client import InferenceClient
 from services.gateway.licence_client import LicenceClient
+from services.gateway.metering import LANGUAGE_HEADER, Meter, set_language
 from services.gateway.registry_client import RegistryClient
 from services.gateway.routing import Router
 from services.gateway.service import GatewayService, OpenModel, ScoredText
 from services.gateway.tokenizer_client import Encoding, TokenizerClient
+from services.gateway.usage_client import RegistryUsageClient
 
 _FINISH = {
     "STOP": inference_pb2.FINISH_REASON_STOP,
@@ -60,14 +62,15 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         return pb.CountResponse(counts=await self._service.count(request.model, request.texts))
 
     async def Score(self, request: pb.ScoreRequest, context: Any) -> pb.ScoreResponse:
+        caller = _caller(request.priority, context)
         model = await self._service.open_for(current_principal(), request.model)
         items = [(item.context, item.text) for item in request.items]
-        scored = await self._service.score_texts(model, items, _caller(request.priority, context))
+        scored = await self._service.score_texts(model, items, caller)
         return pb.ScoreResponse(items=map(_scored_to_proto, scored), model_version=model.version)
 
     async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
-        model = await self._service.open_for(current_principal(), request.model)
         caller = _caller(request.priority, context)
+        model = await self._service.open_for(current_principal(), request.model)
         embedded = await self._service.embed(model, request.texts, _pooling_from_proto(request), caller)
         return pb.EmbedResponse(
             embeddings=[inference_pb2.Embedding(values=vector) for vector in embedded.vectors],
@@ -77,6 +80,8 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
 
 
 def _caller(priority: int, context: Any) -> Caller:
+    sent = dict(context.invocation_metadata() or ())
+    set_language(str(sent.get(LANGUAGE_HEADER, "")))
     return Caller(client=current_principal().key_id, priority=priority, timeout_s=context.time_remaining())
 
 
@@ -185,7 +190,7 @@ class Gateway:
             authenticate = RegistryAuthenticator(config.registry_address, config.service_key)
             on_denied = authenticate.report_denied
         self._channels = [
-            open_aio_channel(address, config.service_key)
+            open_aio_channel(address, config.service_key, metadata=project_metadata)
             for address in (config.registry_address, config.tokenizer_address)
         ]
         registry = RegistryClient(self._channels[0], config.registry_address)
@@ -195,7 +200,9 @@ class Gateway:
         router = Router(registry, ttl_s=config.resolve_ttl_s)
         self._inference = InferenceClient(config.service_key)
         licences = LicenceClient(self._channels[0], config.registry_address, ttl_s=config.acceptance_ttl_s)
-        service = GatewayService(router, licences, tokenizer, self._inference)
+        usage = RegistryUsageClient(self._channels[0], config.registry_address)
+        self.meter = Meter(usage, every_s=config.usage_every_s)
+        service = GatewayService(router, licences, tokenizer, self._inference, self.meter)
         self._grpc = GrpcServer("gateway", config.address, authenticate=authenticate, on_denied=on_denied)
         add, servicer = pb_grpc.add_GenerationServiceServicer_to_server, GenerationServicer(service)
         self._grpc.add(add, servicer, "anthesis.v1.GenerationService", access.GENERATION)
@@ -206,11 +213,13 @@ class Gateway:
 
     async def start(self) -> tuple[int, int]:
         """Listen; return the ports of gRPC and HTTP."""
+        self._reporting = asyncio.create_task(self.meter.run())
         return await self._grpc.start(), await self._http.start()
 
     async def stop(self) -> None:
         """Refuse new calls and let those under way end."""
         await asyncio.gather(self._grpc.stop(self._drain_s), self._http.stop())
+        await self.meter.stop(self._reporting)
         await self._inference.close()
         for channel in self._channels:
             await channel.close()

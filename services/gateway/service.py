@@ -13,6 +13,7 @@ from services.gateway.choices import best_pieces, choices, drawing_all
 from services.gateway.generation import ANONYMOUS, Caller, InvalidParameter, Piece, Pooling, Prompt, Sampling, Token
 from services.gateway.inference_client import InferenceClient, ScoreIds
 from services.gateway.licence_client import LicenceClient
+from services.gateway.metering import Meter
 from services.gateway.registry_client import ResolvedModel
 from services.gateway.routing import Router
 from services.gateway.tokenizer_client import Encoding, TokenizerClient
@@ -50,8 +51,14 @@ class ScoredText:
 
 class GatewayService:
     def __init__(
-        self, router: Router, licences: LicenceClient, tokenizer: TokenizerClient, inference: InferenceClient
+        self,
+        router: Router,
+        licences: LicenceClient,
+        tokenizer: TokenizerClient,
+        inference: InferenceClient,
+        meter: Meter,
     ) -> None:
+        self._meter = meter
         self._router = router
         self._licences = licences
         self._tokenizer = tokenizer
@@ -65,9 +72,14 @@ class GatewayService:
         return OpenModel(resolved, await self._tokenizer.vocabulary(resolved.tokenizer_digest))
 
     async def open_for(self, principal: Principal, model: str) -> OpenModel:
-        """As `open`, to compute with it. Raises LicenceNotAccepted where `principal` has still to accept a licence."""
+        """As `open`, to compute with it: one request of the caller's.
+
+        Raises LicenceNotAccepted where `principal` has still to accept a licence, QuotaExceeded.
+        """
+        await self._meter.admit()
         opened = await self.open(model)
         await self._licences.require_acceptance(principal, opened.version)
+        self._meter.count(opened.version, requests=1)
         return opened
 
     async def encode(self, model: OpenModel, prompts: Sequence[Prompt], param: str = "prompt") -> list[list[int]]:
@@ -138,9 +150,16 @@ class GatewayService:
         drawn = await self._router.call(
             model.resolved, lambda worker: self._inference.generate(worker, model.version, prompt_ids, asked, caller)
         )
-        async with drawn, aclosing(choices(drawn, model.vocabulary, stops, asked.num_choices)) as pieces:
-            async for piece in best_pieces(pieces, sampling) if ranked_here else pieces:
-                yield piece
+        self._meter.count(model.version, prompt_tokens=len(prompt_ids))
+        completion_tokens: dict[int, int] = {}  # of each choice; of one that was left, as many as came
+        try:
+            async with drawn, aclosing(choices(drawn, model.vocabulary, stops, asked.num_choices)) as pieces:
+                async for piece in best_pieces(pieces, sampling) if ranked_here else pieces:
+                    so_far = completion_tokens.get(piece.choice, 0) + len(piece.tokens)
+                    completion_tokens[piece.choice] = piece.completion_tokens if piece.finish else so_far
+                    yield piece
+        finally:
+            self._meter.count(model.version, completion_tokens=sum(completion_tokens.values()))
 
     async def tokenize(self, model: OpenModel, text: str) -> Encoding:
         return await self._tokenizer.encode_with_offsets(model.resolved.tokenizer_digest, text)
@@ -163,7 +182,9 @@ class GatewayService:
         vectors = await self._router.call(
             model.resolved, lambda worker: self._inference.embed(worker, model.version, batch, pooling, caller)
         )
-        return Embedded(vectors, sum(map(len, batch)))
+        num_tokens = sum(map(len, batch))
+        self._meter.count(model.version, prompt_tokens=num_tokens)
+        return Embedded(vectors, num_tokens)
 
     async def score_texts(
         self, model: OpenModel, items: Sequence[tuple[str, str]], caller: Caller = ANONYMOUS
@@ -191,6 +212,7 @@ class GatewayService:
                 model.resolved, lambda worker: self._inference.score(worker, model.version, asked, caller)
             )
         )
+        self._meter.count(model.version, prompt_tokens=sum(len(context) + len(targets) for context, targets in asked))
         return [next(scored) if targets else [] for _, targets in items]
 
     def _check_score_length(self, model: OpenModel, number: int, num_tokens: int) -> None:

@@ -7,6 +7,7 @@ would only look like a limit.
 from services.common.access import Access, Permission
 
 _READ, _TRAIN, _ADMIN, _INTERNAL = Permission.READ, Permission.TRAIN, Permission.ADMIN, Permission.INTERNAL
+_OPERATE = Permission.OPERATE
 
 REGISTRY: Access = {
     "ListModels": _READ,
@@ -35,8 +36,8 @@ REGISTRY: Access = {
     "UploadArtifact": _TRAIN,
     "DownloadArtifact": _READ,
     "GetArtifact": _READ,
-    "VerifyArtifacts": _READ,  # everything in the store: admins, rpc/transfers.py
-    "CollectGarbage": _ADMIN,
+    "VerifyArtifacts": _READ,  # everything in the store: platform admins, rpc/transfers.py
+    "CollectGarbage": _OPERATE,
     "CreateDataset": _TRAIN,
     "GetDataset": _READ,
     "ListDatasets": _READ,
@@ -57,7 +58,7 @@ REGISTRY: Access = {
 LICENCES: Access = {
     "ListLicences": _READ,
     "GetLicence": _READ,
-    "CreateLicence": _ADMIN,
+    "CreateLicence": _OPERATE,
     "AcceptLicence": _READ,  # for oneself
     "ListAcceptances": _READ,
     "CheckAcceptance": _READ,
@@ -74,6 +75,15 @@ EVALUATIONS: Access = {
     "GetGate": _READ,
     "ListGates": _READ,
     "DeleteGate": _TRAIN,
+}
+PROJECTS: Access = {
+    "CreateProject": _OPERATE,
+    "ListProjects": _READ,
+    "GetProject": _READ,
+    "UpdateProject": _OPERATE,
+    "NoteArtifact": _INTERNAL,
+    "ListUsage": _ADMIN,
+    "ReportUsage": _INTERNAL,
 }
 
 WEBHOOKS: Access = {

@@ -12,11 +12,13 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from services.common.auth import current_project
 from services.common.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
 from services.registry import audit
 from services.registry.database import insert_if_absent
 from services.registry.evaluations.gate_check import check_gate
-from services.registry.tables import Alias, AliasChange, Deployment
+from services.registry.projects.scope import check_refers
+from services.registry.tables import Alias, AliasChange, Deployment, ModelVersion
 from services.registry.version_states import hold
 
 SET, ROLLBACK, JOB, DELETE = "SET", "ROLLBACK", "JOB", "DELETE"
@@ -37,10 +39,14 @@ async def set_alias(
 ) -> Alias:
     """Point alias `name` at `version` (a version's own name); where it points there already, nothing changes.
 
-    Raises Aborted when it is not at `new.if_generation`, InvalidArgument, GateRefused.
+    Raises Aborted when it is not at `new.if_generation`, InvalidArgument, GateRefused, FailedPrecondition for the
+    version of a project that the alias is not of.
     """
-    await insert_if_absent(session, Alias, name=name, version=None, generation=0, update_time=now)
+    owner = await session.scalar(select(ModelVersion.project).where(ModelVersion.name == version)) or ""
+    values = {"version": None, "generation": 0, "update_time": now, "project": current_project() or owner}
+    await insert_if_absent(session, Alias, name=name, **values)
     alias = await _lock(session, name)
+    check_refers("alias", name, alias.project, owner)
     _check(alias, new)
     if alias.version != version:
         overridden = await check_gate(session, alias, version, override=new.override_gate)

@@ -38,6 +38,7 @@ _KINDS = {
     "Suite": "suite",
     "Evaluation": "version",
     "Gate": "gate",
+    "Project": "project",
 }
 
 
@@ -77,6 +78,7 @@ def _add(session: AsyncSession, now: datetime, call: Call, resource: str, value:
     session.add(
         AuditEntry(
             time=now,
+            project=call.principal.project,
             principal=call.principal.name,
             key_id=call.principal.key_id,
             action=_short(call.action),
@@ -125,7 +127,7 @@ class Audit:
             key = await session.get(ApiKey, key_id)
         if key is None:
             raise NotFound(f"no API key {key_id[:200]!r}; report the id that Authenticate answered")
-        await self.denied(Call(Principal(key.id, key.principal, key.role), action), resource)
+        await self.denied(Call(Principal(key.id, key.principal, key.role, project=key.project), action), resource)
 
     async def list_entries(self, query: AuditQuery, page: PageRequest) -> Page[AuditEntry]:
         """Newest first."""

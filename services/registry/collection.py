@@ -5,12 +5,14 @@ import logging
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
+from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.artifacts import ArtifactStore, Stored
 from services.registry import audit
 from services.registry.database import Clock, Database, utc_now
 from services.registry.deletion import purge_expired
+from services.registry.projects.tables import ProjectArtifact
 from services.registry.references import exclude, read_references, read_uploading
 from services.registry.uploads import Uploads
 
@@ -56,6 +58,8 @@ class Collector:
             unneeded = await _unneeded(session, batch)
             deleted = await asyncio.to_thread(self._remove, unneeded, before)
             if deleted:
+                gone = [stored.name for stored in deleted]
+                await session.execute(delete(ProjectArtifact).where(ProjectArtifact.digest.in_(gone)))
                 freed = sum(stored.size_bytes for stored in deleted)
                 audit.record(session, self._clock(), "artifacts", f"{len(deleted)} files, {freed} bytes deleted")
         log.info("collected %d files, %d bytes", len(deleted), sum(stored.size_bytes for stored in deleted))

@@ -23,6 +23,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from services.common.errors import Unavailable
+from services.registry.projects.session import ScopedSession, check_not_taken
 from services.registry.tables import Base
 
 BUSY_TIMEOUT_MS = 30_000
@@ -43,8 +44,9 @@ class Database:
         self.url = url
         self.engine = open_engine(url)
         writing = self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
-        self._reading_session = async_sessionmaker(self.engine, expire_on_commit=False)
-        self._writing_session = async_sessionmaker(writing, expire_on_commit=False)
+        scoped: dict[str, Any] = {"sync_session_class": ScopedSession, "expire_on_commit": False}
+        self._reading_session = async_sessionmaker(self.engine, **scoped)
+        self._writing_session = async_sessionmaker(writing, **scoped)
         self._background: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -163,7 +165,13 @@ def alembic_config(url: str | None = None) -> Config:
 
 
 async def insert_if_absent(session: AsyncSession, table: type[Base], **values: Any) -> bool:
-    """Insert a row unless one with the same key (or other unique value) exists; say whether it was inserted."""
+    """Insert a row unless one with the same key (or other unique value) exists; say whether it was inserted.
+
+    Raises AlreadyExists where the one that exists is another project's.
+    """
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     result = await session.execute(insert(table).values(**values).on_conflict_do_nothing())
-    return bool(result.rowcount)  # type: ignore[attr-defined]
+    inserted = bool(result.rowcount)  # type: ignore[attr-defined]
+    if not inserted:
+        await check_not_taken(session, table, values)
+    return inserted

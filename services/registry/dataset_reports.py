@@ -21,6 +21,7 @@ from services.registry.checkpoints import File
 from services.registry.database import Database
 from services.registry.dataset_names import check_datasets_exist
 from services.registry.job_specs import RANGES, ValidateDatasetSpec
+from services.registry.projects.artifacts import note_artifacts
 from services.registry.references import keep
 from services.registry.tables import Dataset, Job
 from services.registry.tokenizers import vocabulary_size
@@ -93,5 +94,6 @@ async def attach_report(
     """Make it the newest report on the dataset's version."""
     await keep(session, artifacts, [digest])
     row = await session.get_one(Dataset, dataset, with_for_update=True)
+    await note_artifacts(session, row.project, {digest: await asyncio.to_thread(artifacts.size, digest)})
     row.report_digest, row.report_job_id = digest, job.id
     audit.record(session, now, f"dataset/{row.dataset}", f"report on version {row.number}: {digest}")

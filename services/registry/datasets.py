@@ -7,6 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.artifacts import ArtifactStore, check_digest
+from services.common.auth import current_project
 from services.common.errors import AlreadyExists, InvalidArgument
 from services.registry import audit
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
@@ -14,6 +15,9 @@ from services.registry.dataset_names import find_dataset, find_newest, newest_da
 from services.registry.dataset_preview import Preview, preview
 from services.registry.names import check_name
 from services.registry.pages import Page, PageRequest, read_page
+from services.registry.projects.artifacts import note_artifacts
+from services.registry.projects.quotas import check_stored_bytes
+from services.registry.projects.session import check_usable
 from services.registry.references import keep
 from services.registry.tables import Dataset
 from services.registry.training_data import check_mixture
@@ -53,8 +57,12 @@ class Datasets:
             await keep(session, self._artifacts, [digest])
             while not (same := await _same(session, name, dataset_format, digest)):
                 newest = await find_newest(session, name)
-                number = newest.number + 1 if newest else 1
-                if await insert_if_absent(session, Dataset, name=f"{name}@{number}", number=number, **row):
+                await check_usable(session, (Dataset, f"{name}@1"))
+                number, project = (newest.number + 1, newest.project) if newest else (1, current_project())
+                values = {"name": f"{name}@{number}", "number": number, "project": project}
+                if await insert_if_absent(session, Dataset, **values, **row):
+                    await check_stored_bytes(session, {digest: size})
+                    await note_artifacts(session, project, {digest: size})
                     audit.record(session, self._clock(), f"dataset/{name}", f"version {number}: {digest}")
         return same
 

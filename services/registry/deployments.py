@@ -17,12 +17,14 @@ from typing import Any
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from services.common.auth import current_project
 from services.common.errors import AlreadyExists, InvalidArgument, NotFound
 from services.registry import audit
 from services.registry.aliases import resolve
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
 from services.registry.names import check_name
 from services.registry.pages import Page, PageRequest, read_page
+from services.registry.projects.scope import check_refers
 from services.registry.tables import Alias, Deployment, ModelVersion, Worker
 
 WORKER_STATES = ("LOADING", "READY", "FAILED", "UNLOADING")
@@ -64,16 +66,16 @@ class Deployments:
         async with self._database.write() as session:
             alias = await session.get(Alias, target, with_for_update=True)  # locked: not deleted while it is deployed
             version = await resolve(session, target, held=True)
-            target = target if alias and alias.version else version.name
-            created = await insert_if_absent(
-                session, Deployment, name=name, target=target, replicas=replicas, create_time=self._clock()
-            )
+            target, owner = (target, alias.project) if alias and alias.version else (version.name, version.project)
+            values = {"target": target, "replicas": replicas, "project": current_project() or owner}
+            created = await insert_if_absent(session, Deployment, name=name, create_time=self._clock(), **values)
             row = await session.get_one(Deployment, name, with_for_update=True, populate_existing=True)
             if row.target != target:
                 raise AlreadyExists(
                     f"deployment {name!r} exists with target {row.target!r}, not {target!r}; "
                     "delete it first, or choose another name"
                 )
+            check_refers("deployment", name, row.project, owner)
             if created or row.replicas != replicas:
                 audit.record(session, self._clock(), f"deployment/{name}", f"{target} on {replicas or 'all'} workers")
             row.replicas = replicas

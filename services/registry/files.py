@@ -14,12 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.access import Permission
 from services.common.artifacts import ArtifactStore, check_digest
-from services.common.auth import Principal
+from services.common.auth import Principal, current_project
 from services.common.errors import InvalidArgument, NotFound
 from services.registry import audit
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
 from services.registry.names import new_id
 from services.registry.pages import Page, PageRequest, read_page
+from services.registry.projects.artifacts import note_artifacts
 from services.registry.references import keep
 from services.registry.tables import File
 
@@ -115,10 +116,12 @@ class Files:
 
 async def _insert(session: AsyncSession, file: File) -> File:
     """The file, or the one that was made with its idempotency key before."""
+    file.project = current_project()
     values = {column.name: getattr(file, column.name) for column in File.__table__.columns}
     if not await insert_if_absent(session, File, **values):
         same = (File.created_by == file.created_by, File.idempotency_key == file.idempotency_key)
         return (await session.scalars(select(File).where(*same))).one()
+    await note_artifacts(session, file.project, {file.digest: file.size_bytes} if file.project else {})
     audit.record(session, file.create_time, f"file/{file.id}", file.digest)
     return file
 

@@ -16,6 +16,7 @@ from services.common.artifacts import ArtifactStore
 from services.common.errors import InvalidArgument
 from services.registry.files import RESULTS
 from services.registry.job_progress import Progress
+from services.registry.projects.artifacts import note_artifacts
 from services.registry.tables import File, Job, JobEvent
 
 FineTuning = dict[str, Any]  # the fields of FineTuning
@@ -37,12 +38,15 @@ async def add_metrics_file(session: AsyncSession, artifacts: ArtifactStore, job:
     """A CSV of the job's steps, for whoever submitted it. Call it where `keep` was called."""
     query = select(JobEvent.body).where(JobEvent.job_id == job.id, JobEvent.kind == "progress")
     table = _write(await session.scalars(query.order_by(JobEvent.sequence))).encode()
+    digest = await asyncio.to_thread(artifacts.write_bytes, table)
+    if job.project:
+        await note_artifacts(session, job.project, {digest: len(table)})
     session.add(
         File(
             id="file-" + job.id.removeprefix("job-"),
             filename="step_metrics.csv",
             purpose=RESULTS,
-            digest=await asyncio.to_thread(artifacts.write_bytes, table),
+            digest=digest,
             size_bytes=len(table),
             format="",
             num_rows=0,

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections import defaultdict
+from contextvars import Context
 
 from sqlalchemy import select
 
@@ -26,7 +27,8 @@ class JobWatchers:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[job_id][future] = after
         if self._polling is None or self._polling.done():
-            self._polling = asyncio.create_task(self._poll())
+            # Not the first watcher's: a query for all streams sees the jobs of all projects.
+            self._polling = asyncio.create_task(self._poll(), context=Context())
         try:
             await future
         finally:

@@ -45,9 +45,24 @@ from services.registry.job_watchers import JobWatchers
 from services.registry.licences.acceptance import require_acceptance
 from services.registry.names import check_model_name, check_name, new_id
 from services.registry.pages import Page, PageRequest, read_page
+from services.registry.projects.quotas import check_jobs
+from services.registry.projects.scope import ProjectScoped
+from services.registry.projects.session import check_usable
 from services.registry.references import keep
 from services.registry.search import JobQuery
-from services.registry.tables import CANCELLED, PAUSED, PENDING, Job, JobDataset, JobEvent, Model, ModelVersion
+from services.registry.tables import (
+    CANCELLED,
+    PAUSED,
+    PENDING,
+    Alias,
+    Dataset,
+    Deployment,
+    Job,
+    JobDataset,
+    JobEvent,
+    Model,
+    ModelVersion,
+)
 from services.registry.tokenizers import check_fits, vocabulary_size
 from services.registry.training_data import read_training_data
 from services.registry.version_states import hold_model
@@ -128,6 +143,8 @@ class Jobs:
         spec = await _resolve(session, new)
         if isinstance(spec, JobSpec):
             await hold_model(session, spec.output_model)  # after the base, as in whatever locks both
+        await check_usable(session, *_changed_by(new, spec))
+        await check_jobs(session)
         job_id = new_id("job", now)
         inserted = await insert_if_absent(
             session,
@@ -212,6 +229,15 @@ class Jobs:
             else:
                 say(session, job, now, "cancel requested")
         return job
+
+
+def _changed_by(new: NewJob, spec: AnyJobSpec) -> list[tuple[type[ProjectScoped], str]]:
+    """What the job makes or changes when it succeeds, by name."""
+    if isinstance(spec, ValidateDatasetSpec):
+        return [(Dataset, spec.dataset)]
+    if isinstance(spec, EvaluateSpec):
+        return []
+    return [(Model, spec.output_model), (Alias, new.deploy_alias), (Deployment, new.deploy_alias)]
 
 
 async def _find_by_key(session: AsyncSession, new: NewJob) -> Job | None:

@@ -1,6 +1,7 @@
 """API keys. Kept as HMAC-SHA256 under a pepper that lies outside the database; the key itself is shown once.
 
-A key has a role, and may have less: scopes, an expiry. Nobody makes a key of more rights than their own.
+A key has a role, and may have less: scopes, an expiry, a project, of which its principal's name begins with the name.
+Nobody makes a key of more rights than their own.
 """
 
 import hashlib
@@ -12,13 +13,15 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import or_, select, update
 
-from services.common.access import ROLES, Permission, rights
+from services.common.access import PLATFORM_ONLY, ROLES, Permission, rights
 from services.common.auth import Principal, check_not_expired
 from services.common.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Unauthenticated
 from services.registry import audit
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
 from services.registry.names import check_name, new_id
 from services.registry.pages import Page, PageRequest, read_page
+from services.registry.projects.service import find_open
+from services.registry.projects.tables import Project
 from services.registry.tables import ApiKey
 
 CACHE_S = 2.0  # another process's revocation counts after this
@@ -49,22 +52,32 @@ class Keys:
         label: str = "",
         scopes: Collection[str] = (),
         expire_time: datetime | None = None,
+        project: str = "",
         by: Principal | None = None,
     ) -> tuple[ApiKey, str]:
-        """A new key and its secret, made with the rights of `by` (None: the platform itself).
+        """A new key and its secret, made with the rights of `by` (None: the platform itself) and in its project.
 
-        Raises InvalidArgument; PermissionDenied when the key could do more than `by`, or for longer.
+        Raises InvalidArgument, NotFound for a project that there is not; PermissionDenied when the key could do more
+        than `by`, or for longer, or elsewhere.
         """
-        check_role(role, scopes)
+        project = check_project(by, project)
+        check_role(role, scopes, project)
         if len(label) > MAX_LABEL or not label.isprintable():
             raise InvalidArgument(f"label {label[:40]!r} is not allowed; use at most {MAX_LABEL} printable characters")
         if expire_time and expire_time <= self._clock():
             raise InvalidArgument(f"expire_time {expire_time.isoformat()} is over; choose one in the future")
         if by:
-            check_no_more_than(by, rights(role, scopes), expire_time)
+            check_no_more_than(by, rights(role, scopes, project), expire_time)
         secret = new_secret()
-        scopes = sorted(set(scopes))
-        key = await self.register(principal, role, secret, label=label, scopes=scopes, expire_time=expire_time)
+        key = await self.register(
+            principal,
+            role,
+            secret,
+            label=label,
+            scopes=sorted(set(scopes)),
+            expire_time=expire_time,
+            project=project,
+        )
         return key, secret
 
     async def register(
@@ -76,22 +89,29 @@ class Keys:
         label: str = "",
         scopes: Collection[str] = (),
         expire_time: datetime | None = None,
+        project: str = "",
     ) -> ApiKey:
-        """Make `secret` a key of `principal`; where it is one already, return that."""
+        """Make `secret` a key of `principal`; where it is one already, return that.
+
+        Raises NotFound, FailedPrecondition for a project that is not there or archived.
+        """
         check_name("principal", principal)
         digest, now = self._digest(secret), self._clock()
         async with self._database.write() as session:
+            if project:
+                await find_open(session, project)
             inserted = await insert_if_absent(
                 session,
                 ApiKey,
                 id=new_id("key", now),
-                principal=principal,
+                principal=f"{project}/{principal}" if project else principal,
                 role=role,
                 digest=digest,
                 create_time=now,
                 label=label,
                 scopes=list(scopes),
                 expire_time=expire_time,
+                project=project,
             )
             key = (await session.scalars(select(ApiKey).where(ApiKey.digest == digest))).one()
             if inserted:
@@ -123,8 +143,7 @@ class Keys:
         if seen and time.monotonic() - seen[0] < CACHE_S:
             check_not_expired(seen[1], self._clock())
             return seen[1]
-        key = await self._find(digest)
-        principal = self._check(key)
+        key, principal = await self._find(digest)
         if len(self._cache) >= MAX_CACHED:
             self._cache.clear()
         self._cache[digest] = (time.monotonic(), principal)
@@ -135,21 +154,24 @@ class Keys:
 
     async def verify(self, secret: str) -> Principal:
         """`authenticate`, which is no use of the key."""
-        return self._check(await self._find(self._digest(secret)))
+        return (await self._find(self._digest(secret)))[1]
 
-    async def _find(self, digest: str) -> ApiKey:
+    async def _find(self, digest: str) -> tuple[ApiKey, Principal]:
+        query = select(ApiKey, Project).outerjoin(Project, Project.name == ApiKey.project)
         async with self._database.read() as session:
-            key = await session.scalar(select(ApiKey).where(ApiKey.digest == digest))
-        if key is None:
+            found = (await session.execute(query.where(ApiKey.digest == digest))).first()
+        if found is None:
             raise Unauthenticated("the API key is not known; ask an admin for a new one")
-        return key
-
-    def _check(self, key: ApiKey) -> Principal:
+        key, project = found
         if key.revoke_time:
             raise Unauthenticated("the API key was revoked; ask an admin for a new one")
-        principal = Principal(key.id, key.principal, key.role, frozenset(key.scopes), key.expire_time)
+        if project and project.archive_time:
+            raise Unauthenticated(
+                f"the API key is of project {project.name!r}, which is archived; ask a platform admin"
+            )
+        principal = Principal(key.id, key.principal, key.role, frozenset(key.scopes), key.expire_time, key.project)
         check_not_expired(principal, self._clock())
-        return principal
+        return key, principal
 
     async def _note_use(self, key_id: str, now: datetime) -> None:
         """Several registries may see the same use: only one of them writes."""
@@ -158,12 +180,22 @@ class Keys:
             await session.execute(update(ApiKey).where(ApiKey.id == key_id, stale).values(last_used_time=now))
 
 
-def check_role(role: str, scopes: Collection[str]) -> None:
-    """Raise InvalidArgument unless the role is known and has every scope."""
-    if role not in ROLES:
-        raise InvalidArgument(f"role {role!r} is not known; choose {', '.join(ROLES)}")
-    if beyond := sorted(set(scopes) - ROLES[role]):
-        has = ", ".join(permission for permission in Permission if permission in ROLES[role])
+def check_project(by: Principal | None, project: str) -> str:
+    """The project of a key that `by` makes for `project`. Raises PermissionDenied for another than its own."""
+    own = by.project if by else ""
+    if own and project not in ("", own):
+        raise PermissionDenied(f"your key makes keys of project {own!r} alone, not of {project[:200]!r}")
+    return own or project
+
+
+def check_role(role: str, scopes: Collection[str], project: str = "") -> None:
+    """Raise InvalidArgument unless the role is known, one of a project's where there is one, and has every scope."""
+    known = [name for name in ROLES if not project or name != "service"]
+    if role not in known:
+        raise InvalidArgument(f"role {role!r} is not known{' in a project' * bool(project)}; choose {', '.join(known)}")
+    allowed = ROLES[role] - PLATFORM_ONLY if project else ROLES[role]
+    if beyond := sorted(set(scopes) - allowed):
+        has = ", ".join(permission for permission in Permission if permission in allowed)
         raise InvalidArgument(f"scope {beyond[0]!r} is none of role {role!r}; choose from {has}")
 
 

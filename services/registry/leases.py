@@ -14,6 +14,7 @@ from sqlalchemy import exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.artifacts import ArtifactStore
+from services.common.auth import acting_for
 from services.common.errors import Aborted, FailedPrecondition, InvalidArgument
 from services.registry import audit, job_logs
 from services.registry.alias_changes import JOB, NewChange, set_alias
@@ -202,8 +203,15 @@ class Leases:
         report it made.
 
         The same token again gives the same job. Raises Aborted, changing nothing, for a stale token; InvalidArgument
-        for files that are no checkpoint, report or measurement: the job then still runs.
+        for files that are no checkpoint, report or measurement: the job then still runs. What it makes is of the job's
+        project.
         """
+        async with self._database.read() as session:
+            job = await read_job(session, job_id)
+        with acting_for(job.project):
+            return await self._finish(job_id, token, outcome, progress)
+
+    async def _finish(self, job_id: str, token: int, outcome: Outcome, progress: Sequence[Progress]) -> Job:
         async with self._database.read() as session:
             job = await read_job(session, job_id)
             base = await self._with_references(session, job)
@@ -341,8 +349,9 @@ async def _deploy(session: AsyncSession, job: Job, version: str, now: datetime) 
     """Raises GateRefused, having changed nothing."""
     alias = job.deploy_alias
     change = NewChange(principal=job.created_by, reason=f"made by {job.id}")
-    await set_alias(session, alias, version, change, now, JOB)
-    if await insert_if_absent(session, Deployment, name=alias, target=alias, replicas=0, create_time=now):
+    project = (await set_alias(session, alias, version, change, now, JOB)).project
+    deployment = {"name": alias, "target": alias, "replicas": 0, "create_time": now, "project": project}
+    if await insert_if_absent(session, Deployment, **deployment):
         audit.record(session, now, f"deployment/{alias}", f"{alias} on all workers")
 
 

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from services.common.auth import current_project
 from services.common.errors import AlreadyExists
 from services.registry import audit
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
@@ -13,7 +14,7 @@ from services.registry.licences.expression import normal
 from services.registry.names import check_model_name
 from services.registry.pages import Page, PageRequest, read_page
 from services.registry.search import NEWEST, ModelQuery
-from services.registry.tables import Model
+from services.registry.tables import Model, ModelVersion
 from services.registry.tags import check_tags
 from services.registry.text import searchable
 from services.registry.version_states import check_can_grow, check_not_deleted, lock_model, no_model
@@ -30,9 +31,15 @@ class NewModel:
 
 
 async def ensure_model(
-    session: AsyncSession, name: str, licence: str, base_model: str, now: datetime, *, created_by: str = ""
+    session: AsyncSession,
+    name: str,
+    licence: str,
+    base: ModelVersion | None,
+    now: datetime,
+    *,
+    created_by: str = "",
 ) -> Model:
-    """The model's row, made when missing and locked until the transaction ends.
+    """The model's row, made when missing and locked until the transaction ends. What is made of a project's is its.
 
     Raises FailedPrecondition for a deleted one.
     """
@@ -40,8 +47,9 @@ async def ensure_model(
         session,
         Model,
         name=check_model_name(name),
+        project=current_project() or (base.project if base else ""),
         licence=licence,
-        base_model=base_model,
+        base_model=base.model if base else "",
         create_time=now,
         search_text=searchable(name),
         created_by=created_by,

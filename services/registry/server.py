@@ -7,6 +7,7 @@ from anthesis.v1 import (
     file_pb2_grpc,
     job_pb2_grpc,
     licence_pb2_grpc,
+    project_pb2_grpc,
     registry_pb2_grpc,
     webhook_pb2_grpc,
 )
@@ -37,11 +38,15 @@ from services.registry.leases import Leases
 from services.registry.licences.builtin import check_seeded
 from services.registry.licences.service import Licences
 from services.registry.models import Models
+from services.registry.projects.service import Projects
+from services.registry.projects.usage import UsageLog
 from services.registry.reproduction import Reproductions
+from services.registry.rpc.artifact_guard import ArtifactGuard
 from services.registry.rpc.evaluations import EvaluationRpc
 from services.registry.rpc.files import FileRpc
 from services.registry.rpc.jobs import JobRpc
 from services.registry.rpc.licences import LicenceRpc
+from services.registry.rpc.projects import ProjectRpc
 from services.registry.rpc.registry import RegistryRpc, RegistryUseCases
 from services.registry.rpc.webhooks import WebhookRpc
 from services.registry.tags import Tags
@@ -54,6 +59,7 @@ REGISTRY = "anthesis.v1.RegistryService"
 JOBS = "anthesis.v1.JobService"
 LICENCES = "anthesis.v1.LicenceService"
 EVALUATIONS = "anthesis.v1.EvaluationService"
+PROJECTS = "anthesis.v1.ProjectService"
 WEBHOOKS = "anthesis.v1.WebhookService"
 FILES = "anthesis.v1.FileService"
 
@@ -82,7 +88,8 @@ def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
     )
     jobs = Jobs(database, artifacts, watch_poll_s=config.watch_poll_s, cluster=config.training_cluster)
     leases = Leases(database, artifacts, ttl_s=config.job_lease_s, max_lost_leases=config.max_lost_leases)
-    server = GrpcServer("registry", config.address, authenticate=keys.authenticate, on_denied=audit.denied)
+    guard = ArtifactGuard(database)
+    server = GrpcServer("registry", config.address, authenticate=keys.authenticate, on_denied=audit.denied, check=guard)
     registry = RegistryRpc(use_cases)
     server.add(registry_pb2_grpc.add_RegistryServiceServicer_to_server, registry, REGISTRY, access.REGISTRY)
     server.add(
@@ -98,6 +105,8 @@ def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
     )
     add_evaluations = evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server
     server.add(add_evaluations, evaluations, EVALUATIONS, access.EVALUATIONS)
+    add_projects = project_pb2_grpc.add_ProjectServiceServicer_to_server
+    server.add(add_projects, ProjectRpc(Projects(database), UsageLog(database)), PROJECTS, access.PROJECTS)
     webhooks = Webhooks(database, config.pepper, config.webhook_policy)
     add_webhooks = webhook_pb2_grpc.add_WebhookServiceServicer_to_server
     server.add(add_webhooks, WebhookRpc(webhooks), WEBHOOKS, access.WEBHOOKS)

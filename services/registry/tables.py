@@ -17,6 +17,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from services.registry.projects.scope import ProjectPrivate, ProjectScoped
+
 PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED = "PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"
 PAUSED = "PAUSED"
 ENDED = frozenset({SUCCEEDED, FAILED, CANCELLED})
@@ -65,7 +67,7 @@ class Base(DeclarativeBase):
     }
 
 
-class Model(Base):
+class Model(ProjectScoped, Base):
     __tablename__ = "models"
     __table_args__ = (Index(None, "create_time", "name"),)
 
@@ -86,7 +88,7 @@ class Model(Base):
     deleted_by: Mapped[str] = mapped_column(default="")
 
 
-class ModelVersion(Base):
+class ModelVersion(ProjectScoped, Base):
     """Triggers refuse to change what a version is made of, and to delete a row (see version_states.py)."""
 
     __tablename__ = "model_versions"
@@ -133,7 +135,7 @@ class ModelCard(Base):
     updated_by: Mapped[str]
 
 
-class Alias(Base):
+class Alias(ProjectScoped, Base):
     """A movable name of a version. Its row outlives it (see alias_changes.py)."""
 
     __tablename__ = "aliases"
@@ -160,7 +162,7 @@ class AliasChange(Base):
     overridden: Mapped[str] = mapped_column(default="")  # what the alias's gate said, where it was overridden
 
 
-class Dataset(Base):
+class Dataset(ProjectScoped, Base):
     """A version of a dataset. But for its newest report, a row is never updated."""
 
     __tablename__ = "datasets"
@@ -180,7 +182,7 @@ class Dataset(Base):
     report_job_id: Mapped[str | None]
 
 
-class File(Base):
+class File(ProjectPrivate, Base):
     """Its creator sees it, and admins do."""
 
     __tablename__ = "files"
@@ -200,7 +202,7 @@ class File(Base):
     expire_time: Mapped[datetime | None]
 
 
-class Job(Base):
+class Job(ProjectScoped, Base):
     __tablename__ = "jobs"
     __table_args__ = (
         UniqueConstraint("created_by", "idempotency_key"),
@@ -301,7 +303,7 @@ class StateChange(Base):
     time: Mapped[datetime]
 
 
-class Webhook(Base):
+class Webhook(ProjectPrivate, Base):
     __tablename__ = "webhooks"
     __table_args__ = (Index(None, "created_by"),)
 
@@ -335,7 +337,7 @@ class WebhookDelivery(Base):
     next_time: Mapped[datetime | None]  # not before; while an attempt is under way: when it counts as lost
 
 
-class Deployment(Base):
+class Deployment(ProjectScoped, Base):
     __tablename__ = "deployments"
 
     name: Mapped[str] = mapped_column(primary_key=True)
@@ -355,7 +357,7 @@ class Worker(Base):
     lease_expires: Mapped[datetime]
 
 
-class ApiKey(Base):
+class ApiKey(ProjectPrivate, Base):
     __tablename__ = "api_keys"
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -370,7 +372,7 @@ class ApiKey(Base):
     last_used_time: Mapped[datetime | None]  # to about a minute
 
 
-class AuditEntry(Base):
+class AuditEntry(ProjectPrivate, Base):
     """What was done, by whom (see audit.py). Triggers refuse to change or delete a row."""
 
     __tablename__ = "audit_entries"
@@ -419,7 +421,7 @@ class Licence(Base):
     create_time: Mapped[datetime]
 
 
-class LicenceAcceptance(Base):
+class LicenceAcceptance(ProjectPrivate, Base):
     """Who accepted which text, when, with which API key. Rows are never updated."""
 
     __tablename__ = "licence_acceptances"
@@ -442,7 +444,7 @@ class LicensedFile(Base):
     licence: Mapped[str] = mapped_column(primary_key=True)
 
 
-class EvaluationSuite(Base):
+class EvaluationSuite(ProjectScoped, Base):
     """What versions are measured by (see evaluations/suites.py). Rows are never updated."""
 
     __tablename__ = "evaluation_suites"
@@ -462,8 +464,10 @@ class EvaluationSuite(Base):
     create_time: Mapped[datetime]
 
 
-class Evaluation(Base):
-    """A suite's results for a version, or published ones for a model. Rows are never updated."""
+class Evaluation(ProjectScoped, Base):
+    """A suite's results for a version, or published ones for a model: its project's who measured, or the version's.
+    Rows are never updated.
+    """
 
     __tablename__ = "evaluations"
     __table_args__ = (Index(None, "version", "suite"), Index(None, "model"))

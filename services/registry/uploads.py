@@ -18,9 +18,12 @@ from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.artifacts import ArtifactStore, check_digest
+from services.common.auth import current_project
 from services.common.errors import DataLoss, InvalidArgument, NotFound, ResourceExhausted
 from services.registry.database import Clock, Database, utc_now
 from services.registry.names import new_id
+from services.registry.projects.artifacts import may_read, note_artifacts
+from services.registry.projects.quotas import check_stored_bytes
 from services.registry.references import hold_off_collector
 from services.registry.staged_file import StagedFile
 from services.registry.tables import Upload
@@ -56,6 +59,8 @@ class Uploads:
     ) -> Begun:
         """Where the caller's upload of an artifact goes on; unless `again`, nowhere if the artifact is there.
 
+        For a project that may not read it, it is not: who knows its digest alone does not have it.
+
         `upload_id` names an earlier answer, whose stream is ended; else one that nobody sends is taken, or a new one
         made. Raises InvalidArgument, ResourceExhausted.
         """
@@ -64,7 +69,7 @@ class Uploads:
         if upload_id and (upload := await self._find(principal, upload_id)) and upload.digest == digest:
             await self._streams.end(upload_id)
         async with self._transaction() as session:
-            if not again and await self.is_stored(digest, size_bytes):
+            if not again and await may_read(session, [digest]) and await self.is_stored(digest, size_bytes):
                 await self._remember(session, principal, digest, size_bytes)
                 return Begun(upload_id="", offset=size_bytes)
             found = await self._broken_off(session, principal, digest, size_bytes, upload_id)
@@ -123,6 +128,8 @@ class Uploads:
             await finish_in_thread(self._artifacts.adopt, upload.digest, self._path(upload.id))
             async with self._database.write() as session:
                 await session.execute(update(Upload).where(Upload.id == upload.id).values(finish_time=self._clock()))
+                if project := current_project():
+                    await note_artifacts(session, project, {upload.digest: upload.size_bytes})
 
     async def _gather(self, upload: Upload, offset: int, chunks: AsyncIterator[bytes]) -> bool:
         """Append what comes; say whether it is all of the artifact, verified and on disk."""
@@ -185,6 +192,7 @@ class Uploads:
     async def _insert(self, session: AsyncSession, principal: str, digest: str, size_bytes: int) -> Upload:
         unfinished = await _unfinished(session, Upload.principal == principal)
         self._limits.check(principal, [upload.size_bytes for upload in unfinished], size_bytes)
+        await check_stored_bytes(session, {digest: size_bytes})
         now = self._clock()
         upload = Upload(
             id=new_id("upload", now), principal=principal, digest=digest, size_bytes=size_bytes, create_time=now

@@ -23,6 +23,8 @@ from services.registry.licences.expression import join, normal, parse
 from services.registry.models import ensure_model
 from services.registry.names import check_model_name
 from services.registry.pages import Page, PageRequest, read_page
+from services.registry.projects.artifacts import note_artifacts
+from services.registry.projects.quotas import check_stored_bytes
 from services.registry.references import keep
 from services.registry.search import VersionQuery
 from services.registry.tables import READY, Model, ModelVersion
@@ -64,8 +66,8 @@ async def add_version(
     parents = await _resolve_parents(session, new)
     licence = await decide_licence(session, new.model, new.licence, parents)
     datasets = [dataset.name for dataset in await check_datasets_exist(session, new.datasets)]
-    base_model = parents[0].model if parents else ""
-    model = await ensure_model(session, new.model, licence, base_model, now, created_by=new.created_by)
+    base = parents[0] if parents else None
+    model = await ensure_model(session, new.model, licence, base, now, created_by=new.created_by)
     _check_shape(model, checkpoint.config)
     numbers = select(func.max(ModelVersion.number)).where(ModelVersion.model == model.name)
     model.latest_version = (await session.scalar(numbers) or 0) + 1  # above those of deleted ones
@@ -74,6 +76,7 @@ async def add_version(
     version = ModelVersion(
         name=f"{model.name}@{model.latest_version}",
         model=model.name,
+        project=model.project,
         number=model.latest_version,
         licence=licence,
         tokenizer_digest=new.tokenizer_digest,
@@ -93,6 +96,10 @@ async def add_version(
     version.files = await carry(session, artifacts, version)
     version.size_bytes = sum(file["size_bytes"] for file in version.files)
     await note_files(session, licence, version.files)
+    sizes = {new.tokenizer_digest: 0}  # it counts for those who sent it, or had it trained
+    sizes |= {file["digest"]: file["size_bytes"] for file in version.files}
+    await check_stored_bytes(session, sizes)
+    await note_artifacts(session, version.project, sizes)
     session.add(version)
     audit.record(session, now, f"version/{version.name}", f"{licence}, by {new.job_id or new.source}")
     await session.flush()

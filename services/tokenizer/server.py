@@ -9,12 +9,14 @@ from anthesis.v1 import tokenizer_pb2_grpc as pb_grpc
 
 from services.common.access import Access, Permission
 from services.common.artifacts import ArtifactStore
-from services.common.auth import Authenticate, OnDenied, RegistryAuthenticator
+from services.common.auth import Authenticate, OnDenied, RegistryAuthenticator, current_project
+from services.common.errors import FailedPrecondition
 from services.common.logs import set_up_logging
 from services.common.server import GrpcServer
 from services.common.settings import Platform
 from services.tokenizer.config import TokenizerConfig
 from services.tokenizer.loaded import Encoding, Span
+from services.tokenizer.registry_client import RegistryClient
 from services.tokenizer.service import TokenizerService
 
 SERVICE = "anthesis.v1.TokenizerService"
@@ -25,8 +27,9 @@ ACCESS: Access = {
 
 
 class TokenizerServicer(pb_grpc.TokenizerServiceServicer):
-    def __init__(self, service: TokenizerService) -> None:
+    def __init__(self, service: TokenizerService, registry: RegistryClient | None) -> None:
         self._service = service
+        self._registry = registry
 
     async def Encode(self, request: pb.EncodeRequest, context: Any) -> pb.EncodeResponse:
         encodings = await self._service.encode(
@@ -52,15 +55,25 @@ class TokenizerServicer(pb_grpc.TokenizerServiceServicer):
         )
 
     async def TrainTokenizer(self, request: pb.TrainTokenizerRequest, context: Any) -> pb.TrainTokenizerResponse:
+        registry = self._for_project() if current_project() else None
+        if registry:
+            await registry.check_readable(request.dataset_digests)
         trained = await self._service.train(
             request.dataset_digests, vocab_size=request.vocab_size, min_frequency=request.min_frequency
         )
+        if registry:
+            await registry.note(trained.digest, trained.size_bytes)
         return pb.TrainTokenizerResponse(
             tokenizer_digest=trained.digest,
             vocab_size=trained.vocab_size,
             num_texts=trained.num_texts,
             num_bytes=trained.num_bytes,
         )
+
+    def _for_project(self) -> RegistryClient:
+        if self._registry is None:
+            raise FailedPrecondition("this tokenizer service has no registry to ask what a project may read")
+        return self._registry
 
 
 def _encoding_to_proto(encoding: Encoding) -> pb.Encoding:
@@ -81,9 +94,11 @@ def build_server(
     authenticate: Authenticate,
     config: TokenizerConfig | None = None,
     on_denied: OnDenied | None = None,
+    registry: RegistryClient | None = None,
 ) -> GrpcServer:
+    """`registry` says what a project may read; without it projects' keys train no tokenizer."""
     server = GrpcServer("tokenizer", address, authenticate=authenticate, on_denied=on_denied)
-    servicer = TokenizerServicer(TokenizerService(store, config or TokenizerConfig()))
+    servicer = TokenizerServicer(TokenizerService(store, config or TokenizerConfig()), registry)
     server.add(pb_grpc.add_TokenizerServiceServicer_to_server, servicer, SERVICE, ACCESS)
     return server
 
@@ -92,8 +107,11 @@ def main() -> None:
     set_up_logging("tokenizer")
     platform = Platform.from_env()
     store = ArtifactStore(platform.artifacts_url, platform.data_dir / "cache")
-    authenticate = RegistryAuthenticator(platform.registry_address, platform.read_key("tokenizer"))
-    server = build_server(platform.tokenizer_address, store, authenticate, on_denied=authenticate.report_denied)
+    key = platform.read_key("tokenizer")
+    authenticate = RegistryAuthenticator(platform.registry_address, key)
+    registry = RegistryClient(platform.registry_address, key)
+    denied = authenticate.report_denied
+    server = build_server(platform.tokenizer_address, store, authenticate, on_denied=denied, registry=registry)
     asyncio.run(server.run())
 
 

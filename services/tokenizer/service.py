@@ -25,6 +25,7 @@ class TrainedTokenizer:
     vocab_size: int
     num_texts: int
     num_bytes: int
+    size_bytes: int  # of the artifact
 
 
 class TokenizerService:
@@ -59,8 +60,9 @@ class TokenizerService:
     def _train(self, dataset_digests: Sequence[str], vocab_size: int, min_frequency: int) -> TrainedTokenizer:
         corpus = Corpus(self._store, dataset_digests)
         tokenizer = bpe.train(corpus, vocab_size=vocab_size, min_frequency=min_frequency)
-        digest = self._store.write_bytes(tokenizer.to_str().encode())
-        return TrainedTokenizer(digest, tokenizer.get_vocab_size(), corpus.num_texts, corpus.num_bytes)
+        data = tokenizer.to_str().encode()
+        digest = self._store.write_bytes(data)
+        return TrainedTokenizer(digest, tokenizer.get_vocab_size(), corpus.num_texts, corpus.num_bytes, len(data))
 
     async def _with(self, digest: str, use: Callable[[LoadedTokenizer], T]) -> T:
         tokenizer = await self._load(digest)

@@ -35,17 +35,20 @@ from services.registry import access as registry_access
 from services.registry.config import read_pepper
 from services.registry.database import utc_now
 from services.registry.keys import Keys
+from services.tokenizer.registry_client import RegistryClient as TokenizerRegistryClient
 from services.tokenizer.server import ACCESS as TOKENIZER
 from services.tokenizer.server import build_server as build_tokenizer
 from tests.support.registry_data import fresh_database
 from tests.support.registry_server import RunningRegistry, running_registry
 
 CALLERS = ("no key", "malformed", "unknown", "expired", "revoked", *ROLES)
+OTHER_PROJECT = "another project's"  # a project's admin who names what is another project's; "–": nothing is named
 TABLES = {  # the same that the servers are started with: they refuse others
     "RegistryService": registry_access.REGISTRY,
     "JobService": registry_access.JOBS,
     "LicenceService": registry_access.LICENCES,
     "EvaluationService": registry_access.EVALUATIONS,
+    "ProjectService": registry_access.PROJECTS,
     "WebhookService": registry_access.WEBHOOKS,
     "FileService": registry_access.FILES,
     "GenerationService": gateway_access.GENERATION,
@@ -57,6 +60,7 @@ SERVED_BY = {
     "JobService": "registry",
     "LicenceService": "registry",
     "EvaluationService": "registry",
+    "ProjectService": "registry",
     "WebhookService": "registry",
     "FileService": "registry",
     "GenerationService": "gateway",
@@ -69,7 +73,7 @@ REACHES, UNAUTHENTICATED, DENIED = "yes", "401", "403"
 _REFUSALS = {grpc.StatusCode.UNAUTHENTICATED: UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED: DENIED}
 
 Headers = Mapping[str, str | None]  # caller -> its `authorization` header; None: sent without
-Row = tuple[str, str, Mapping[str, str]]  # name, permission, caller -> answer
+Row = tuple[str, str, dict[str, str]]  # name, permission, caller -> answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +108,11 @@ async def open_doors(folder: Path) -> AsyncIterator[Doors]:
             return made
 
         verify = authenticator("tokenizer")
-        tokenizer = build_tokenizer("127.0.0.1:0", registry.artifacts, verify, on_denied=verify.report_denied)
+        projects = TokenizerRegistryClient(registry.address, registry.keys["tokenizer"])
+        stack.push_async_callback(projects.close)
+        tokenizer = build_tokenizer(
+            "127.0.0.1:0", registry.artifacts, verify, on_denied=verify.report_denied, registry=projects
+        )
         addresses["tokenizer"] = f"127.0.0.1:{await tokenizer.start()}"
         stack.push_async_callback(tokenizer.stop, 0)
         verify = authenticator("inference")
@@ -223,7 +231,8 @@ async def ask_http(headers: Headers, http: httpx.AsyncClient, route: str) -> dic
 
 def render(rows: list[Row]) -> str:
     """The table in Markdown."""
-    lines = [" | ".join(("", "call", "needs", *CALLERS, "")).strip(), "|---" * (len(CALLERS) + 2) + "|"]
+    callers = (*CALLERS, OTHER_PROJECT)
+    lines = [" | ".join(("", "call", "needs", *callers, "")).strip(), "|---" * (len(callers) + 2) + "|"]
     for name, needs, answers in rows:
-        lines.append(" | ".join(("", name, needs, *(answers[caller] for caller in CALLERS), "")).strip())
+        lines.append(" | ".join(("", name, needs, *(answers.get(caller, "–") for caller in callers), "")).strip())
     return "\n".join(lines)

@@ -17,6 +17,8 @@ from anthesis.v1 import (
     inference_pb2_grpc,
     licence_pb2,
     licence_pb2_grpc,
+    project_pb2,
+    project_pb2_grpc,
     registry_pb2,
     registry_pb2_grpc,
 )
@@ -29,22 +31,23 @@ from services.gateway.config import GatewayConfig
 from services.gateway.server import Gateway
 from services.inference.server import ACCESS as INFERENCE_ACCESS
 from services.registry.access import LICENCES as LICENCES_ACCESS
+from services.registry.access import PROJECTS as PROJECTS_ACCESS
 from services.registry.access import REGISTRY as REGISTRY_ACCESS
 from services.tokenizer.loaded import LoadedTokenizer
 from services.tokenizer.server import build_server
 from tests.support.tokenizers import small_tokenizer_json
 
-SERVICE_KEY, USER_KEY = "service-key", "user-key"
+SERVICE_KEY, USER_KEY, PROJECT_KEY = "service-key", "user-key", "project-key"  # the last of project "lab"
 VERSION = "anthesis/demo@1"
 LICENCE = "apache-2.0 AND mit"
 MAX_SEQUENCE_TOKENS = 64
 
 
 async def authenticate(secret: str) -> Principal:
-    roles = {SERVICE_KEY: "service", USER_KEY: "user"}
+    roles = {SERVICE_KEY: "service", USER_KEY: "user", PROJECT_KEY: "user"}
     if secret not in roles:
         raise Unauthenticated("unknown API key")
-    return Principal("id", secret, roles[secret])
+    return Principal("id", secret, roles[secret], project="lab" if secret == PROJECT_KEY else "")
 
 
 class ScriptedWorker(inference_pb2_grpc.InferenceServiceServicer):
@@ -209,6 +212,18 @@ class SmallLicences(licence_pb2_grpc.LicenceServiceServicer):
         return licence_pb2.CheckAcceptanceResponse(refusal=self.refused.get(request.principal, ""))
 
 
+class SmallProjects(project_pb2_grpc.ProjectServiceServicer):
+    """Keeps what it is told, and has one project."""
+
+    def __init__(self) -> None:
+        self.allowance = project_pb2.Allowance(project="lab")
+        self.told: list[project_pb2.UsageRecord] = []
+
+    async def ReportUsage(self, request: Any, context: Any) -> Any:
+        self.told.extend(request.usage)
+        return project_pb2.ReportUsageResponse(allowances=[self.allowance])
+
+
 @dataclass(kw_only=True)
 class Backends:
     """A running gateway and what is behind it."""
@@ -220,6 +235,7 @@ class Backends:
     store: ArtifactStore
     registry: SmallRegistry
     licences: SmallLicences
+    projects: SmallProjects
     workers: list[ScriptedWorker]
     gateway: Gateway
     servers: dict[str, GrpcServer] = field(default_factory=dict)  # "registry", "tokenizer", "worker-0", …
@@ -261,6 +277,9 @@ async def running_gateway(folder: Path, *, num_workers: int = 1, resolve_ttl_s: 
         licences = SmallLicences()
         add_licences = licence_pb2_grpc.add_LicenceServiceServicer_to_server
         server.add(add_licences, licences, "anthesis.v1.LicenceService", LICENCES_ACCESS)
+        projects = SmallProjects()
+        add_projects = project_pb2_grpc.add_ProjectServiceServicer_to_server
+        server.add(add_projects, projects, "anthesis.v1.ProjectService", PROJECTS_ACCESS)
         registry_address = await start("registry", server)
         tokenizer_address = await start("tokenizer", build_server("127.0.0.1:0", store, authenticate))
         workers = [ScriptedWorker() for _ in range(num_workers)]
@@ -294,6 +313,7 @@ async def running_gateway(folder: Path, *, num_workers: int = 1, resolve_ttl_s: 
             store=store,
             registry=registry,
             licences=licences,
+            projects=projects,
             workers=workers,
             gateway=gateway,
             servers=servers,

@@ -18,9 +18,11 @@ from anthesis.cli import (
     licences,
     models,
     plan,
+    projects,
     reproduce,
     status,
     text,
+    usage,
     webhooks,
 )
 from anthesis.errors import AnthesisError
@@ -42,6 +44,8 @@ for module in (
     jobs,
     reproduce,
     deployments,
+    projects,
+    usage,
     keys,
     licences,
     evaluations,

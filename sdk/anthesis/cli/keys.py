@@ -28,6 +28,7 @@ class Scope(StrEnum):
     TRAIN = "train"
     ADMIN = "admin"
     INTERNAL = "internal"
+    OPERATE = "operate"
 
 
 def register(app: typer.Typer) -> None:
@@ -43,6 +44,7 @@ def create(
     ] = None,
     expires: Annotated[str, typer.Option(help='When it ends: "12h", "90d", "2027-01-31"; by default never.')] = "",
     label: Annotated[str, typer.Option(help="What it is for.")] = "",
+    project: Annotated[str, typer.Option(help="Of which project it is; by default as the key that makes it.")] = "",
     as_json: Json = False,
 ) -> None:
     """Make a key; its secret is shown this once."""
@@ -50,7 +52,9 @@ def create(
     scopes = [Permission.Value(f"PERMISSION_{item.name}") for item in scope or ()]
     with Client() as client:
         number = Role.Value(f"ROLE_{role.name}")
-        created = client.keys.create(principal, number, label=label, scopes=scopes, expire_time=expire_time)
+        created = client.keys.create(
+            principal, number, label=label, scopes=scopes, expire_time=expire_time, project=project
+        )
     if as_json:
         print_json(created)
     else:
@@ -65,7 +69,7 @@ def list_keys(as_json: Json = False) -> None:
     if as_json:
         print_json(keys)
         return
-    columns = ("ID", "PRINCIPAL", "ROLE", "SCOPES", "LABEL", "CREATED", "EXPIRES", "REVOKED", "LAST USED")
+    columns = ("ID", "PRINCIPAL", "ROLE", "SCOPES", "LABEL", "CREATED", "EXPIRES", "REVOKED", "LAST USED", "PROJECT")
     print_table(columns, map(_row, keys))
 
 
@@ -81,4 +85,4 @@ def _row(key: ApiKey) -> tuple[object, ...]:
     role = enum_name(Role, key.role).lower()
     scopes = ",".join(enum_name(Permission, scope).lower() for scope in key.scopes) or "all"
     times = (key.create_time, key.expire_time, key.revoke_time, key.last_used_time)
-    return key.id, key.principal, role, scopes, key.label or "-", *map(show_time, times)
+    return key.id, key.principal, role, scopes, key.label or "-", *map(show_time, times), key.project or "-"

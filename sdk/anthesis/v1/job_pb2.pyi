@@ -93,6 +93,7 @@ class Job(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     ESTIMATE_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
     PAUSE_REQUESTED_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     FINE_TUNING_FIELD_NUMBER: _builtins.int
@@ -105,6 +106,8 @@ class Job(_message.Message):
     model_version: _builtins.str
     """Set when SUCCEEDED, but of an evaluation: "<model>@<number>"."""
     created_by: _builtins.str
+    project: _builtins.str
+    """Whose it is; empty: shared by all projects."""
     pause_requested: _builtins.bool
     """Its worker has been told to stop with a checkpoint."""
     priority: Global___JobPriority.ValueType
@@ -159,6 +162,7 @@ class Job(_message.Message):
         model_version: _builtins.str = ...,
         created_by: _builtins.str = ...,
         estimate: Global___JobEstimate | None = ...,
+        project: _builtins.str = ...,
         pause_requested: _builtins.bool = ...,
         priority: Global___JobPriority.ValueType = ...,
         fine_tuning: Global___FineTuning | None = ...,
@@ -166,7 +170,7 @@ class Job(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "pretrain", b"pretrain", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "created_by", b"created_by", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "id", b"id", "last_sequence", b"last_sequence", "model_version", b"model_version", "pause_requested", b"pause_requested", "pretrain", b"pretrain", "priority", b"priority", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state", "validate_dataset", b"validate_dataset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "created_by", b"created_by", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "id", b"id", "last_sequence", b"last_sequence", "model_version", b"model_version", "pause_requested", b"pause_requested", "pretrain", b"pretrain", "priority", b"priority", "progress", b"progress", "project", b"project", "spec", b"spec", "start_time", b"start_time", "state", b"state", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune", "validate_dataset", "evaluate"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015

@@ -91,7 +91,7 @@ class LicenceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateLicence(self, request, context):
-        """Admins only, and for good: a licence never changes. ALREADY_EXISTS.
+        """Platform admins only, and for good: a licence never changes. ALREADY_EXISTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

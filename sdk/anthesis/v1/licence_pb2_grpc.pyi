@@ -41,7 +41,7 @@ class LicenceServiceStub:
     """By id, without texts."""
     GetLicence: _grpc.UnaryUnaryMultiCallable[_licence_pb2.GetLicenceRequest, _licence_pb2.GetLicenceResponse]
     CreateLicence: _grpc.UnaryUnaryMultiCallable[_licence_pb2.CreateLicenceRequest, _licence_pb2.CreateLicenceResponse]
-    """Admins only, and for good: a licence never changes. ALREADY_EXISTS."""
+    """Platform admins only, and for good: a licence never changes. ALREADY_EXISTS."""
     AcceptLicence: _grpc.UnaryUnaryMultiCallable[_licence_pb2.AcceptLicenceRequest, _licence_pb2.AcceptLicenceResponse]
     """For the caller's principal. Again, it changes nothing. FAILED_PRECONDITION:
     the digest is not that of the licence's text.
@@ -66,7 +66,7 @@ class LicenceServiceAsyncStub(LicenceServiceStub):
     """By id, without texts."""
     GetLicence: _aio.UnaryUnaryMultiCallable[_licence_pb2.GetLicenceRequest, _licence_pb2.GetLicenceResponse]  # type: ignore[assignment]
     CreateLicence: _aio.UnaryUnaryMultiCallable[_licence_pb2.CreateLicenceRequest, _licence_pb2.CreateLicenceResponse]  # type: ignore[assignment]
-    """Admins only, and for good: a licence never changes. ALREADY_EXISTS."""
+    """Platform admins only, and for good: a licence never changes. ALREADY_EXISTS."""
     AcceptLicence: _aio.UnaryUnaryMultiCallable[_licence_pb2.AcceptLicenceRequest, _licence_pb2.AcceptLicenceResponse]  # type: ignore[assignment]
     """For the caller's principal. Again, it changes nothing. FAILED_PRECONDITION:
     the digest is not that of the licence's text.
@@ -106,7 +106,7 @@ class LicenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _licence_pb2.CreateLicenceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_licence_pb2.CreateLicenceResponse, _abc.Awaitable[_licence_pb2.CreateLicenceResponse]]:
-        """Admins only, and for good: a licence never changes. ALREADY_EXISTS."""
+        """Platform admins only, and for good: a licence never changes. ALREADY_EXISTS."""
 
     @_abc_1.abstractmethod
     def AcceptLicence(

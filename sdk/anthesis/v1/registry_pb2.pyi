@@ -196,6 +196,10 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     PERMISSION_TRAIN: _Permission.ValueType  # 3
     PERMISSION_ADMIN: _Permission.ValueType  # 4
     PERMISSION_INTERNAL: _Permission.ValueType  # 5
+    PERMISSION_OPERATE: _Permission.ValueType  # 6
+    """What is the whole platform's: projects, licences, garbage. No project's key
+    has it.
+    """
 
 class Permission(_Permission, metaclass=_PermissionEnumTypeWrapper):
     """What a role has, and what a key can be limited to."""
@@ -206,6 +210,10 @@ PERMISSION_GENERATE: Permission.ValueType  # 2
 PERMISSION_TRAIN: Permission.ValueType  # 3
 PERMISSION_ADMIN: Permission.ValueType  # 4
 PERMISSION_INTERNAL: Permission.ValueType  # 5
+PERMISSION_OPERATE: Permission.ValueType  # 6
+"""What is the whole platform's: projects, licences, garbage. No project's key
+has it.
+"""
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
 @_typing.final
@@ -226,6 +234,7 @@ class Model(_message.Message):
     CREATED_BY_FIELD_NUMBER: _builtins.int
     DELETE_TIME_FIELD_NUMBER: _builtins.int
     DELETED_BY_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"bigscience/bloom-560m"; [a-z0-9._-]+, at most one slash."""
     description: _builtins.str
@@ -245,6 +254,8 @@ class Model(_message.Message):
     created_by: _builtins.str
     """Principal; empty: the catalogue's, or made by an older release."""
     deleted_by: _builtins.str
+    project: _builtins.str
+    """Whose it is; empty: shared by all projects."""
     @_builtins.property
     def languages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """ISO 639 codes of the natural languages, names of programming languages."""
@@ -274,10 +285,11 @@ class Model(_message.Message):
         created_by: _builtins.str = ...,
         delete_time: _timestamp_pb2.Timestamp | None = ...,
         deleted_by: _builtins.str = ...,
+        project: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "config_json", b"config_json", "create_time", b"create_time", "created_by", b"created_by", "delete_time", b"delete_time", "deleted_by", b"deleted_by", "description", b"description", "in_catalogue", b"in_catalogue", "languages", b"languages", "latest_version", b"latest_version", "licence", b"licence", "name", b"name", "parameters", b"parameters", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "config_json", b"config_json", "create_time", b"create_time", "created_by", b"created_by", "delete_time", b"delete_time", "deleted_by", b"deleted_by", "description", b"description", "in_catalogue", b"in_catalogue", "languages", b"languages", "latest_version", b"latest_version", "licence", b"licence", "name", b"name", "parameters", b"parameters", "project", b"project", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -556,6 +568,7 @@ class ModelVersion(_message.Message):
     DELETE_TIME_FIELD_NUMBER: _builtins.int
     DELETED_BY_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     number: _builtins.int
     """1, 2, 3, ... within the model."""
@@ -579,6 +592,8 @@ class ModelVersion(_message.Message):
     release.
     """
     deleted_by: _builtins.str
+    project: _builtins.str
+    """Whose it is; empty: shared by all projects."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelFile]:
         """config.json, safetensors shards and their index; LICENSES/<id>.txt,
@@ -627,10 +642,11 @@ class ModelVersion(_message.Message):
         delete_time: _timestamp_pb2.Timestamp | None = ...,
         deleted_by: _builtins.str = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        project: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_json", b"config_json", "create_time", b"create_time", "created_by", b"created_by", "datasets", b"datasets", "delete_time", b"delete_time", "deleted_by", b"deleted_by", "expire_time", b"expire_time", "files", b"files", "job_id", b"job_id", "licence", b"licence", "model", b"model", "name", b"name", "number", b"number", "other_parents", b"other_parents", "parameters", b"parameters", "parent", b"parent", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "tags", b"tags", "tokenizer_digest", b"tokenizer_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_json", b"config_json", "create_time", b"create_time", "created_by", b"created_by", "datasets", b"datasets", "delete_time", b"delete_time", "deleted_by", b"deleted_by", "expire_time", b"expire_time", "files", b"files", "job_id", b"job_id", "licence", b"licence", "model", b"model", "name", b"name", "number", b"number", "other_parents", b"other_parents", "parameters", b"parameters", "parent", b"parent", "project", b"project", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "tags", b"tags", "tokenizer_digest", b"tokenizer_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1243,10 +1259,13 @@ class Alias(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.str
     generation: _builtins.int
     """Number of its changes, over deletions."""
+    project: _builtins.str
+    """Whose it is; empty: shared by all projects."""
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -1256,10 +1275,11 @@ class Alias(_message.Message):
         version: _builtins.str = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         generation: _builtins.int = ...,
+        project: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "name", b"name", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "name", b"name", "project", b"project", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2076,6 +2096,7 @@ class Dataset(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     LANGUAGES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     REPORT_DIGEST_FIELD_NUMBER: _builtins.int
@@ -2085,6 +2106,8 @@ class Dataset(_message.Message):
     digest: _builtins.str
     num_rows: _builtins.int
     size_bytes: _builtins.int
+    project: _builtins.str
+    """Whose it is; empty: shared by all projects."""
     version: _builtins.int
     """1, 2, 3, …: "<name>@<version>" names this content, whatever comes later."""
     created_by: _builtins.str
@@ -2107,6 +2130,7 @@ class Dataset(_message.Message):
         size_bytes: _builtins.int = ...,
         languages: _abc.Iterable[_builtins.str] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        project: _builtins.str = ...,
         version: _builtins.int = ...,
         created_by: _builtins.str = ...,
         report_digest: _builtins.str = ...,
@@ -2114,7 +2138,7 @@ class Dataset(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "created_by", b"created_by", "digest", b"digest", "format", b"format", "languages", b"languages", "name", b"name", "num_rows", b"num_rows", "report_digest", b"report_digest", "report_job_id", b"report_job_id", "size_bytes", b"size_bytes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "created_by", b"created_by", "digest", b"digest", "format", b"format", "languages", b"languages", "name", b"name", "num_rows", b"num_rows", "project", b"project", "report_digest", b"report_digest", "report_job_id", b"report_job_id", "size_bytes", b"size_bytes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2418,6 +2442,7 @@ class Deployment(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     READY_REPLICAS_FIELD_NUMBER: _builtins.int
     ERRORS_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
     SERVING_VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     target: _builtins.str
@@ -2427,6 +2452,8 @@ class Deployment(_message.Message):
     version: _builtins.str
     """What the target resolves to now."""
     ready_replicas: _builtins.int
+    project: _builtins.str
+    """Whose it is; empty: shared by all projects."""
     serving_version: _builtins.str
     """What calls get: `version`, or, until every worker of the deployment has that
     ready, what it served before the alias moved.
@@ -2447,11 +2474,12 @@ class Deployment(_message.Message):
         version: _builtins.str = ...,
         ready_replicas: _builtins.int = ...,
         errors: _abc.Iterable[_builtins.str] | None = ...,
+        project: _builtins.str = ...,
         serving_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "errors", b"errors", "name", b"name", "ready_replicas", b"ready_replicas", "replicas", b"replicas", "serving_version", b"serving_version", "target", b"target", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "errors", b"errors", "name", b"name", "project", b"project", "ready_replicas", b"ready_replicas", "replicas", b"replicas", "serving_version", b"serving_version", "target", b"target", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2679,11 +2707,14 @@ class ApiKey(_message.Message):
     SCOPES_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     LAST_USED_TIME_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     principal: _builtins.str
     role: Global___Role.ValueType
     label: _builtins.str
     """What it is for, in its maker's words."""
+    project: _builtins.str
+    """Empty: the whole platform's."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -2712,10 +2743,11 @@ class ApiKey(_message.Message):
         scopes: _abc.Iterable[Global___Permission.ValueType] | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         last_used_time: _timestamp_pb2.Timestamp | None = ...,
+        project: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "last_used_time", b"last_used_time", "revoke_time", b"revoke_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "id", b"id", "label", b"label", "last_used_time", b"last_used_time", "principal", b"principal", "revoke_time", b"revoke_time", "role", b"role", "scopes", b"scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "id", b"id", "label", b"label", "last_used_time", b"last_used_time", "principal", b"principal", "project", b"project", "revoke_time", b"revoke_time", "role", b"role", "scopes", b"scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2730,10 +2762,15 @@ class CreateApiKeyRequest(_message.Message):
     LABEL_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
     principal: _builtins.str
     role: Global___Role.ValueType
     label: _builtins.str
     """At most 200 characters."""
+    project: _builtins.str
+    """A key of this project, whose principal becomes "<project>/<principal>".
+    Empty: as the caller's.
+    """
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[Global___Permission.ValueType]: ...
     @_builtins.property
@@ -2746,10 +2783,11 @@ class CreateApiKeyRequest(_message.Message):
         label: _builtins.str = ...,
         scopes: _abc.Iterable[Global___Permission.ValueType] | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        project: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "label", b"label", "principal", b"principal", "role", b"role", "scopes", b"scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "label", b"label", "principal", b"principal", "project", b"project", "role", b"role", "scopes", b"scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2891,9 +2929,12 @@ class AuthenticateResponse(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     principal: _builtins.str
     role: Global___Role.ValueType
+    project: _builtins.str
+    """Empty: the whole platform."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[Global___Permission.ValueType]: ...
     @_builtins.property
@@ -2908,10 +2949,11 @@ class AuthenticateResponse(_message.Message):
         role: Global___Role.ValueType = ...,
         scopes: _abc.Iterable[Global___Permission.ValueType] | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        project: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "key_id", b"key_id", "principal", b"principal", "role", b"role", "scopes", b"scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "key_id", b"key_id", "principal", b"principal", "project", b"project", "role", b"role", "scopes", b"scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2929,6 +2971,7 @@ class AuditEntry(_message.Message):
     RESOURCE_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     principal: _builtins.str
     """Whose key it was; "platform": the platform's own work."""
@@ -2941,6 +2984,8 @@ class AuditEntry(_message.Message):
     """Canonical gRPC code: OK or PERMISSION_DENIED."""
     value: _builtins.str
     """What the resource is now, where that is short."""
+    project: _builtins.str
+    """What it was done for; empty: the whole platform."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -2954,10 +2999,11 @@ class AuditEntry(_message.Message):
         resource: _builtins.str = ...,
         outcome: _builtins.str = ...,
         value: _builtins.str = ...,
+        project: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "id", b"id", "key_id", b"key_id", "outcome", b"outcome", "principal", b"principal", "resource", b"resource", "time", b"time", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "id", b"id", "key_id", b"key_id", "outcome", b"outcome", "principal", b"principal", "project", b"project", "resource", b"resource", "time", b"time", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

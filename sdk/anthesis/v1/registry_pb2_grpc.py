@@ -455,14 +455,14 @@ class RegistryServiceServicer(object):
 
     def VerifyArtifacts(self, request, context):
         """Reads artifacts and hashes them again, where they lie; each is told as it
-        is found. All of them: admins only.
+        is found. All of them: platform admins only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CollectGarbage(self, request, context):
-        """Admins only: what nothing needs, told or deleted.
+        """Platform admins only: what nothing needs, told or deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

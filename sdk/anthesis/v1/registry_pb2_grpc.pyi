@@ -115,10 +115,10 @@ class RegistryServiceStub:
     GetArtifact: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetArtifactRequest, _registry_pb2.GetArtifactResponse]
     VerifyArtifacts: _grpc.UnaryStreamMultiCallable[_registry_pb2.VerifyArtifactsRequest, _registry_pb2.VerifyArtifactsResponse]
     """Reads artifacts and hashes them again, where they lie; each is told as it
-    is found. All of them: admins only.
+    is found. All of them: platform admins only.
     """
     CollectGarbage: _grpc.UnaryStreamMultiCallable[_registry_pb2.CollectGarbageRequest, _registry_pb2.CollectGarbageResponse]
-    """Admins only: what nothing needs, told or deleted."""
+    """Platform admins only: what nothing needs, told or deleted."""
     CreateDataset: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateDatasetRequest, _registry_pb2.CreateDatasetResponse]
     """Makes a dataset, or the next version of the one that has this name; the
     newest version's content again is no error. Validates every row;
@@ -241,10 +241,10 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     GetArtifact: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetArtifactRequest, _registry_pb2.GetArtifactResponse]  # type: ignore[assignment]
     VerifyArtifacts: _aio.UnaryStreamMultiCallable[_registry_pb2.VerifyArtifactsRequest, _registry_pb2.VerifyArtifactsResponse]  # type: ignore[assignment]
     """Reads artifacts and hashes them again, where they lie; each is told as it
-    is found. All of them: admins only.
+    is found. All of them: platform admins only.
     """
     CollectGarbage: _aio.UnaryStreamMultiCallable[_registry_pb2.CollectGarbageRequest, _registry_pb2.CollectGarbageResponse]  # type: ignore[assignment]
-    """Admins only: what nothing needs, told or deleted."""
+    """Platform admins only: what nothing needs, told or deleted."""
     CreateDataset: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateDatasetRequest, _registry_pb2.CreateDatasetResponse]  # type: ignore[assignment]
     """Makes a dataset, or the next version of the one that has this name; the
     newest version's content again is no error. Validates every row;
@@ -526,7 +526,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_registry_pb2.VerifyArtifactsResponse], _abc.AsyncIterator[_registry_pb2.VerifyArtifactsResponse]]:
         """Reads artifacts and hashes them again, where they lie; each is told as it
-        is found. All of them: admins only.
+        is found. All of them: platform admins only.
         """
 
     @_abc_1.abstractmethod
@@ -535,7 +535,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.CollectGarbageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_registry_pb2.CollectGarbageResponse], _abc.AsyncIterator[_registry_pb2.CollectGarbageResponse]]:
-        """Admins only: what nothing needs, told or deleted."""
+        """Platform admins only: what nothing needs, told or deleted."""
 
     @_abc_1.abstractmethod
     def CreateDataset(

@@ -14,6 +14,7 @@ from services.registry.cards.facts import read_facts
 from services.registry.cards.front_matter import write_front_matter
 from services.registry.cards.sections import generated
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
+from services.registry.projects.session import check_usable
 from services.registry.tables import Model, ModelCard, ModelVersion
 from services.registry.version_states import check_not_deleted, hold, lock_model
 
@@ -60,6 +61,7 @@ class Cards:
             version = await hold(session, name) if "@" in name else None
             model = await session.get_one(Model, version.model) if version else await lock_model(session, name)
             check_not_deleted(model)
+            await check_usable(session, (Model, model.name))
             kept = await _lock(session, name, self._clock())
             if if_generation not in (None, kept.generation):
                 raise Aborted(

@@ -12,6 +12,8 @@ from services.registry.database import Clock, Database, utc_now
 from services.registry.evaluations.suites import measurable_suite
 from services.registry.job_specs import Range
 from services.registry.pages import Page, PageRequest, read_page
+from services.registry.projects.scope import check_refers
+from services.registry.projects.session import check_usable
 from services.registry.tables import Alias, AliasGate, EvaluationSuite
 
 REGRESSIONS = Range("[0, 1000]")  # percent
@@ -37,8 +39,9 @@ class Gates:
             what = f"max_regression_percent={new.max_regression_percent:g} is out of range"
             raise InvalidArgument(f"{what}; choose a value in {REGRESSIONS.text}")
         async with self._database.write() as session:
-            await _lock_alias(session, new.alias)
+            alias = await _lock_alias(session, new.alias)
             suite = await measurable_suite(session, new.suite)
+            check_refers("gate of alias", new.alias, alias.project, suite.project)
             _check_languages(suite, new.languages)
             gate = await session.get(AliasGate, new.alias) or AliasGate(alias=new.alias)
             gate.suite = suite.name
@@ -62,15 +65,18 @@ class Gates:
     async def delete(self, alias: str) -> None:
         """Raises NotFound."""
         async with self._database.write() as session:
+            await check_usable(session, (Alias, alias))
             await session.get(Alias, alias, with_for_update=True)  # whoever moves it just now has asked the gate
             await session.delete(await _gate(session, alias))
             audit.record(session, self._clock(), f"gate/{alias}", "deleted")
 
 
-async def _lock_alias(session: AsyncSession, name: str) -> None:
+async def _lock_alias(session: AsyncSession, name: str) -> Alias:
     alias = await session.get(Alias, name, with_for_update=True)
     if alias is None or alias.version is None:
         raise no_alias(name)
+    await check_usable(session, (Alias, name))
+    return alias
 
 
 async def _gate(session: AsyncSession, alias: str) -> AliasGate:

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Select, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from services.common.auth import current_project
 from services.common.errors import FailedPrecondition, InvalidArgument
 from services.registry import audit
 from services.registry.aliases import resolve
@@ -74,6 +75,7 @@ async def add_measurement(
         id=new_id("eval", now),
         model=version.model,
         version=version.name,
+        project=current_project() or version.project,
         suite=suite,
         source=JOB,
         job_id=job.id,
@@ -142,6 +144,7 @@ class Evaluations:
                 id=new_id("eval", now),
                 model=version.model,
                 version=version.name,
+                project=current_project() or version.project,
                 suite=suite.name,
                 source=REPORTED,
                 job_id=None,

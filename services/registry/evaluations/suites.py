@@ -7,6 +7,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.artifacts import ArtifactStore
+from services.common.auth import current_project
 from services.common.errors import AlreadyExists, InvalidArgument, NotFound
 from services.registry import audit
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
@@ -14,6 +15,8 @@ from services.registry.dataset_names import check_datasets_exist
 from services.registry.job_specs import Range
 from services.registry.names import check_name
 from services.registry.pages import Page, PageRequest, read_page
+from services.registry.projects.scope import check_refers
+from services.registry.projects.session import check_usable
 from services.registry.references import keep
 from services.registry.tables import Dataset, EvaluationSuite
 
@@ -77,21 +80,20 @@ class Suites:
         """
         check_name("suite", new.family)
         async with self._database.write() as session:
-            content = await _content(session, new)
-            await keep(session, self._artifacts, [dataset["digest"] for dataset in content["datasets"]])
+            datasets = await _held_out(session, new.datasets) if new.kind == BITS_PER_BYTE else []
+            content = _content(new, datasets)
+            await keep(session, self._artifacts, [dataset.digest for dataset in datasets])
             while True:
                 newest = await _newest(session, new.family)
                 if newest and newest.published:
                     raise AlreadyExists(f"suite {new.family!r} came with this release; choose another name")
                 if newest and all(getattr(newest, name) == value for name, value in content.items()):
                     return newest
-                number = newest.number + 1 if newest else 1
-                suite = f"{new.family}@{number}"
-                values = content | {"created_by": new.created_by, "create_time": self._clock(), "published": False}
-                named = {"name": suite, "family": new.family, "number": number}
-                if await insert_if_absent(session, EvaluationSuite, **named, **values):
-                    audit.record(session, self._clock(), f"suite/{suite}", new.task or ", ".join(new.datasets))
-                    return await session.get_one(EvaluationSuite, suite)
+                named = await _next(session, new.family, newest, datasets)
+                made = {"created_by": new.created_by, "create_time": self._clock(), "published": False}
+                if await insert_if_absent(session, EvaluationSuite, **named, **content, **made):
+                    audit.record(session, self._clock(), f"suite/{named['name']}", new.task or ", ".join(new.datasets))
+                    return await session.get_one(EvaluationSuite, named["name"])
 
     async def get(self, name: str) -> EvaluationSuite:
         """See `resolve_suite`."""
@@ -109,8 +111,19 @@ async def _newest(session: AsyncSession, family: str) -> EvaluationSuite | None:
     return (await session.scalars(query)).one_or_none()
 
 
-async def _content(session: AsyncSession, new: NewSuite) -> dict[str, Any]:
-    """What makes a suite another one. Raises InvalidArgument, NotFound for a dataset."""
+async def _next(
+    session: AsyncSession, family: str, newest: EvaluationSuite | None, datasets: list[Dataset]
+) -> dict[str, Any]:
+    """What the family's next version is called, and whose it is."""
+    await check_usable(session, (EvaluationSuite, f"{family}@1"))
+    number, project = (newest.number + 1, newest.project) if newest else (1, current_project())
+    for dataset in datasets:
+        check_refers("suite", family, project, dataset.project)
+    return {"name": f"{family}@{number}", "family": family, "number": number, "project": project}
+
+
+def _content(new: NewSuite, datasets: list[Dataset]) -> dict[str, Any]:
+    """What makes a suite another one. Raises InvalidArgument."""
     if len(new.description) > MAX_TEXT or len(new.task) > MAX_TEXT:
         raise InvalidArgument(f"description and task may have {MAX_TEXT} characters each; shorten them")
     content: dict[str, Any] = {"kind": new.kind, "description": new.description, "task": new.task}
@@ -125,7 +138,6 @@ async def _content(session: AsyncSession, new: NewSuite) -> dict[str, Any]:
     length = new.sequence_length or DEFAULT_LENGTH
     if length not in LENGTHS:
         raise InvalidArgument(f"sequence_length={length} is out of range; choose a value in {LENGTHS.text}")
-    datasets = await _held_out(session, new.datasets)
     rows = [{name: getattr(row, name) for name in ("name", "format", "digest", "languages")} for row in datasets]
     metric = Metric(name="bits_per_byte", higher_is_better=False)
     return content | {"datasets": rows, "sequence_length": length, "metrics": [asdict(metric)]}

@@ -105,12 +105,13 @@ def parents_of(version: ModelVersion) -> list[str]:
 
 
 async def read_ancestors(session: AsyncSession, version: ModelVersion) -> list[ModelVersion]:
-    """All that a version was made from, nearest first, each once."""
+    """All that a version was made from and the caller sees, nearest first, each once."""
     found: dict[str, ModelVersion] = {}
     wanted = parents_of(version)
     while wanted := [name for name in dict.fromkeys(wanted) if name not in found]:
         rows = await session.scalars(select(ModelVersion).where(ModelVersion.name.in_(wanted)))
         by_name = {row.name: row for row in rows}
-        found |= {name: by_name[name] for name in wanted}
-        wanted = [parent for name in wanted for parent in parents_of(by_name[name])]
+        seen = {name: by_name[name] for name in wanted if name in by_name}
+        found |= seen
+        wanted = [parent for row in seen.values() for parent in parents_of(row)]
     return list(found.values())

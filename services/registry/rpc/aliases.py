@@ -13,7 +13,11 @@ from services.registry.rpc.messages import read_time, timestamp
 
 def alias(row: tables.Alias) -> registry_pb2.Alias:
     return registry_pb2.Alias(
-        name=row.name, version=row.version or "", update_time=timestamp(row.update_time), generation=row.generation
+        name=row.name,
+        project=row.project,
+        version=row.version or "",
+        update_time=timestamp(row.update_time),
+        generation=row.generation,
     )
 
 

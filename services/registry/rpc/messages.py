@@ -75,6 +75,7 @@ def enum_name(enum: Any, prefix: str, value: int) -> str:
 def model(row: tables.Model) -> registry_pb2.Model:
     return registry_pb2.Model(
         name=row.name,
+        project=row.project,
         description=row.description,
         licence=row.licence,
         languages=row.languages,
@@ -96,6 +97,7 @@ def version(row: tables.ModelVersion) -> registry_pb2.ModelVersion:
         model=row.model,
         number=row.number,
         name=row.name,
+        project=row.project,
         licence=row.licence,
         tokenizer_digest=row.tokenizer_digest,
         files=[registry_pb2.ModelFile(**file) for file in row.files],
@@ -140,6 +142,7 @@ def dataset(row: tables.Dataset) -> registry_pb2.Dataset:
     return registry_pb2.Dataset(
         name=row.dataset,
         version=row.number,
+        project=row.project,
         format=registry_pb2.DatasetFormat.Value(f"DATASET_FORMAT_{row.format}"),
         digest=row.digest,
         num_rows=row.num_rows,
@@ -184,6 +187,7 @@ def garbage(stored: Stored, *, deleted: bool) -> registry_pb2.CollectGarbageResp
 def deployment(status: DeploymentStatus) -> registry_pb2.Deployment:
     return registry_pb2.Deployment(
         name=status.deployment.name,
+        project=status.deployment.project,
         target=status.deployment.target,
         replicas=status.deployment.replicas,
         create_time=timestamp(status.deployment.create_time),
@@ -197,6 +201,7 @@ def deployment(status: DeploymentStatus) -> registry_pb2.Deployment:
 def api_key(row: tables.ApiKey) -> registry_pb2.ApiKey:
     return registry_pb2.ApiKey(
         id=row.id,
+        project=row.project,
         principal=row.principal,
         role=_ROLES[row.role],
         create_time=timestamp(row.create_time),
@@ -219,6 +224,7 @@ def scopes(numbers: Iterable[int]) -> list[str]:
 def authenticated(principal: Principal) -> registry_pb2.AuthenticateResponse:
     return registry_pb2.AuthenticateResponse(
         key_id=principal.key_id,
+        project=principal.project,
         principal=principal.name,
         role=_ROLES[principal.role],
         scopes=[_PERMISSIONS[Permission(scope)] for scope in sorted(principal.scopes)],
@@ -239,6 +245,7 @@ def audit_query(request: registry_pb2.ListAuditEntriesRequest) -> AuditQuery:
 def audit_entry(row: tables.AuditEntry) -> registry_pb2.AuditEntry:
     return registry_pb2.AuditEntry(
         id=row.id,
+        project=row.project,
         time=timestamp(row.time),
         principal=row.principal,
         key_id=row.key_id,
@@ -253,6 +260,7 @@ def job(row: tables.Job) -> job_pb2.Job:
     spec = spec_from_row(row.spec)
     return job_pb2.Job(
         id=row.id,
+        project=row.project,
         pretrain=_pretrain(spec) if isinstance(spec, PretrainSpec) else None,
         fine_tune=_fine_tune(spec) if isinstance(spec, FineTuneSpec) else None,
         validate_dataset=(

@@ -282,6 +282,7 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
             expire_time=(
                 messages.read_time(request.expire_time, "expire_time") if request.HasField("expire_time") else None
             ),
+            project=request.project,
             by=current_principal(),
         )
         return pb.CreateApiKeyResponse(key=messages.api_key(key), secret=secret)

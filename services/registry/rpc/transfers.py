@@ -83,5 +83,5 @@ def choose(
         return verification.version(request.version)
     if request.digests:
         return verification.digests(request.digests)
-    check_permission(call, Permission.ADMIN)
+    check_permission(call, Permission.OPERATE)
     return verification.everything()

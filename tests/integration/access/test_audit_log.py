@@ -41,7 +41,7 @@ def settings_of(doors: Doors, caller: str) -> Settings:
 
 def changing(table: Access) -> set[str]:
     """RPCs that change something: what trainers and admins may beyond others, but for looking."""
-    permissions = {Permission.TRAIN, Permission.ADMIN}
+    permissions = {Permission.TRAIN, Permission.ADMIN, Permission.OPERATE}
     return {rpc for rpc, needs in table.items() if needs in permissions and not rpc.startswith(("List", "Get"))}
 
 
@@ -77,6 +77,8 @@ async def change_everything(client: AsyncClient, doors: Doors) -> job_pb2.Job:
     await client.licences.accept("house", house.digest)
     doors.registry.artifacts.write_bytes(b"nobody's")
     assert [found async for found in client.artifacts.collect_garbage(delete=True, older_than=timedelta(0))]
+    await client.projects.create("lab")
+    await client.projects.update("lab", description="what we try")
     created = await client.keys.create("bob", pb.ROLE_VIEWER, scopes=[pb.PERMISSION_READ])
     await client.keys.revoke(created.key.id)
     spec = job_pb2.FineTuneSpec(
@@ -126,6 +128,7 @@ async def test_every_change_is_in_the_log_with_its_maker(doors: Doors) -> None:
     must |= {f"WebhookService.{rpc}" for rpc in changing(access.WEBHOOKS)}
     must |= {f"FileService.{rpc}" for rpc in changing(access.FILES)}
     must |= {f"LicenceService.{rpc}" for rpc in (*changing(access.LICENCES), "AcceptLicence")}
+    must |= {f"ProjectService.{rpc}" for rpc in changing(access.PROJECTS)}
     assert must - {entry.action for entry in entries} == TOLD_BY_OTHERS, "call a new RPC in change_everything"
     assert {entry.outcome for entry in entries} == {"OK"}
     assert len({entry.key_id for entry in entries}) == 1

@@ -11,10 +11,22 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from services.common.access import Permission, roles_with
+from services.common.access import PLATFORM_ONLY, Permission, roles_with
 from services.common.settings import ROOT
 from services.registry import access as registry_access
-from tests.support.access_matrix import CALLERS, Doors, ask_grpc, make_keys, measure, open_doors, render
+from tests.support.access_matrix import (
+    CALLERS,
+    OTHER_PROJECT,
+    SERVED_BY,
+    Doors,
+    ask_grpc,
+    make_keys,
+    measure,
+    open_doors,
+    render,
+    services,
+)
+from tests.support.project_matrix import measure_projects
 from tests.support.registry_data import fresh_database
 from tests.support.registry_server import running_registry
 
@@ -31,6 +43,10 @@ async def doors(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Doors
 
 async def test_the_servers_answer_as_the_documented_matrix_says(doors: Doors) -> None:
     rows = await measure(doors)
+    others, own = await measure_projects(doors, services(), SERVED_BY)
+    for name, _, answers in rows:
+        if name.strip("`") in others:
+            answers[OTHER_PROJECT] = others[name.strip("`")]
     table = render(rows) + "\n"
     print(f"\n{table}")
     before, _, rest = PAGE.read_text().partition(START)
@@ -45,6 +61,10 @@ async def test_the_servers_answer_as_the_documented_matrix_says(doors: Doors) ->
         if needs in [*Permission]:
             allowed = {role for role in CALLERS[5:] if answers[role] == "yes"}
             assert allowed == set(roles_with(Permission(needs))), name
+        if answer := answers.get(OTHER_PROJECT):
+            allowed = {"403"} if needs in PLATFORM_ONLY else {"404", "409"}  # 409: a name is taken; no more is told
+            assert answer in allowed, name
+            assert answer != "404" or own[name.strip("`")] == "yes", f"{name} is 404 for its own admin, too"
 
 
 async def test_a_role_that_may_too_much_is_seen(tmp_path: Path, monkeypatch) -> None:

@@ -184,7 +184,7 @@ async def test_reading_the_whole_store_takes_an_admin(registry):
     async with open_aio_channel(registry.address, key) as channel:
         call = RegistryServiceStub(channel).VerifyArtifacts(pb.VerifyArtifactsRequest(all=True))
         message = await refused(anext(aiter(call)), grpc.StatusCode.PERMISSION_DENIED)
-    assert "'ada' has role 'user'; RegistryService.VerifyArtifacts needs the permission 'admin'" in message
+    assert "'ada' has role 'user'; RegistryService.VerifyArtifacts needs the permission 'operate'" in message
 
 
 async def test_garbage_is_listed_then_deleted_and_by_default_only_when_a_day_old(registry):

@@ -76,7 +76,9 @@ CHANGES = (
     "DELETE FROM audit_entries WHERE id = 1",
 )
 OWN_CHANGES = {
-    "sqlite": ("INSERT OR REPLACE INTO audit_entries SELECT id, time, 'eve', '', '', '', '', '' FROM audit_entries",),
+    "sqlite": (
+        "INSERT OR REPLACE INTO audit_entries SELECT id, time, 'eve', '', '', '', '', '', '' FROM audit_entries",
+    ),
     "postgresql": (
         "TRUNCATE audit_entries",
         "INSERT INTO audit_entries SELECT * FROM audit_entries ON CONFLICT (id) DO UPDATE SET principal = 'eve'",

@@ -26,6 +26,8 @@ from services.registry.keys import Keys
 from services.registry.leases import Leases, Printed, Succeeded
 from services.registry.licences.builtin import BUILTIN, seed_licences
 from services.registry.licences.service import Licences
+from services.registry.projects.service import Projects
+from services.registry.projects.usage import UsageLine, UsageLog
 from services.registry.tables import Base
 from services.registry.uploads import Uploads
 from services.registry.webhooks.addresses import PUBLIC_ONLY
@@ -34,6 +36,16 @@ from services.registry.webhooks.service import Webhooks
 from tests.support.registry_data import DATABASES, empty_database, store_checkpoint, text_rows
 
 REVISIONS = [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()][::-1]
+
+USED = UsageLine(
+    project="lab",
+    principal="lab/ada",
+    model_version="seedling@1",
+    language="fr",
+    requests=1,
+    prompt_tokens=2,
+    completion_tokens=3,
+)
 
 
 @pytest.fixture(params=DATABASES)
@@ -50,6 +62,8 @@ async def fill(database, artifacts):
     await seed_catalogue(database)
     await seed_licences(database)
     await Licences(database).accept(Principal("key", "ada", "user"), BUILTIN[0].id, BUILTIN[0].digest)
+    await Projects(database).create("lab")
+    await UsageLog(database).report("batch", [USED], [])
     await Keys(database, b"pepper").create("ada", "user")
     await Datasets(database, artifacts).create("udhr", "TEXT", artifacts.write_bytes(text_rows()))
     rows = artifacts.write_bytes(text_rows())

@@ -11,6 +11,7 @@ from anthesis.v1 import (
     inference_pb2,
     job_pb2,
     licence_pb2,
+    project_pb2,
     registry_pb2,
     tokenizer_pb2,
     webhook_pb2,
@@ -26,7 +27,7 @@ def methods() -> dict[str, dict[str, Any]]:
 def test_every_method_named_exists() -> None:
     files = (
         *(evaluation_pb2, file_pb2, generation_pb2, inference_pb2, job_pb2),
-        *(licence_pb2, registry_pb2, tokenizer_pb2, webhook_pb2),
+        *(licence_pb2, project_pb2, registry_pb2, tokenizer_pb2, webhook_pb2),
     )
     services = [service for file in files for service in file.DESCRIPTOR.services_by_name.values()]
 
@@ -48,7 +49,7 @@ def test_what_would_happen_twice_is_never_retried() -> None:
         *("RegistryService.CreateModel", "RegistryService.CreateModelVersion", "RegistryService.CreateDataset"),
         *("RegistryService.CreateApiKey", "RegistryService.RevokeApiKey", "RegistryService.DeleteDeployment"),
         *("RegistryService.RollbackAlias", "RegistryService.DeleteAlias"),
-        *("EvaluationService.RecordEvaluation", "EvaluationService.DeleteGate"),
+        *("EvaluationService.RecordEvaluation", "EvaluationService.DeleteGate", "ProjectService.CreateProject"),
         *("JobService.PauseJob", "JobService.ResumeJob"),
         *("WebhookService.CreateWebhook", "WebhookService.DeleteWebhook", "WebhookService.RedeliverWebhook"),
         "FileService.DeleteFile",

@@ -1,6 +1,6 @@
 """Versions and models that can be deleted, found and described; nothing changes what a version is made of
 
-Revises: 0012
+Revises: 0013
 """
 
 import unicodedata
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0014"
-down_revision = "0012"
+down_revision = "0013"
 branch_labels = None
 depends_on = None
 

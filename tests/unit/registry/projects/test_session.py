@@ -1,0 +1,191 @@
+"""No statement of a project's call sees or changes another project's row, whatever the table."""
+
+from collections.abc import Mapping
+
+import pytest
+from sqlalchemy import delete, func, inspect, select, update
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import aliased
+
+from services.common.errors import NotFound, PermissionDenied
+from services.registry.database import Database
+from services.registry.keys import Keys
+from services.registry.leases import Succeeded
+from services.registry.licences.builtin import BUILTIN
+from services.registry.projects import session as scoped
+from services.registry.projects.scope import ProjectPrivate
+from services.registry.projects.service import Projects
+from services.registry.projects.session import OWNED_BY, scoped_tables
+from services.registry.projects.tables import Project
+from services.registry.projects.usage import UsageLine, UsageLog
+from services.registry.tables import AuditEntry, Base, File, JobLogPart, Webhook, WebhookDelivery
+from tests.support.projects import calling_for
+from tests.support.registry_data import store_checkpoint
+
+# Tables of which every project's call sees all, and why that gives nothing away.
+UNSCOPED: Mapping[str, str] = {
+    "licences": "everybody's",
+    "licensed_files": "asked by digest, after that was found to be the project's to read",
+    "outbox": "the relay's",
+    "state_changes": "the relay's",
+    "project_artifacts": "asked by digest and project",
+    "usage_batches": "ids that gateways drew",
+    "uploads": "asked by principal, whose name begins with the project's",
+    "workers": "the platform's; asked by version",
+}
+PROJECTS = ("lab", "other", "")
+LICENCE = BUILTIN[0]
+
+
+async def fill(registry, database, project):
+    """A row in every table of projects, made by calls for `project`."""
+    prefix = project or "shared"
+    if project:
+        await Projects(database).create(project)
+    used = UsageLine(
+        project=project,
+        principal="ada",
+        model_version="seedling@1",
+        language="",
+        requests=1,
+        prompt_tokens=1,
+        completion_tokens=1,
+    )
+    await UsageLog(database).report(prefix, [used], [])
+    with calling_for(project) as caller:
+        await Keys(database, b"pepper").create("ada", "user", project=project)
+        await registry.add_version(f"{prefix}-model")
+        await registry.add_dataset(f"{prefix}-rows")
+        spec = await registry.pretrain_spec(output_model=f"{prefix}-sprout", datasets=[f"{prefix}-rows"])
+        job = await registry.submit(spec=spec, deploy_alias=f"{prefix}-alias")
+        await registry.licences.accept(caller, LICENCE.id, LICENCE.digest)
+    async with database.write() as session:
+        now = registry.clock()
+        session.add(JobLogPart(job_id=job.id, start=0, text="line"))
+        webhook = {"url": "https://example.org", "event_types": [], "created_by": "ada", "create_time": now}
+        session.add(Webhook(id=f"webhook-{prefix}", project=project, **webhook))
+        await session.flush()
+        delivery = {"webhook_id": f"webhook-{prefix}", "job_id": job.id, "sequence": 1, "event_type": "job.succeeded"}
+        session.add(WebhookDelivery(id=f"delivery-{prefix}", body="{}", create_time=now, **delivery))
+        file = {"filename": "a", "purpose": "fine-tune", "digest": "", "size_bytes": 1, "format": "", "num_rows": 0}
+        file |= {"longest_row_bytes": 0, "created_by": "ada", "create_time": now}
+        session.add(File(id=f"file-{prefix}", project=project, **file))
+    await registry.leases.acquire(job.id, "w1")
+    await registry.leases.finish(job.id, 1, Succeeded(store_checkpoint(registry.artifacts).files))
+
+
+@pytest.fixture
+async def filled(registry, database: Database) -> Database:
+    for project in PROJECTS[::-1]:  # shared rows first: the shorthands of `registry` share the dataset "udhr"
+        await fill(registry, database, project)
+    return database
+
+
+async def owners(database: Database, table) -> dict[tuple, str]:
+    """Primary key -> project of every row, as the platform sees them."""
+    async with database.read() as session:
+        rows = [(inspect(row).identity, row) for row in await session.scalars(select(table))]
+        if table is Project:
+            return {key: row.name for key, row in rows}
+        if table in OWNED_BY:
+            column, key_column = OWNED_BY[table]
+            parents = {
+                getattr(row, key_column.key): row.project for row in await session.scalars(select(key_column.class_))
+            }
+            return {key: parents[getattr(row, column.key)] for key, row in rows}
+        return {key: row.project for key, row in rows}
+
+
+def visible(table, project) -> set[str]:
+    table = OWNED_BY[table][1].class_ if table in OWNED_BY else table
+    private = table is Project or issubclass(table, ProjectPrivate)
+    return {project} if private else {project, ""}
+
+
+def is_key(table, key):
+    columns = inspect(table).primary_key
+    return [getattr(table, column.key) == value for column, value in zip(columns, key, strict=True)]
+
+
+def test_every_table_is_scoped_or_is_excused():
+    names = {mapper.class_.__tablename__ for mapper in Base.registry.mappers}
+    assert names == {table.__tablename__ for table in scoped_tables()} | set(UNSCOPED), (
+        "a new table gets the mixin ProjectScoped, or an entry in OWNED_BY or UNSCOPED"
+    )
+
+
+async def test_every_statement_on_every_table_sees_and_changes_what_the_project_may(filled):
+    for table in scoped_tables():
+        rows = await owners(filled, table)
+        assert {"lab", "other"} <= set(rows.values()), table
+        may_see = {key for key, owner in rows.items() if owner in visible(table, "lab")}
+        columns = [getattr(table, column.key) for column in inspect(table).primary_key]
+        also = aliased(table)
+        with calling_for("lab"):
+            async with filled.read() as session:
+                seen = {inspect(row).identity for row in await session.scalars(select(table))}
+                by_column = {tuple(row) for row in await session.execute(select(*columns))}
+                through_alias = {inspect(row).identity for row in await session.scalars(select(also))}
+                joined = select(func.count()).select_from(table).join(also, *_same(table, also, columns))
+                count = await session.scalar(select(func.count()).select_from(table))
+                assert seen == by_column == through_alias == may_see, table
+                assert count == await session.scalar(joined) == len(may_see), table
+            for key, owner in rows.items():
+                async with filled.read() as session:
+                    found = await session.get(table, key if len(key) > 1 else key[0])
+                    assert (found is not None) == (key in may_see), (table, key)
+                if table is AuditEntry:  # the database itself refuses
+                    continue
+                await check_change(filled, table, key, changes=int(owner == "lab"))
+
+
+def _same(table, also, columns):
+    condition = [getattr(table, column.key) == getattr(also, column.key) for column in columns]
+    return [condition[0] if len(condition) == 1 else condition[0] & condition[1]]
+
+
+async def check_change(database, table, key, changes):
+    first = inspect(table).primary_key[0].key
+    async with database.write() as session:
+        same = update(table).where(*is_key(table, key)).values({first: getattr(table, first)})
+        assert (await session.execute(same)).rowcount == changes, (table, key)
+    if not changes:  # one's own may be referred to
+        async with database.write() as session:
+            assert (await session.execute(delete(table).where(*is_key(table, key)))).rowcount == 0, (table, key)
+
+
+async def test_a_loaded_row_that_is_shared_is_not_changed_nor_taken_nor_deleted(filled):
+    for table in scoped_tables():
+        shared = [key for key, owner in (await owners(filled, table)).items() if owner == ""]
+        if table in OWNED_BY or issubclass(table, ProjectPrivate) or not shared:
+            continue
+        with calling_for("lab"):
+            for change in ("create_time" if hasattr(table, "create_time") else "update_time", "project"):
+                with pytest.raises(PermissionDenied, match="is not of project 'lab': it is shared"):
+                    async with filled.write() as session:
+                        row = await session.get_one(table, shared[0] if len(shared[0]) > 1 else shared[0][0])
+                        setattr(row, change, "lab" if change == "project" else row_time(row, change))
+            with pytest.raises(PermissionDenied, match="it is shared"):
+                async with filled.write() as session:
+                    await session.delete(await session.get_one(table, shared[0][0]))
+
+
+def row_time(row, name):
+    return getattr(row, name).replace(year=1999)
+
+
+async def test_without_the_limits_another_projects_rows_would_be_seen(registry, database, monkeypatch):
+    """The planted mistake: what the tests here would see if a session did not add them."""
+    with calling_for("other"):
+        await registry.add_version("theirs")
+    with calling_for("lab"):
+        with pytest.raises(NotFound):
+            await registry.models.get("theirs")
+        monkeypatch.setattr(scoped, "limits", lambda project, changes: ())
+        assert (await registry.models.get("theirs")).project == "other"
+
+
+async def test_the_database_still_refuses_to_change_the_log(filled):
+    with pytest.raises(DBAPIError, match="append-only"):
+        async with filled.write() as session:
+            await session.execute(update(AuditEntry).values(project="lab"))
