@@ -8,7 +8,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import aliased
 
 from services.common.errors import NotFound, PermissionDenied
+from services.registry.cards.service import Cards
 from services.registry.database import Database
+from services.registry.evaluations.gates import Gates, NewGate
+from services.registry.evaluations.service import Evaluations, NewEvaluation, NewResult
+from services.registry.evaluations.suites import Metric, NewSuite, Suites
 from services.registry.keys import Keys
 from services.registry.leases import Succeeded
 from services.registry.licences.builtin import BUILTIN
@@ -20,7 +24,7 @@ from services.registry.projects.tables import Project
 from services.registry.projects.usage import UsageLine, UsageLog
 from services.registry.tables import AuditEntry, Base, File, JobLogPart, Webhook, WebhookDelivery
 from tests.support.projects import calling_for
-from tests.support.registry_data import store_checkpoint
+from tests.support.registry_data import store_checkpoint, text_rows
 
 # Tables of which every project's call sees all, and why that gives nothing away.
 UNSCOPED: Mapping[str, str] = {
@@ -72,6 +76,27 @@ async def fill(registry, database, project):
         session.add(File(id=f"file-{prefix}", project=project, **file))
     await registry.leases.acquire(job.id, "w1")
     await registry.leases.finish(job.id, 1, Succeeded(store_checkpoint(registry.artifacts).files))
+    with calling_for(project):
+        await measure(registry, database, prefix)
+
+
+async def measure(registry, database, prefix):
+    held_out = text_rows(3) + f'{{"text": "{prefix}"}}\n'.encode()
+    await registry.datasets.create(f"{prefix}-held-out", "TEXT", registry.artifacts.write_bytes(held_out))
+    suites = Suites(database, registry.artifacts)
+    suite = NewSuite(family=f"{prefix}-suite", kind="BITS_PER_BYTE", datasets=[f"{prefix}-held-out"], created_by="ada")
+    await suites.create(suite)
+    metrics = [Metric(name="accuracy", higher_is_better=True)]
+    quiz = NewSuite(family=f"{prefix}-quiz", kind="BENCHMARK", task="quiz", metrics=metrics, created_by="ada")
+    await suites.create(quiz)
+    results = [NewResult(language="fr", metric="accuracy", value=0.5)]
+    version = f"{prefix}-model@1"
+    new = NewEvaluation(version=version, suite=f"{prefix}-quiz", results=results, created_by="ada")
+    await Evaluations(database).record(new)
+    gate = NewGate(alias=f"{prefix}-alias", suite=f"{prefix}-suite", max_regression_percent=1, created_by="ada")
+    await Gates(database).set(gate)
+    for name in (f"{prefix}-model", version):
+        await Cards(database).update(name, "## Notes\n\nOurs.\n", "ada")
 
 
 @pytest.fixture
@@ -88,9 +113,9 @@ async def owners(database: Database, table) -> dict[tuple, str]:
         if table is Project:
             return {key: row.name for key, row in rows}
         if table in OWNED_BY:
-            column, key_column = OWNED_BY[table]
+            column, *keys = OWNED_BY[table]
             parents = {
-                getattr(row, key_column.key): row.project for row in await session.scalars(select(key_column.class_))
+                getattr(row, key.key): row.project for key in keys for row in await session.scalars(select(key.class_))
             }
             return {key: parents[getattr(row, column.key)] for key, row in rows}
         return {key: row.project for key, row in rows}
