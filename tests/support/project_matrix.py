@@ -27,6 +27,7 @@ from tests.support.projects import Belongings, fill_project, make_project
 NAMING = {"name", "id", "digest", "digests", "model", "version", "deployment", "job_id", "dataset", "model_version"}
 NAMING |= {"tokenizer_digest", "dataset_digests", "webhook_id", "alias", "suite"}
 NAMES_NOTHING_OF_A_PROJECT = {
+    "JobService.ListJobs": "it finds nothing by another's names",
     "RegistryService.BeginUpload": "its sender has to send the bytes",
     "RegistryService.UploadArtifact": "it carries the bytes",
     "LicenceService.GetLicence": "licences are everybody's",

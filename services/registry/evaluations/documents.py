@@ -20,13 +20,14 @@ Documents = dict[str, NDArray[np.float64]]  # language -> (n, 2): bits and UTF-8
 @dataclass(frozen=True, slots=True)
 class Measurement:
     digest: str  # of the artifact
+    size_bytes: int
     documents: Documents
 
 
 def read_measurement(artifacts: ArtifactStore, digest: str) -> Measurement:
     """Raises NotFound, InvalidArgument for an artifact that is none. Blocking."""
-    if artifacts.size(digest) > MAX_BYTES:
-        raise InvalidArgument(f"documents {digest} have {artifacts.size(digest)} bytes; measure with a smaller suite")
+    if (size := artifacts.size(digest)) > MAX_BYTES:
+        raise InvalidArgument(f"documents {digest} have {size} bytes; measure with a smaller suite")
     try:
         content = json.loads(artifacts.read_bytes(digest))
         documents = {str(language): np.array(pairs, np.float64) for language, pairs in content.items()}
@@ -35,7 +36,7 @@ def read_measurement(artifacts: ArtifactStore, digest: str) -> Measurement:
     if not documents or not all(map(_are_pairs, documents.values())):
         shape = '{"<language>": [[bits, bytes], …]} of texts that have bytes'
         raise InvalidArgument(f"documents {digest} are not {shape}; measure again")
-    return Measurement(digest, documents)
+    return Measurement(digest, size, documents)
 
 
 def _are_pairs(found: NDArray[np.float64]) -> bool:

@@ -65,9 +65,10 @@ class Gates:
     async def delete(self, alias: str) -> None:
         """Raises NotFound."""
         async with self._database.write() as session:
-            await check_usable(session, (Alias, alias))
             await session.get(Alias, alias, with_for_update=True)  # whoever moves it just now has asked the gate
-            await session.delete(await _gate(session, alias))
+            gate = await _gate(session, alias)
+            await check_usable(session, (Alias, alias))
+            await session.delete(gate)
             audit.record(session, self._clock(), f"gate/{alias}", "deleted")
 
 

@@ -24,6 +24,7 @@ from services.registry.evaluations.suites import BITS_PER_BYTE, resolve_suite
 from services.registry.licences.carried import read_ancestors
 from services.registry.names import new_id
 from services.registry.pages import Page, PageRequest, read_page
+from services.registry.projects.artifacts import note_artifacts
 from services.registry.tables import (
     Dataset,
     Evaluation,
@@ -84,6 +85,7 @@ async def add_measurement(
         created_by=job.created_by,
         create_time=now,
     )
+    await note_artifacts(session, evaluation.project, {measured.digest: measured.size_bytes})
     estimates = {language: bits_per_byte(found) for language, found in measured.documents.items()}
     await _add(session, evaluation, [_result(language, asdict(found)) for language, found in estimates.items()], now)
     return evaluation
