@@ -146,7 +146,7 @@ MUTATIONS = {
 
 
 def case(filters: str, logits: str) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    num = 16
+    num = 8
     values, seeds, positions, _ = inputs(num, spread=1.0, vocabulary=100)
     temperatures = torch.linspace(0.2, 4.0, num)
     if logits == "negative":
