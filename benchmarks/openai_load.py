@@ -23,9 +23,9 @@ from benchmarks.goals import Goal
 from benchmarks.local_platform import Endpoint, free_ports, serving
 from benchmarks.peers.install import VLLM
 from benchmarks.random_model import random_model
+from bloom import bpe
 from bloom.config import BloomConfig
 from services.common.settings import ROOT
-from services.tokenizer import bpe
 
 NAME = "random"  # of the served model
 TOKENIZER_IDS = 4096

@@ -27,8 +27,8 @@ from pathlib import Path
 from benchmarks.contestants import WORK
 from benchmarks.figures import short, table
 from benchmarks.machine import cpu_name
+from bloom import bpe
 from services.common.settings import ROOT
-from services.tokenizer import bpe
 
 GOAL = 0.9  # of encode_batch
 BATCH = 1000  # texts handed to the library at once, as datasets.map does

@@ -112,6 +112,8 @@ def title(job: pb.Job) -> str:
         return f"{job.fine_tune.base} → {job.fine_tune.output_model}"
     if job.HasField("validate_dataset"):
         return f"Report on {job.validate_dataset.dataset}"
+    if job.HasField("train_tokenizer"):
+        return f"Train a tokenizer on {', '.join(job.train_tokenizer.datasets)}"
     if job.HasField("evaluate"):
         return f"Measure {job.evaluate.version} by {job.evaluate.suite}"
     return f"Pre-train {job.pretrain.output_model}"

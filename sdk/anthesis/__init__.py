@@ -21,6 +21,7 @@ from anthesis.v1.job_pb2 import (
     LoraOptions,
     PretrainSpec,
     TrainOptions,
+    TrainTokenizerSpec,
     ValidateDatasetSpec,
 )
 from anthesis.v1.tokenizer_pb2 import TokenIds
@@ -40,5 +41,6 @@ __all__ = [
     "Settings",
     "TokenIds",
     "TrainOptions",
+    "TrainTokenizerSpec",
     "ValidateDatasetSpec",
 ]

@@ -16,7 +16,7 @@ from anthesis.v1 import job_pb2 as pb
 from anthesis.v1.job_pb2_grpc import JobServiceStub
 
 LOG_POLL_S = 1.0
-Spec = pb.PretrainSpec | pb.FineTuneSpec | pb.EvaluateSpec | pb.ValidateDatasetSpec
+Spec = pb.PretrainSpec | pb.FineTuneSpec | pb.EvaluateSpec | pb.ValidateDatasetSpec | pb.TrainTokenizerSpec
 ENDED = frozenset({pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED})
 
 
@@ -46,6 +46,8 @@ class Jobs:
             request.validate_dataset.CopyFrom(spec)
         elif isinstance(spec, pb.EvaluateSpec):
             request.evaluate.CopyFrom(spec)
+        elif isinstance(spec, pb.TrainTokenizerSpec):
+            request.train_tokenizer.CopyFrom(spec)
         else:
             request.fine_tune.CopyFrom(spec)
         return (await unary(self._stub.CreateJob(request))).job

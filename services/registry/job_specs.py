@@ -123,18 +123,32 @@ class ValidateDatasetSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TrainTokenizerSpec:
+    """A tokenizer.json, which is no version of a model: tokenizer_training.py."""
+
+    datasets: list[str]
+    vocab_size: int
+    min_frequency: int = 0  # 0: the default
+
+    @property
+    def validation_datasets(self) -> list[str]:
+        return []
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateSpec:
     version: str  # anything `resolve` takes; a version's name once the job is created
     suite: str  # as well
 
 
 JobSpec = PretrainSpec | FineTuneSpec  # what makes a version
-AnyJobSpec = JobSpec | EvaluateSpec | ValidateDatasetSpec
+AnyJobSpec = JobSpec | EvaluateSpec | ValidateDatasetSpec | TrainTokenizerSpec
 _KINDS: Mapping[type, str] = {
     PretrainSpec: "pretrain",
     FineTuneSpec: "fine_tune",
     EvaluateSpec: "evaluate",
     ValidateDatasetSpec: "validate_dataset",
+    TrainTokenizerSpec: "train_tokenizer",
 }
 
 
@@ -146,6 +160,8 @@ def spec_from_row(row: Mapping[str, Any]) -> AnyJobSpec:
     values = {key: value for key, value in row.items() if key != "kind"}
     if row["kind"] == "validate_dataset":
         return ValidateDatasetSpec(**values)
+    if row["kind"] == "train_tokenizer":
+        return TrainTokenizerSpec(**values)
     if row["kind"] == "evaluate":
         return EvaluateSpec(**values)
     values["options"] = TrainOptions(**values["options"])
@@ -183,6 +199,8 @@ def aim_of(spec: AnyJobSpec) -> str:
         return f"measures {spec.version} by {spec.suite}"
     if isinstance(spec, ValidateDatasetSpec):
         return f"makes a report on {spec.dataset}"
+    if isinstance(spec, TrainTokenizerSpec):
+        return f"trains a tokenizer on {', '.join(spec.datasets)}"
     return f"makes {spec.output_model}"
 
 

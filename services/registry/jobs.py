@@ -32,6 +32,7 @@ from services.registry.job_specs import (
     FineTuneSpec,
     JobSpec,
     PretrainSpec,
+    TrainTokenizerSpec,
     ValidateDatasetSpec,
     aim_of,
     check_layout_fits,
@@ -63,6 +64,7 @@ from services.registry.tables import (
     Model,
     ModelVersion,
 )
+from services.registry.tokenizer_training import resolve_corpus
 from services.registry.tokenizers import check_fits, vocabulary_size
 from services.registry.training_data import read_training_data
 from services.registry.version_states import hold_model
@@ -109,6 +111,8 @@ class Jobs:
         if isinstance(spec, ValidateDatasetSpec):
             spec = await resolve_validation(self._database, self._artifacts, spec)
             return await self._store(replace(new, spec=spec), None)
+        if isinstance(spec, TrainTokenizerSpec):
+            return await self._store(replace(new, spec=await resolve_corpus(self._database, spec)), None)
         if isinstance(spec, EvaluateSpec):
             return await self._store(new, None)
         if isinstance(spec, PretrainSpec):
@@ -235,7 +239,7 @@ def _changed_by(new: NewJob, spec: AnyJobSpec) -> list[tuple[type[ProjectScoped]
     """What the job makes or changes when it succeeds, by name."""
     if isinstance(spec, ValidateDatasetSpec):
         return [(Dataset, spec.dataset)]
-    if isinstance(spec, EvaluateSpec):
+    if isinstance(spec, EvaluateSpec | TrainTokenizerSpec):
         return []
     return [(Model, spec.output_model), (Alias, new.deploy_alias), (Deployment, new.deploy_alias)]
 
@@ -301,7 +305,7 @@ async def _resolve(session: AsyncSession, new: NewJob) -> AnyJobSpec:
     Raises FailedPrecondition for a version whose licence the submitter has still to accept.
     """
     spec = new.spec
-    if isinstance(spec, ValidateDatasetSpec):
+    if isinstance(spec, ValidateDatasetSpec | TrainTokenizerSpec):
         return spec
     if isinstance(spec, EvaluateSpec):
         return await _resolve_evaluation(session, spec, new.created_by)

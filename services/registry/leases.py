@@ -34,6 +34,7 @@ from services.registry.job_specs import (
     EvaluateSpec,
     FineTuneSpec,
     PretrainSpec,
+    TrainTokenizerSpec,
     ValidateDatasetSpec,
     spec_from_row,
     start_of,
@@ -54,6 +55,7 @@ from services.registry.tables import (
     ModelVersion,
     Wakeup,
 )
+from services.registry.tokenizer_training import attach_tokenizer, check_tokenizer
 from services.registry.versions import NewVersion, add_version
 
 MAX_LOST_LEASES = 20
@@ -225,6 +227,8 @@ class Leases:
         if isinstance(outcome, Succeeded) and not job.ended:
             if isinstance(spec, ValidateDatasetSpec):
                 report = await asyncio.to_thread(check_report, self._artifacts, outcome.files)
+            elif isinstance(spec, TrainTokenizerSpec):
+                tokenizer = await asyncio.to_thread(check_tokenizer, self._artifacts, outcome.files)
             else:
                 new = _new_version(job, base.base, outcome.files)
                 checkpoint = await asyncio.to_thread(
@@ -240,6 +244,9 @@ class Leases:
             match outcome:
                 case Succeeded() if isinstance(spec, ValidateDatasetSpec):
                     await attach_report(session, self._artifacts, job, spec.dataset, report, now)
+                    enter(session, job, SUCCEEDED, now)
+                case Succeeded() if isinstance(spec, TrainTokenizerSpec):
+                    await attach_tokenizer(session, self._artifacts, job, tokenizer)
                     enter(session, job, SUCCEEDED, now)
                 case Succeeded():
                     digests = [*new.digests, outcome.documents] if outcome.documents else new.digests

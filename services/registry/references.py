@@ -68,7 +68,7 @@ async def _lock(session: AsyncSession, function: Function[None]) -> None:
 
 
 async def read_references(session: AsyncSession, expired_at: datetime | None = None) -> References:
-    """What versions, datasets, suites, evaluations, files and jobs that have not ended need.
+    """What versions, datasets, suites, evaluations, files, tokenizers' jobs and jobs that have not ended need.
 
     Deleted versions need theirs until they are purged. `expired_at`: as if those had been purged that may be by then.
     """
@@ -93,6 +93,9 @@ async def read_references(session: AsyncSession, expired_at: datetime | None = N
             needed[dataset["digest"]].append(f"suite {suite}")
     for file_id, digest in await session.execute(select(File.id, File.digest)):
         needed[digest].append(f"file {file_id}")
+    trained = select(Job.id, Job.tokenizer_digest).where(Job.tokenizer_digest.is_not(None))
+    for job_id, tokenizer in await session.execute(trained):
+        needed[str(tokenizer)].append(f"tokenizer of job {job_id}")
     for job_id, spec in await session.execute(select(Job.id, Job.spec).where(Job.state.not_in(ENDED))):
         for digest in _DIGEST.findall(json.dumps(spec)):  # whatever its kind of job names
             needed[digest].append(f"job {job_id}")

@@ -8,11 +8,11 @@ from typing import TypeVar
 
 from anthesis.decoding import Vocabulary
 
+from bloom import bpe
 from services.common.artifacts import ArtifactStore, check_digest
+from services.common.corpus import Corpus
 from services.common.errors import InvalidArgument
-from services.tokenizer import bpe
 from services.tokenizer.config import TokenizerConfig
-from services.tokenizer.corpus import Corpus
 from services.tokenizer.loaded import Encoding, LoadedTokenizer
 
 MIN_VOCAB_SIZE, MAX_VOCAB_SIZE = 512, 1_000_000

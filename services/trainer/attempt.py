@@ -41,6 +41,7 @@ from services.trainer.launch import (
     prepare_command,
     report_command,
     this_machine,
+    tokenizer_command,
 )
 from services.trainer.lease import LOST, CancelRequested, HeldLease, LeaseLost
 from services.trainer.processes import boot_clock, kill_group, kill_leftovers, start
@@ -48,6 +49,7 @@ from services.trainer.progress import ProgressReader
 from services.trainer.registry_client import Assignment, RegistryClient
 from services.trainer.room import when_there_is_room
 from services.trainer.tracking.processes import Trackers
+from services.trainer.train_tokenizer import TokenizerSpec
 from services.trainer.watchdog import Patience, Watchdog, stacks
 
 LOG = logging.getLogger(__name__)
@@ -131,7 +133,9 @@ class Attempt:
         try:
             spec = self._held.spec() if self._held.spec else None
             if isinstance(spec, ReportSpec):
-                self._report_on_dataset(spec)
+                self._run_one(spec, report_command(self._folder.path))
+            elif isinstance(spec, TokenizerSpec):
+                self._run_one(spec, tokenizer_command(self._folder.path))
             elif spec:
                 self._run_stages(spec)
             else:
@@ -187,9 +191,10 @@ class Attempt:
                 raise
             self._lease.say(f"not measured by {spec.suite}: {error}; `anthesis evaluations run` can still do so")
 
-    def _report_on_dataset(self, spec: ReportSpec) -> None:
+    def _run_one(self, spec: ReportSpec | TokenizerSpec, command: list[str]) -> None:
+        """A job of one process, without ranks."""
         when_there_is_room(lambda: spec.save(self._folder.run), self._lease.keep)
-        self._run_stage(report_command(self._folder.path), marked(spec.job_id, spec.fencing_token))
+        self._run_stage(command, marked(spec.job_id, spec.fencing_token))
         self._lease.report()
 
     def _train(self, spec: RunSpec, env: dict[str, str], trackers: Trackers) -> bool:

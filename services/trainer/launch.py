@@ -47,6 +47,10 @@ def report_command(folder: Path) -> list[str]:
     return [sys.executable, "-m", "services.trainer.dataset_report", str(folder)]
 
 
+def tokenizer_command(folder: Path) -> list[str]:
+    return [sys.executable, "-m", "services.trainer.train_tokenizer", str(folder)]
+
+
 def evaluate_command(folder: Path) -> list[str]:
     return [sys.executable, "-m", "services.trainer.evaluate", str(folder)]
 

@@ -20,6 +20,7 @@ from services.trainer.evaluation import EvaluationSpec
 from services.trainer.failure import JobFailure
 from services.trainer.processes import boot_clock
 from services.trainer.progress import Progress
+from services.trainer.train_tokenizer import MIN_FREQUENCY, TokenizerSpec
 
 CALL_TIMEOUT_S = 10.0
 FINISH_TIMEOUT_S = 120.0  # the registry reads the exported headers first
@@ -32,7 +33,8 @@ FORMATS: dict[int, DatasetFormat] = {
 }
 FINE_TUNE_LEARNING_RATE = 2e-5
 DEFAULT_EPOCHS = 1.0
-KINDS = ("pretrain", "fine_tune", "evaluate", "validate_dataset")  # of jobs that a trainer runs
+KINDS = ("pretrain", "fine_tune", "evaluate", "validate_dataset", "train_tokenizer")  # of jobs that a trainer runs
+AttemptSpec = RunSpec | ReportSpec | TokenizerSpec
 MAX_EXCEPT = 1000  # jobs that the registry passes over for us
 
 
@@ -45,7 +47,7 @@ class Assignment:
     fencing_token: int
     ttl_s: float
     asked: float  # boot_clock() before the lease was asked for: it ends ttl_s later, or a little after
-    spec: Callable[[], RunSpec | ReportSpec] | None  # raises JobFailure for what is not built; None: it only measures
+    spec: Callable[[], AttemptSpec] | None  # raises JobFailure for what is not built; None: it only measures
     log_end: int = 0  # characters of the job's log that the registry has
     evaluation: EvaluationSpec | None = None  # what is to be measured, after training if there is any
 
@@ -145,9 +147,28 @@ def _call(method: Any, request: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
         raise from_rpc(error) from error
 
 
-def spec_of(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> RunSpec | ReportSpec:
+def spec_of(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> AttemptSpec:
     """What the processes of this attempt get. Raises JobFailure for what is not built."""
-    return (report_spec if response.job.HasField("validate_dataset") else run_spec)(response, platform)
+    match response.job.WhichOneof("spec"):
+        case "validate_dataset":
+            return report_spec(response, platform)
+        case "train_tokenizer":
+            return tokenizer_spec(response, platform)
+    return run_spec(response, platform)
+
+
+def tokenizer_spec(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> TokenizerSpec:
+    """Of a job that trains a tokenizer."""
+    job, asked = response.job, response.job.train_tokenizer
+    return TokenizerSpec(
+        job_id=job.id,
+        fencing_token=response.lease.fencing_token,
+        digests=tuple(dataset.digest for dataset in response.datasets),
+        vocab_size=asked.vocab_size,
+        min_frequency=asked.min_frequency or MIN_FREQUENCY,
+        data_dir=str(platform.data_dir),
+        artifacts_url=platform.artifacts_url,
+    )
 
 
 def report_spec(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> ReportSpec:

@@ -3,7 +3,7 @@
 from functools import lru_cache
 from pathlib import Path
 
-from services.tokenizer import bpe
+from bloom import bpe
 
 # A little of many scripts, so that merges cross bytes of two-, three- and four-byte characters.
 TEXTS = (

@@ -19,6 +19,7 @@ from typing import Self
 import grpc
 from anthesis.channel import open_channel
 from anthesis.errors import from_rpc
+from anthesis.jobs import Spec
 from anthesis.v1 import job_pb2, job_pb2_grpc, registry_pb2, registry_pb2_grpc
 
 from services.common.artifacts import ArtifactStore
@@ -160,7 +161,7 @@ class TrainingPlatform:
 
     def submit(
         self,
-        spec: job_pb2.PretrainSpec | job_pb2.FineTuneSpec | job_pb2.EvaluateSpec | job_pb2.ValidateDatasetSpec,
+        spec: Spec,
         deploy_alias: str = "",
     ) -> str:
         fields = {spec.message_type.name: spec.name for spec in job_pb2.Job.DESCRIPTOR.oneofs_by_name["spec"].fields}

@@ -151,6 +151,11 @@ def made(job: pb.Job) -> None:
             query_params={"model": model},
         )
         return
+    if job.tokenizer_digest:
+        with st.container(border=True):
+            st.html(markup.card_title("New tokenizer", "give its digest where a model is pre-trained"))
+            st.code(job.tokenizer_digest, language=None)
+        return
     version = connect().client.models.get_version(job.model_version)
     with st.container(border=True):
         details = f"{version.parameters:,} parameters, {version.licence}"

@@ -22,6 +22,7 @@ from anthesis.cli import (
     reproduce,
     status,
     text,
+    tokenizers,
     usage,
     webhooks,
 )
@@ -42,6 +43,7 @@ for module in (
     datasets,
     files,
     jobs,
+    tokenizers,
     reproduce,
     deployments,
     projects,

@@ -93,6 +93,8 @@ def _in_all(losses: Sequence[ValidationLoss]) -> float:
 def _outcome(job: Job) -> str:
     if job.model_version:
         return f"{job.id} made {job.model_version}"
+    if job.tokenizer_digest:
+        return f"{job.id} made the tokenizer {job.tokenizer_digest}"
     if job.HasField("evaluate") and job.state == JOB_STATE_SUCCEEDED:
         version, suite = job.evaluate.version, job.evaluate.suite
         return f"{job.id} measured {version}; `anthesis evaluations list {version} --suite {suite}` shows it"

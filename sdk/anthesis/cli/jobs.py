@@ -151,4 +151,6 @@ def _output(job: Job) -> str:
         return f"{job.evaluate.version} by {job.evaluate.suite}"
     if job.HasField("validate_dataset"):
         return f"report on {job.validate_dataset.dataset}"
+    if job.HasField("train_tokenizer"):
+        return job.tokenizer_digest or f"a tokenizer of {', '.join(job.train_tokenizer.datasets)}"
     return job.pretrain.output_model if job.HasField("pretrain") else job.fine_tune.output_model

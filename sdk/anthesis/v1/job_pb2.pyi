@@ -82,6 +82,7 @@ class Job(_message.Message):
     FINE_TUNE_FIELD_NUMBER: _builtins.int
     VALIDATE_DATASET_FIELD_NUMBER: _builtins.int
     EVALUATE_FIELD_NUMBER: _builtins.int
+    TRAIN_TOKENIZER_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
@@ -94,6 +95,7 @@ class Job(_message.Message):
     CREATED_BY_FIELD_NUMBER: _builtins.int
     ESTIMATE_FIELD_NUMBER: _builtins.int
     PROJECT_FIELD_NUMBER: _builtins.int
+    TOKENIZER_DIGEST_FIELD_NUMBER: _builtins.int
     PAUSE_REQUESTED_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     FINE_TUNING_FIELD_NUMBER: _builtins.int
@@ -108,6 +110,8 @@ class Job(_message.Message):
     created_by: _builtins.str
     project: _builtins.str
     """Whose it is; empty: shared by all projects."""
+    tokenizer_digest: _builtins.str
+    """Of the tokenizer.json that a `train_tokenizer` job has made."""
     pause_requested: _builtins.bool
     """Its worker has been told to stop with a checkpoint."""
     priority: Global___JobPriority.ValueType
@@ -121,6 +125,8 @@ class Job(_message.Message):
     def validate_dataset(self) -> Global___ValidateDatasetSpec: ...
     @_builtins.property
     def evaluate(self) -> Global___EvaluateSpec: ...
+    @_builtins.property
+    def train_tokenizer(self) -> Global___TrainTokenizerSpec: ...
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -151,6 +157,7 @@ class Job(_message.Message):
         fine_tune: Global___FineTuneSpec | None = ...,
         validate_dataset: Global___ValidateDatasetSpec | None = ...,
         evaluate: Global___EvaluateSpec | None = ...,
+        train_tokenizer: Global___TrainTokenizerSpec | None = ...,
         state: Global___JobState.ValueType = ...,
         cancel_requested: _builtins.bool = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
@@ -163,16 +170,17 @@ class Job(_message.Message):
         created_by: _builtins.str = ...,
         estimate: Global___JobEstimate | None = ...,
         project: _builtins.str = ...,
+        tokenizer_digest: _builtins.str = ...,
         pause_requested: _builtins.bool = ...,
         priority: Global___JobPriority.ValueType = ...,
         fine_tuning: Global___FineTuning | None = ...,
         last_sequence: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "pretrain", b"pretrain", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "validate_dataset", b"validate_dataset"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "pretrain", b"pretrain", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "train_tokenizer", b"train_tokenizer", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "created_by", b"created_by", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "id", b"id", "last_sequence", b"last_sequence", "model_version", b"model_version", "pause_requested", b"pause_requested", "pretrain", b"pretrain", "priority", b"priority", "progress", b"progress", "project", b"project", "spec", b"spec", "start_time", b"start_time", "state", b"state", "validate_dataset", b"validate_dataset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "created_by", b"created_by", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "id", b"id", "last_sequence", b"last_sequence", "model_version", b"model_version", "pause_requested", b"pause_requested", "pretrain", b"pretrain", "priority", b"priority", "progress", b"progress", "project", b"project", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tokenizer_digest", b"tokenizer_digest", "train_tokenizer", b"train_tokenizer", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune", "validate_dataset", "evaluate"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune", "validate_dataset", "evaluate", "train_tokenizer"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 
@@ -640,6 +648,40 @@ class ValidateDatasetSpec(_message.Message):
 Global___ValidateDatasetSpec: _TypeAlias = ValidateDatasetSpec  # noqa: Y015
 
 @_typing.final
+class TrainTokenizerSpec(_message.Message):
+    """Trains a tokenizer of BLOOM's kind: byte-level BPE (docs/jobs.md)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASETS_FIELD_NUMBER: _builtins.int
+    VOCAB_SIZE_FIELD_NUMBER: _builtins.int
+    MIN_FREQUENCY_FIELD_NUMBER: _builtins.int
+    vocab_size: _builtins.int
+    """Including the 256 bytes and 4 special tokens; 512 to 1,000,000. Little text
+    ends below it.
+    """
+    min_frequency: _builtins.int
+    """A pair is merged only when it occurs this often; 0 means 2."""
+    @_builtins.property
+    def datasets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """By name; fixed to versions when the job is created. TEXT or MULTITASK."""
+
+    def __init__(
+        self,
+        *,
+        datasets: _abc.Iterable[_builtins.str] | None = ...,
+        vocab_size: _builtins.int = ...,
+        min_frequency: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets", "min_frequency", b"min_frequency", "vocab_size", b"vocab_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrainTokenizerSpec: _TypeAlias = TrainTokenizerSpec  # noqa: Y015
+
+@_typing.final
 class LoraOptions(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1084,6 +1126,7 @@ class CreateJobRequest(_message.Message):
     FINE_TUNE_FIELD_NUMBER: _builtins.int
     VALIDATE_DATASET_FIELD_NUMBER: _builtins.int
     EVALUATE_FIELD_NUMBER: _builtins.int
+    TRAIN_TOKENIZER_FIELD_NUMBER: _builtins.int
     DEPLOY_ALIAS_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
@@ -1104,6 +1147,8 @@ class CreateJobRequest(_message.Message):
     @_builtins.property
     def evaluate(self) -> Global___EvaluateSpec: ...
     @_builtins.property
+    def train_tokenizer(self) -> Global___TrainTokenizerSpec: ...
+    @_builtins.property
     def fine_tuning(self) -> Global___FineTuning:
         """Of a job that OpenAI's API submits. When it has SUCCEEDED its metrics are a
         file: "file-" and the job's id without "job-".
@@ -1116,16 +1161,17 @@ class CreateJobRequest(_message.Message):
         fine_tune: Global___FineTuneSpec | None = ...,
         validate_dataset: Global___ValidateDatasetSpec | None = ...,
         evaluate: Global___EvaluateSpec | None = ...,
+        train_tokenizer: Global___TrainTokenizerSpec | None = ...,
         deploy_alias: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
         priority: Global___JobPriority.ValueType = ...,
         fine_tuning: Global___FineTuning | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "pretrain", b"pretrain", "spec", b"spec", "validate_dataset", b"validate_dataset"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "pretrain", b"pretrain", "spec", b"spec", "train_tokenizer", b"train_tokenizer", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deploy_alias", b"deploy_alias", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "idempotency_key", b"idempotency_key", "pretrain", b"pretrain", "priority", b"priority", "spec", b"spec", "validate_dataset", b"validate_dataset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deploy_alias", b"deploy_alias", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "idempotency_key", b"idempotency_key", "pretrain", b"pretrain", "priority", b"priority", "spec", b"spec", "train_tokenizer", b"train_tokenizer", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune", "validate_dataset", "evaluate"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune", "validate_dataset", "evaluate", "train_tokenizer"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 

@@ -28,6 +28,7 @@ from services.registry.job_specs import (
     LoraOptions,
     PretrainSpec,
     TrainOptions,
+    TrainTokenizerSpec,
     ValidateDatasetSpec,
     spec_from_row,
 )
@@ -267,6 +268,8 @@ def job(row: tables.Job) -> job_pb2.Job:
             job_pb2.ValidateDatasetSpec(**asdict(spec)) if isinstance(spec, ValidateDatasetSpec) else None
         ),
         evaluate=_evaluate(spec) if isinstance(spec, EvaluateSpec) else None,
+        train_tokenizer=job_pb2.TrainTokenizerSpec(**asdict(spec)) if isinstance(spec, TrainTokenizerSpec) else None,
+        tokenizer_digest=row.tokenizer_digest or "",
         state=job_pb2.JobState.Value(f"JOB_STATE_{row.state}"),
         cancel_requested=row.cancel_requested,
         create_time=timestamp(row.create_time),
@@ -359,7 +362,14 @@ def job_spec(request: job_pb2.CreateJobRequest) -> AnyJobSpec:
             )
         case "evaluate":
             return EvaluateSpec(version=request.evaluate.version, suite=request.evaluate.suite)
-    raise InvalidArgument("the request has no spec; set pretrain, fine_tune, evaluate or validate_dataset")
+        case "train_tokenizer":
+            train = request.train_tokenizer
+            return TrainTokenizerSpec(
+                datasets=list(train.datasets), vocab_size=train.vocab_size, min_frequency=train.min_frequency
+            )
+    raise InvalidArgument(
+        "the request has no spec; set pretrain, fine_tune, evaluate, validate_dataset or train_tokenizer"
+    )
 
 
 def _source(spec: JobSpec) -> job_pb2.CheckpointSource | None:

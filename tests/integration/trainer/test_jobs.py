@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from anthesis.v1 import job_pb2, registry_pb2
+from tokenizers import Tokenizer
 from transformers import BloomForCausalLM
 
 from tests.support.tensorboard import shown
@@ -298,6 +299,26 @@ def test_a_dataset_is_reported_on_before_anything_is_trained_on_it(platform):
     assert report["duplicates"]["exact"]["first"] == [{"row": 4, "like_row": 1}]
     assert report["leakage"]["held_out"][0]["rows"] == 4
     assert not processes_of(job.id)
+
+
+def test_a_tokenizer_is_trained_and_a_model_on_it(platform):
+    platform.dataset("words", text_rows(40))
+    spec = job_pb2.TrainTokenizerSpec(datasets=["words"], vocab_size=600)
+    job = platform.wait_until_ended(platform.submit(spec))
+    assert job.state == job_pb2.JOB_STATE_SUCCEEDED, job.error
+    tokenizer = Tokenizer.from_str(platform.store.read_bytes(job.tokenizer_digest).decode())
+    text = text_rows(40)[7]["text"]
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
+    assert (job.model_version, processes_of(job.id)) == ("", [])
+    pretrain = job_pb2.PretrainSpec(
+        output_model="of-words",
+        tokenizer_digest=job.tokenizer_digest,
+        datasets=["words"],
+        config=json.dumps(MODEL | {"vocab_size": 0}),
+        options=job_pb2.TrainOptions(steps=1, sequence_length=32, micro_batch=2, precision="fp32"),
+    )
+    pretrained = platform.wait_until_ended(platform.submit(pretrain))
+    assert pretrained.state == job_pb2.JOB_STATE_SUCCEEDED, pretrained.error
 
 
 def test_a_report_that_cannot_be_made_says_why(platform):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer
 from tokenizers.pre_tokenizers import Split
 
-from services.tokenizer import bpe
+from bloom import bpe
 from tests.support.tokenizers import TEXTS, small_tokenizer_json
 
 # The facts' flattened class: what the nested one means, in a dialect that Python's `regex` reads.

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from services.common import corpus as corpus_module
 from services.common.artifacts import ArtifactStore
+from services.common.corpus import Corpus
 from services.common.errors import InvalidArgument, NotFound
-from services.tokenizer import corpus as corpus_module
-from services.tokenizer.corpus import Corpus
 
 
 @pytest.fixture
