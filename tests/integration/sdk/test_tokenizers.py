@@ -37,7 +37,7 @@ def test_a_tokenizer_is_asked_for_and_its_digest_is_what_the_job_names(
     watched = anthesis("jobs", "watch", job["id"]).stdout.splitlines()
 
     assert refused == "error: vocab_size=100 is out of range; choose a value in [512, 1000000]\n"
-    assert job["train_tokenizer"] == {"datasets": ["cli-words@1"], "vocab_size": 600}
+    assert job["train_tokenizer"] == {"datasets": ["cli-words@1"], "vocab_size": 600, "min_frequency": 0}
     assert (job["state"], job["priority"]) == ("PENDING", "HIGH")
     assert f"{job['id']}\ttrain_tokenizer\ta tokenizer of cli-words@1\tPENDING" in waiting
     assert watched[-1] == f"{job['id']} made the tokenizer {digest}"
