@@ -116,6 +116,8 @@ def title(job: pb.Job) -> str:
         return f"Train a tokenizer on {', '.join(job.train_tokenizer.datasets)}"
     if job.HasField("evaluate"):
         return f"Measure {job.evaluate.version} by {job.evaluate.suite}"
+    if job.HasField("clean_corpus"):
+        return f"Clean {', '.join(job.clean_corpus.datasets)} → {job.clean_corpus.output_dataset}"
     return f"Pre-train {job.pretrain.output_model}"
 
 

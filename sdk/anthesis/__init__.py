@@ -16,6 +16,7 @@ from anthesis.settings import Settings
 from anthesis.v1.generation_pb2 import ScoreItem
 from anthesis.v1.inference_pb2 import SamplingParams
 from anthesis.v1.job_pb2 import (
+    CleanCorpusSpec,
     EvaluateSpec,
     FineTuneSpec,
     LoraOptions,
@@ -29,6 +30,7 @@ from anthesis.v1.tokenizer_pb2 import TokenIds
 __all__ = [
     "AnthesisError",
     "AsyncClient",
+    "CleanCorpusSpec",
     "Client",
     "Completion",
     "EvaluateSpec",

@@ -16,7 +16,15 @@ from anthesis.v1 import job_pb2 as pb
 from anthesis.v1.job_pb2_grpc import JobServiceStub
 
 LOG_POLL_S = 1.0
-Spec = pb.PretrainSpec | pb.FineTuneSpec | pb.EvaluateSpec | pb.ValidateDatasetSpec | pb.TrainTokenizerSpec
+Spec = (
+    pb.PretrainSpec
+    | pb.FineTuneSpec
+    | pb.EvaluateSpec
+    | pb.ValidateDatasetSpec
+    | pb.TrainTokenizerSpec
+    | pb.CleanCorpusSpec
+)
+_FIELDS = {field.message_type.name: field.name for field in pb.Job.DESCRIPTOR.oneofs_by_name["spec"].fields}
 ENDED = frozenset({pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED})
 
 
@@ -39,17 +47,9 @@ class Jobs:
         Raises InvalidArgumentError, naming the parameter and its range.
         """
         key = idempotency_key or uuid.uuid4().hex
+        kind = _FIELDS[spec.DESCRIPTOR.name]
         request = pb.CreateJobRequest(deploy_alias=deploy_alias, idempotency_key=key, priority=priority)
-        if isinstance(spec, pb.PretrainSpec):
-            request.pretrain.CopyFrom(spec)
-        elif isinstance(spec, pb.ValidateDatasetSpec):
-            request.validate_dataset.CopyFrom(spec)
-        elif isinstance(spec, pb.EvaluateSpec):
-            request.evaluate.CopyFrom(spec)
-        elif isinstance(spec, pb.TrainTokenizerSpec):
-            request.train_tokenizer.CopyFrom(spec)
-        else:
-            request.fine_tune.CopyFrom(spec)
+        getattr(request, kind).CopyFrom(spec)
         return (await unary(self._stub.CreateJob(request))).job
 
     async def reproduce(

@@ -1,6 +1,7 @@
 """Datasets: JSONL artifacts whose every row was checked against its format. A version never changes."""
 
 import asyncio
+from typing import Any
 
 from anthesis.rows import RowsSummary, check_rows
 from sqlalchemy import select
@@ -55,16 +56,7 @@ class Datasets:
         }
         async with self._database.write() as session:
             await keep(session, self._artifacts, [digest])
-            while not (same := await _same(session, name, dataset_format, digest)):
-                newest = await find_newest(session, name)
-                await check_usable(session, (Dataset, f"{name}@1"))
-                number, project = (newest.number + 1, newest.project) if newest else (1, current_project())
-                values = {"name": f"{name}@{number}", "number": number, "project": project}
-                if await insert_if_absent(session, Dataset, **values, **row):
-                    await check_stored_bytes(session, {digest: size})
-                    await note_artifacts(session, project, {digest: size})
-                    audit.record(session, self._clock(), f"dataset/{name}", f"version {number}: {digest}")
-        return same
+            return await add_version(session, row)
 
     def _check(self, dataset_format: str, digest: str) -> tuple[RowsSummary, int]:
         size = self._artifacts.size(digest)
@@ -96,6 +88,24 @@ class Datasets:
         """The first rows, or with a seed rows drawn at random. Raises NotFound, FailedPrecondition for YAML."""
         dataset = await self.get(name)
         return dataset, await asyncio.to_thread(preview, self._artifacts, dataset, num_rows, seed)
+
+
+async def add_version(session: AsyncSession, row: dict[str, Any]) -> Dataset:
+    """The next version of a dataset, of rows that were checked; the newest where it is this one. Call it after `keep`.
+
+    row: its columns, but for name, number and project. Raises AlreadyExists where the name is of another format.
+    """
+    name, digest, size = row["dataset"], row["digest"], row["size_bytes"]
+    while not (same := await _same(session, name, row["format"], digest)):
+        newest = await find_newest(session, name)
+        await check_usable(session, (Dataset, f"{name}@1"))
+        number, project = (newest.number + 1, newest.project) if newest else (1, current_project())
+        values = {"name": f"{name}@{number}", "number": number, "project": project}
+        if await insert_if_absent(session, Dataset, **values, **row):
+            await check_stored_bytes(session, {digest: size})
+            await note_artifacts(session, project, {digest: size})
+            audit.record(session, row["create_time"], f"dataset/{name}", f"version {number}: {digest}")
+    return same
 
 
 async def _same(session: AsyncSession, name: str, dataset_format: str, digest: str) -> Dataset | None:

@@ -136,19 +136,36 @@ class TrainTokenizerSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CleanCorpusSpec:
+    """A dataset's version, of what is left of others: corpus_cleaning.py."""
+
+    datasets: list[str]
+    output_dataset: str
+    default_language: str = ""
+    keep_near_duplicates: bool = False
+    keep_foreign_lines: bool = False
+    personal_information: list[str] = field(default_factory=list)  # kinds to redact; empty: all
+
+    @property
+    def validation_datasets(self) -> list[str]:
+        return []
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateSpec:
     version: str  # anything `resolve` takes; a version's name once the job is created
     suite: str  # as well
 
 
 JobSpec = PretrainSpec | FineTuneSpec  # what makes a version
-AnyJobSpec = JobSpec | EvaluateSpec | ValidateDatasetSpec | TrainTokenizerSpec
+AnyJobSpec = JobSpec | EvaluateSpec | ValidateDatasetSpec | TrainTokenizerSpec | CleanCorpusSpec
 _KINDS: Mapping[type, str] = {
     PretrainSpec: "pretrain",
     FineTuneSpec: "fine_tune",
     EvaluateSpec: "evaluate",
     ValidateDatasetSpec: "validate_dataset",
     TrainTokenizerSpec: "train_tokenizer",
+    CleanCorpusSpec: "clean_corpus",
 }
 
 
@@ -162,6 +179,8 @@ def spec_from_row(row: Mapping[str, Any]) -> AnyJobSpec:
         return ValidateDatasetSpec(**values)
     if row["kind"] == "train_tokenizer":
         return TrainTokenizerSpec(**values)
+    if row["kind"] == "clean_corpus":
+        return CleanCorpusSpec(**values)
     if row["kind"] == "evaluate":
         return EvaluateSpec(**values)
     values["options"] = TrainOptions(**values["options"])
@@ -201,6 +220,8 @@ def aim_of(spec: AnyJobSpec) -> str:
         return f"makes a report on {spec.dataset}"
     if isinstance(spec, TrainTokenizerSpec):
         return f"trains a tokenizer on {', '.join(spec.datasets)}"
+    if isinstance(spec, CleanCorpusSpec):
+        return f"makes dataset {spec.output_dataset} of {', '.join(spec.datasets)}"
     return f"makes {spec.output_model}"
 
 

@@ -14,6 +14,7 @@ from services.common.errors import FailedPrecondition, InvalidArgument
 from services.registry import audit
 from services.registry.aliases import resolve
 from services.registry.continuation import check_continues
+from services.registry.corpus_cleaning import resolve_cleaning
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
 from services.registry.dataset_names import check_datasets_exist
 from services.registry.dataset_reports import resolve_validation
@@ -28,6 +29,7 @@ from services.registry.job_queue import queue_time
 from services.registry.job_specs import (
     DEFAULT_LICENCE,
     AnyJobSpec,
+    CleanCorpusSpec,
     EvaluateSpec,
     FineTuneSpec,
     JobSpec,
@@ -111,8 +113,9 @@ class Jobs:
         if isinstance(spec, ValidateDatasetSpec):
             spec = await resolve_validation(self._database, self._artifacts, spec)
             return await self._store(replace(new, spec=spec), None)
-        if isinstance(spec, TrainTokenizerSpec):
-            return await self._store(replace(new, spec=await resolve_corpus(self._database, spec)), None)
+        if isinstance(spec, TrainTokenizerSpec | CleanCorpusSpec):
+            resolve_texts = resolve_corpus if isinstance(spec, TrainTokenizerSpec) else resolve_cleaning
+            return await self._store(replace(new, spec=await resolve_texts(self._database, spec)), None)
         if isinstance(spec, EvaluateSpec):
             return await self._store(new, None)
         if isinstance(spec, PretrainSpec):
@@ -239,6 +242,8 @@ def _changed_by(new: NewJob, spec: AnyJobSpec) -> list[tuple[type[ProjectScoped]
     """What the job makes or changes when it succeeds, by name."""
     if isinstance(spec, ValidateDatasetSpec):
         return [(Dataset, spec.dataset)]
+    if isinstance(spec, CleanCorpusSpec):
+        return [(Dataset, f"{spec.output_dataset}@1")]
     if isinstance(spec, EvaluateSpec | TrainTokenizerSpec):
         return []
     return [(Model, spec.output_model), (Alias, new.deploy_alias), (Deployment, new.deploy_alias)]
@@ -305,7 +310,7 @@ async def _resolve(session: AsyncSession, new: NewJob) -> AnyJobSpec:
     Raises FailedPrecondition for a version whose licence the submitter has still to accept.
     """
     spec = new.spec
-    if isinstance(spec, ValidateDatasetSpec | TrainTokenizerSpec):
+    if isinstance(spec, ValidateDatasetSpec | TrainTokenizerSpec | CleanCorpusSpec):
         return spec
     if isinstance(spec, EvaluateSpec):
         return await _resolve_evaluation(session, spec, new.created_by)

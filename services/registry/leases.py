@@ -20,6 +20,7 @@ from services.registry import audit, job_logs
 from services.registry.alias_changes import JOB, NewChange, set_alias
 from services.registry.aliases import resolve
 from services.registry.checkpoints import File, inspect_checkpoint
+from services.registry.corpus_cleaning import attach_cleaned, check_cleaned
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
 from services.registry.dataset_names import check_datasets_exist
 from services.registry.dataset_reports import attach_report, check_report
@@ -31,6 +32,7 @@ from services.registry.job_events import enter, lock_job, read_job, record, say,
 from services.registry.job_progress import Progress, newest
 from services.registry.job_queue import next_in_turn
 from services.registry.job_specs import (
+    CleanCorpusSpec,
     EvaluateSpec,
     FineTuneSpec,
     PretrainSpec,
@@ -229,6 +231,8 @@ class Leases:
                 report = await asyncio.to_thread(check_report, self._artifacts, outcome.files)
             elif isinstance(spec, TrainTokenizerSpec):
                 tokenizer = await asyncio.to_thread(check_tokenizer, self._artifacts, outcome.files)
+            elif isinstance(spec, CleanCorpusSpec):
+                cleaned = await asyncio.to_thread(check_cleaned, self._artifacts, outcome.files)
             else:
                 new = _new_version(job, base.base, outcome.files)
                 checkpoint = await asyncio.to_thread(
@@ -247,6 +251,9 @@ class Leases:
                     enter(session, job, SUCCEEDED, now)
                 case Succeeded() if isinstance(spec, TrainTokenizerSpec):
                     await attach_tokenizer(session, self._artifacts, job, tokenizer)
+                    enter(session, job, SUCCEEDED, now)
+                case Succeeded() if isinstance(spec, CleanCorpusSpec):
+                    await attach_cleaned(session, self._artifacts, job, spec.output_dataset, cleaned, now)
                     enter(session, job, SUCCEEDED, now)
                 case Succeeded():
                     digests = [*new.digests, outcome.documents] if outcome.documents else new.digests

@@ -68,9 +68,10 @@ async def _lock(session: AsyncSession, function: Function[None]) -> None:
 
 
 async def read_references(session: AsyncSession, expired_at: datetime | None = None) -> References:
-    """What versions, datasets, suites, evaluations, files, tokenizers' jobs and jobs that have not ended need.
+    """What versions, datasets, suites, evaluations, files and jobs need.
 
-    Deleted versions need theirs until they are purged. `expired_at`: as if those had been purged that may be by then.
+    A job needs what it has made, and until it ends what it names. Deleted versions need theirs until they are purged;
+    `expired_at`: as if those had been purged that may be by then.
     """
     needed: References = defaultdict(list)
     versions = select(ModelVersion.name, ModelVersion.files, ModelVersion.tokenizer_digest)
@@ -93,9 +94,9 @@ async def read_references(session: AsyncSession, expired_at: datetime | None = N
             needed[dataset["digest"]].append(f"suite {suite}")
     for file_id, digest in await session.execute(select(File.id, File.digest)):
         needed[digest].append(f"file {file_id}")
-    trained = select(Job.id, Job.tokenizer_digest).where(Job.tokenizer_digest.is_not(None))
-    for job_id, tokenizer in await session.execute(trained):
-        needed[str(tokenizer)].append(f"tokenizer of job {job_id}")
+    for job_id, made in await session.execute(select(Job.id, Job.made).where(Job.made.is_not(None))):
+        for digest in _DIGEST.findall(json.dumps(made)):
+            needed[digest].append(f"job {job_id}")
     for job_id, spec in await session.execute(select(Job.id, Job.spec).where(Job.state.not_in(ENDED))):
         for digest in _DIGEST.findall(json.dumps(spec)):  # whatever its kind of job names
             needed[digest].append(f"job {job_id}")

@@ -238,7 +238,7 @@ class Job(ProjectScoped, Base):
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     model_version: Mapped[str | None]
-    tokenizer_digest: Mapped[str | None]  # that it has made
+    made: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # by a job that makes no version
     estimate: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # see estimates.py
     log_end: Mapped[int] = mapped_column(BigInteger, default=0)  # characters printed so far: see job_logs.py
     fine_tuning: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # see fine_tunings.py

@@ -49,4 +49,4 @@ async def attach_tokenizer(session: AsyncSession, artifacts: ArtifactStore, job:
     """Make it what the job has made, which is kept as long as the job is."""
     await keep(session, artifacts, [digest])
     await note_artifacts(session, job.project, {digest: artifacts.size(digest)})
-    job.tokenizer_digest = digest
+    job.made = {"tokenizer_digest": digest}

@@ -14,6 +14,7 @@ from anthesis.errors import AnthesisError, InvalidArgumentError
 
 from bloom.layout import Layout
 from services.common.settings import ROOT, Platform
+from services.trainer.clean_corpus import CleanSpec
 from services.trainer.config import RunSpec
 from services.trainer.dataset_report.spec import ReportSpec
 from services.trainer.early_end import EarlyEnd
@@ -32,6 +33,7 @@ from services.trainer.hosts import (
 )
 from services.trainer.job_log import JobLog
 from services.trainer.launch import (
+    clean_command,
     deepspeed_command,
     environment,
     evaluate_command,
@@ -136,6 +138,8 @@ class Attempt:
                 self._run_one(spec, report_command(self._folder.path))
             elif isinstance(spec, TokenizerSpec):
                 self._run_one(spec, tokenizer_command(self._folder.path))
+            elif isinstance(spec, CleanSpec):
+                self._run_one(spec, clean_command(self._folder.path))
             elif spec:
                 self._run_stages(spec)
             else:
@@ -191,7 +195,7 @@ class Attempt:
                 raise
             self._lease.say(f"not measured by {spec.suite}: {error}; `anthesis evaluations run` can still do so")
 
-    def _run_one(self, spec: ReportSpec | TokenizerSpec, command: list[str]) -> None:
+    def _run_one(self, spec: ReportSpec | TokenizerSpec | CleanSpec, command: list[str]) -> None:
         """A job of one process, without ranks."""
         when_there_is_room(lambda: spec.save(self._folder.run), self._lease.keep)
         self._run_stage(command, marked(spec.job_id, spec.fencing_token))

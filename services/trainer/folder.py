@@ -64,6 +64,11 @@ class JobFolder:
         return self.path / "export"
 
     @property
+    def cleaning(self) -> Path:
+        """Text that is cleaned: what is read, what is done and what is left."""
+        return self.path / "cleaning"
+
+    @property
     def log(self) -> Path:
         """What the processes print."""
         return self.path / "train.log"
@@ -168,5 +173,5 @@ class JobFolder:
         surplus = Retention(last=0, every=keep_every).surplus(checkpoints)
         unfinished = [*self.checkpoints.glob("*.building")]
         everything = [self.checkpoints] if len(surplus) == len(checkpoints) else [*surplus, *unfinished]
-        for folder in (*everything, self.export, self.base, self.brought):
+        for folder in (*everything, self.export, self.base, self.brought, self.cleaning):
             shutil.rmtree(folder, ignore_errors=True)

@@ -51,6 +51,10 @@ def tokenizer_command(folder: Path) -> list[str]:
     return [sys.executable, "-m", "services.trainer.train_tokenizer", str(folder)]
 
 
+def clean_command(folder: Path) -> list[str]:
+    return [sys.executable, "-m", "services.trainer.clean_corpus", str(folder)]
+
+
 def evaluate_command(folder: Path) -> list[str]:
     return [sys.executable, "-m", "services.trainer.evaluate", str(folder)]
 

@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from bloom.layout import Layout
 from services.common.settings import Platform
+from services.trainer.clean_corpus import CleanSpec
 from services.trainer.config import DatasetFormat, DatasetSpec, LoraConfig, RunSpec, TrainConfig
 from services.trainer.dataset_report.spec import ReportSpec
 from services.trainer.evaluation import EvaluationSpec
@@ -33,8 +34,9 @@ FORMATS: dict[int, DatasetFormat] = {
 }
 FINE_TUNE_LEARNING_RATE = 2e-5
 DEFAULT_EPOCHS = 1.0
-KINDS = ("pretrain", "fine_tune", "evaluate", "validate_dataset", "train_tokenizer")  # of jobs that a trainer runs
-AttemptSpec = RunSpec | ReportSpec | TokenizerSpec
+# Of jobs that a trainer runs.
+KINDS = ("pretrain", "fine_tune", "evaluate", "validate_dataset", "train_tokenizer", "clean_corpus")
+AttemptSpec = RunSpec | ReportSpec | TokenizerSpec | CleanSpec
 MAX_EXCEPT = 1000  # jobs that the registry passes over for us
 
 
@@ -154,6 +156,8 @@ def spec_of(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> Attem
             return report_spec(response, platform)
         case "train_tokenizer":
             return tokenizer_spec(response, platform)
+        case "clean_corpus":
+            return clean_spec(response, platform)
     return run_spec(response, platform)
 
 
@@ -182,6 +186,22 @@ def report_spec(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> R
         held_out=tuple(held_out),
         tokenizer_digest=asked.tokenizer_digest,
         sequence_length=asked.sequence_length,
+        data_dir=str(platform.data_dir),
+        artifacts_url=platform.artifacts_url,
+    )
+
+
+def clean_spec(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> CleanSpec:
+    """Of a job that cleans text."""
+    job, asked = response.job, response.job.clean_corpus
+    return CleanSpec(
+        job_id=job.id,
+        fencing_token=response.lease.fencing_token,
+        digests=tuple(dataset.digest for dataset in response.datasets),
+        default_language=asked.default_language,
+        near_duplicates=not asked.keep_near_duplicates,
+        foreign_lines=not asked.keep_foreign_lines,
+        personal_information=tuple(asked.personal_information),
         data_dir=str(platform.data_dir),
         artifacts_url=platform.artifacts_url,
     )

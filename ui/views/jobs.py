@@ -156,6 +156,11 @@ def made(job: pb.Job) -> None:
             st.html(markup.card_title("New tokenizer", "give its digest where a model is pre-trained"))
             st.code(job.tokenizer_digest, language=None)
         return
+    if job.dataset:
+        rows = connect().client.datasets.get(job.dataset).num_rows
+        with st.container(border=True):
+            st.html(markup.card_title(f"New dataset: {job.dataset}", f"{rows:,} rows"))
+        return
     version = connect().client.models.get_version(job.model_version)
     with st.container(border=True):
         details = f"{version.parameters:,} parameters, {version.licence}"

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from anthesis import Client
-from anthesis.cli import dataset_report
+from anthesis.cli import dataset_clean, dataset_report
 from anthesis.cli.output import Json, enum_name, print_json, print_table, show_bytes, show_time, transfer
 from anthesis.datasets import pinned
 from anthesis.v1.registry_pb2 import Dataset, DatasetFormat, PreviewRow
@@ -27,6 +27,7 @@ class Format(StrEnum):
 
 def register(app: typer.Typer) -> None:
     dataset_report.register(group)
+    dataset_clean.register(group)
     app.add_typer(group, name="datasets")
 
 

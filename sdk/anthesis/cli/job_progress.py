@@ -95,6 +95,9 @@ def _outcome(job: Job) -> str:
         return f"{job.id} made {job.model_version}"
     if job.tokenizer_digest:
         return f"{job.id} made the tokenizer {job.tokenizer_digest}"
+    if job.dataset:
+        report = f"`anthesis artifacts download {job.report_digest} report.json`"
+        return f"{job.id} made {job.dataset}; what became of the rows: {report}"
     if job.HasField("evaluate") and job.state == JOB_STATE_SUCCEEDED:
         version, suite = job.evaluate.version, job.evaluate.suite
         return f"{job.id} measured {version}; `anthesis evaluations list {version} --suite {suite}` shows it"

@@ -153,4 +153,6 @@ def _output(job: Job) -> str:
         return f"report on {job.validate_dataset.dataset}"
     if job.HasField("train_tokenizer"):
         return job.tokenizer_digest or f"a tokenizer of {', '.join(job.train_tokenizer.datasets)}"
+    if job.HasField("clean_corpus"):
+        return job.dataset or f"dataset {job.clean_corpus.output_dataset}"
     return job.pretrain.output_model if job.HasField("pretrain") else job.fine_tune.output_model

@@ -83,6 +83,7 @@ class Job(_message.Message):
     VALIDATE_DATASET_FIELD_NUMBER: _builtins.int
     EVALUATE_FIELD_NUMBER: _builtins.int
     TRAIN_TOKENIZER_FIELD_NUMBER: _builtins.int
+    CLEAN_CORPUS_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
@@ -96,6 +97,8 @@ class Job(_message.Message):
     ESTIMATE_FIELD_NUMBER: _builtins.int
     PROJECT_FIELD_NUMBER: _builtins.int
     TOKENIZER_DIGEST_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    REPORT_DIGEST_FIELD_NUMBER: _builtins.int
     PAUSE_REQUESTED_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     FINE_TUNING_FIELD_NUMBER: _builtins.int
@@ -112,6 +115,11 @@ class Job(_message.Message):
     """Whose it is; empty: shared by all projects."""
     tokenizer_digest: _builtins.str
     """Of the tokenizer.json that a `train_tokenizer` job has made."""
+    dataset: _builtins.str
+    """The dataset's version that a `clean_corpus` job has made, and the JSON that
+    says what became of the rows it read (docs/cleaning.md).
+    """
+    report_digest: _builtins.str
     pause_requested: _builtins.bool
     """Its worker has been told to stop with a checkpoint."""
     priority: Global___JobPriority.ValueType
@@ -127,6 +135,8 @@ class Job(_message.Message):
     def evaluate(self) -> Global___EvaluateSpec: ...
     @_builtins.property
     def train_tokenizer(self) -> Global___TrainTokenizerSpec: ...
+    @_builtins.property
+    def clean_corpus(self) -> Global___CleanCorpusSpec: ...
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -158,6 +168,7 @@ class Job(_message.Message):
         validate_dataset: Global___ValidateDatasetSpec | None = ...,
         evaluate: Global___EvaluateSpec | None = ...,
         train_tokenizer: Global___TrainTokenizerSpec | None = ...,
+        clean_corpus: Global___CleanCorpusSpec | None = ...,
         state: Global___JobState.ValueType = ...,
         cancel_requested: _builtins.bool = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
@@ -171,16 +182,18 @@ class Job(_message.Message):
         estimate: Global___JobEstimate | None = ...,
         project: _builtins.str = ...,
         tokenizer_digest: _builtins.str = ...,
+        dataset: _builtins.str = ...,
+        report_digest: _builtins.str = ...,
         pause_requested: _builtins.bool = ...,
         priority: Global___JobPriority.ValueType = ...,
         fine_tuning: Global___FineTuning | None = ...,
         last_sequence: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "pretrain", b"pretrain", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "train_tokenizer", b"train_tokenizer", "validate_dataset", b"validate_dataset"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clean_corpus", b"clean_corpus", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "pretrain", b"pretrain", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "train_tokenizer", b"train_tokenizer", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "created_by", b"created_by", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "id", b"id", "last_sequence", b"last_sequence", "model_version", b"model_version", "pause_requested", b"pause_requested", "pretrain", b"pretrain", "priority", b"priority", "progress", b"progress", "project", b"project", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tokenizer_digest", b"tokenizer_digest", "train_tokenizer", b"train_tokenizer", "validate_dataset", b"validate_dataset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "clean_corpus", b"clean_corpus", "create_time", b"create_time", "created_by", b"created_by", "dataset", b"dataset", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "id", b"id", "last_sequence", b"last_sequence", "model_version", b"model_version", "pause_requested", b"pause_requested", "pretrain", b"pretrain", "priority", b"priority", "progress", b"progress", "project", b"project", "report_digest", b"report_digest", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tokenizer_digest", b"tokenizer_digest", "train_tokenizer", b"train_tokenizer", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune", "validate_dataset", "evaluate", "train_tokenizer"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune", "validate_dataset", "evaluate", "train_tokenizer", "clean_corpus"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 
@@ -682,6 +695,53 @@ class TrainTokenizerSpec(_message.Message):
 Global___TrainTokenizerSpec: _TypeAlias = TrainTokenizerSpec  # noqa: Y015
 
 @_typing.final
+class CleanCorpusSpec(_message.Message):
+    """Cleans text as ROOTS was cleaned (docs/cleaning.md) into a dataset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASETS_FIELD_NUMBER: _builtins.int
+    OUTPUT_DATASET_FIELD_NUMBER: _builtins.int
+    DEFAULT_LANGUAGE_FIELD_NUMBER: _builtins.int
+    KEEP_NEAR_DUPLICATES_FIELD_NUMBER: _builtins.int
+    KEEP_FOREIGN_LINES_FIELD_NUMBER: _builtins.int
+    PERSONAL_INFORMATION_FIELD_NUMBER: _builtins.int
+    output_dataset: _builtins.str
+    """Receives the rows that are left as its next version; made when missing."""
+    default_language: _builtins.str
+    """Of rows that declare none: one of ROOTS' codes, such as "sw". Empty: it is
+    identified alone.
+    """
+    keep_near_duplicates: _builtins.bool
+    keep_foreign_lines: _builtins.bool
+    """Keep lines that are surely in another language than their row."""
+    @_builtins.property
+    def datasets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """By name; fixed to versions when the job is created. TEXT."""
+
+    @_builtins.property
+    def personal_information(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is redacted, "EMAIL" for example; empty: every kind there is."""
+
+    def __init__(
+        self,
+        *,
+        datasets: _abc.Iterable[_builtins.str] | None = ...,
+        output_dataset: _builtins.str = ...,
+        default_language: _builtins.str = ...,
+        keep_near_duplicates: _builtins.bool = ...,
+        keep_foreign_lines: _builtins.bool = ...,
+        personal_information: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets", "default_language", b"default_language", "keep_foreign_lines", b"keep_foreign_lines", "keep_near_duplicates", b"keep_near_duplicates", "output_dataset", b"output_dataset", "personal_information", b"personal_information"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CleanCorpusSpec: _TypeAlias = CleanCorpusSpec  # noqa: Y015
+
+@_typing.final
 class LoraOptions(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1127,6 +1187,7 @@ class CreateJobRequest(_message.Message):
     VALIDATE_DATASET_FIELD_NUMBER: _builtins.int
     EVALUATE_FIELD_NUMBER: _builtins.int
     TRAIN_TOKENIZER_FIELD_NUMBER: _builtins.int
+    CLEAN_CORPUS_FIELD_NUMBER: _builtins.int
     DEPLOY_ALIAS_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
@@ -1149,6 +1210,8 @@ class CreateJobRequest(_message.Message):
     @_builtins.property
     def train_tokenizer(self) -> Global___TrainTokenizerSpec: ...
     @_builtins.property
+    def clean_corpus(self) -> Global___CleanCorpusSpec: ...
+    @_builtins.property
     def fine_tuning(self) -> Global___FineTuning:
         """Of a job that OpenAI's API submits. When it has SUCCEEDED its metrics are a
         file: "file-" and the job's id without "job-".
@@ -1162,16 +1225,17 @@ class CreateJobRequest(_message.Message):
         validate_dataset: Global___ValidateDatasetSpec | None = ...,
         evaluate: Global___EvaluateSpec | None = ...,
         train_tokenizer: Global___TrainTokenizerSpec | None = ...,
+        clean_corpus: Global___CleanCorpusSpec | None = ...,
         deploy_alias: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
         priority: Global___JobPriority.ValueType = ...,
         fine_tuning: Global___FineTuning | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "pretrain", b"pretrain", "spec", b"spec", "train_tokenizer", b"train_tokenizer", "validate_dataset", b"validate_dataset"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clean_corpus", b"clean_corpus", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "pretrain", b"pretrain", "spec", b"spec", "train_tokenizer", b"train_tokenizer", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deploy_alias", b"deploy_alias", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "idempotency_key", b"idempotency_key", "pretrain", b"pretrain", "priority", b"priority", "spec", b"spec", "train_tokenizer", b"train_tokenizer", "validate_dataset", b"validate_dataset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clean_corpus", b"clean_corpus", "deploy_alias", b"deploy_alias", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "idempotency_key", b"idempotency_key", "pretrain", b"pretrain", "priority", b"priority", "spec", b"spec", "train_tokenizer", b"train_tokenizer", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune", "validate_dataset", "evaluate", "train_tokenizer"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune", "validate_dataset", "evaluate", "train_tokenizer", "clean_corpus"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 

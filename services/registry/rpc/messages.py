@@ -22,6 +22,7 @@ from services.registry.fine_tunings import FineTuning
 from services.registry.job_specs import (
     AnyJobSpec,
     CheckpointSource,
+    CleanCorpusSpec,
     EvaluateSpec,
     FineTuneSpec,
     JobSpec,
@@ -269,7 +270,8 @@ def job(row: tables.Job) -> job_pb2.Job:
         ),
         evaluate=_evaluate(spec) if isinstance(spec, EvaluateSpec) else None,
         train_tokenizer=job_pb2.TrainTokenizerSpec(**asdict(spec)) if isinstance(spec, TrainTokenizerSpec) else None,
-        tokenizer_digest=row.tokenizer_digest or "",
+        clean_corpus=job_pb2.CleanCorpusSpec(**asdict(spec)) if isinstance(spec, CleanCorpusSpec) else None,
+        **(row.made or {}),
         state=job_pb2.JobState.Value(f"JOB_STATE_{row.state}"),
         cancel_requested=row.cancel_requested,
         create_time=timestamp(row.create_time),
@@ -367,9 +369,18 @@ def job_spec(request: job_pb2.CreateJobRequest) -> AnyJobSpec:
             return TrainTokenizerSpec(
                 datasets=list(train.datasets), vocab_size=train.vocab_size, min_frequency=train.min_frequency
             )
-    raise InvalidArgument(
-        "the request has no spec; set pretrain, fine_tune, evaluate, validate_dataset or train_tokenizer"
-    )
+        case "clean_corpus":
+            clean = request.clean_corpus
+            return CleanCorpusSpec(
+                datasets=list(clean.datasets),
+                output_dataset=clean.output_dataset,
+                default_language=clean.default_language,
+                keep_near_duplicates=clean.keep_near_duplicates,
+                keep_foreign_lines=clean.keep_foreign_lines,
+                personal_information=list(clean.personal_information),
+            )
+    kinds = ", ".join(field.name for field in request.DESCRIPTOR.oneofs_by_name["spec"].fields)
+    raise InvalidArgument(f"the request has no spec; set one of {kinds}")
 
 
 def _source(spec: JobSpec) -> job_pb2.CheckpointSource | None:

@@ -84,7 +84,7 @@ def _body(job: Job, change: StateChange, event_type: str) -> str:
         data["output_model"] = spec.output_model
     if change.state == SUCCEEDED:
         data["model_version"] = job.model_version
-        data |= {"tokenizer_digest": job.tokenizer_digest} if job.tokenizer_digest else {}
+        data |= job.made or {}
     if change.state == FAILED:
         data["error"] = job.error
     return json.dumps({"type": event_type, "timestamp": change.time.isoformat(), "data": data}, ensure_ascii=False)

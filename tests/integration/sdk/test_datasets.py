@@ -88,6 +88,31 @@ def test_a_report_on_a_dataset_is_asked_for_and_printed(
     assert "languages: " in printed
 
 
+def test_a_dataset_is_cleaned_into_another(
+    client: Client, anthesis: Run, anthesis_json: Json, registry: RegistryProcess, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(text_rows(5))
+    anthesis("datasets", "upload", "cli-raw", tmp_path / "rows.jsonl")
+
+    job = anthesis_json("datasets", "clean", "cli-raw", "--output", "cli-fit", "--redact", "EMAIL")
+    waiting = anthesis("jobs", "list", "--state", "pending").stdout
+    rows = client.artifacts.upload_bytes(text_rows(4)).digest
+    report = client.artifacts.upload_bytes(b"{}").digest
+    with open_channel(registry.platform.registry_address, read_keys(registry.platform)["trainer"]) as channel:
+        trainer = JobServiceStub(channel)
+        trainer.AcquireLease(job_pb2.AcquireLeaseRequest(job_id=job["id"], worker_id="t"))
+        made = [ModelFile(path="rows.jsonl", digest=rows), ModelFile(path="report.json", digest=report)]
+        files = job_pb2.ModelFiles(files=made)
+        trainer.FinishJob(job_pb2.FinishJobRequest(job_id=job["id"], fencing_token=1, succeeded=files))
+    watched = anthesis("jobs", "watch", job["id"]).stdout.splitlines()
+
+    assert (job["clean_corpus"]["datasets"], job["clean_corpus"]["personal_information"]) == (["cli-raw@1"], ["EMAIL"])
+    assert f"{job['id']}\tclean_corpus\tdataset cli-fit\tPENDING" in waiting
+    told = f"what became of the rows: `anthesis artifacts download {report} report.json`"
+    assert watched[-1] == f"{job['id']} made cli-fit@1; {told}"
+    assert client.datasets.get("cli-fit").num_rows == 4
+
+
 def test_a_bomb_is_refused_and_nothing_is_sent(client: Client, tmp_path: Path) -> None:
     (tmp_path / "bomb.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 100_000))
 

@@ -321,6 +321,22 @@ def test_a_tokenizer_is_trained_and_a_model_on_it(platform):
     assert pretrained.state == job_pb2.JOB_STATE_SUCCEEDED, pretrained.error
 
 
+def test_text_is_cleaned_into_a_dataset(platform):
+    rows = [{"text": f"{row['text']} {number}."} for number, row in enumerate(HELD_OUT)]
+    platform.dataset("raw", [*rows, rows[0], {"text": "a b"}])
+    spec = job_pb2.CleanCorpusSpec(datasets=["raw"], output_dataset="fit", keep_near_duplicates=True)
+    job = platform.wait_until_ended(platform.submit(spec))
+    assert job.state == job_pb2.JOB_STATE_SUCCEEDED, job.error
+    dataset = platform.registry.GetDataset(registry_pb2.GetDatasetRequest(name="fit")).dataset
+    languages = json.loads(platform.store.read_bytes(job.report_digest))["languages"].values()
+    assert sum(found["documents"] for found in languages) == len(rows) + 2
+    kept = sum(found["kept"]["documents"] for found in languages)
+    assert (job.dataset, dataset.num_rows) == ("fit@1", kept)
+    assert 0 < kept <= len(rows)
+    assert not platform.folder(job.id).cleaning.exists()
+    assert not processes_of(job.id)
+
+
 def test_a_report_that_cannot_be_made_says_why(platform):
     platform.dataset("texts-again", text_rows(3))
     no_tokenizer = b'{"model": {"type": "BPE", "vocab": {"a": 0}}}'  # enough of one for the registry

@@ -50,9 +50,9 @@ async def test_a_job_is_fixed_to_versions_and_makes_a_tokenizer_that_is_kept(reg
     await registry.leases.acquire(job.id, "t")
     await registry.leases.finish(job.id, 2, Succeeded((File(path="tokenizer.json", digest=digest),)))
     job = await registry.jobs.get(job.id)
-    assert (job.state, job.tokenizer_digest, job.model_version) == (SUCCEEDED, digest, None)
+    assert (job.state, job.made, job.model_version) == (SUCCEEDED, {"tokenizer_digest": digest}, None)
     async with database.read() as session:
-        assert (await read_references(session))[digest] == [f"tokenizer of job {job.id}"]
+        assert (await read_references(session))[digest] == [f"job {job.id}"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Tokenizers that jobs make. On the way back such jobs go, of which the older release knows nothing
+"""Tokenizers and clean datasets, which jobs make. On the way back such jobs go: the older release knows nothing of them
 
 Revises: 0014
 """
@@ -11,20 +11,21 @@ down_revision = "0014"
 branch_labels = None
 depends_on = None
 
+_KINDS = ("train_tokenizer", "clean_corpus")
 _OF_JOBS = ("webhook_deliveries", "state_changes", "job_log_parts", "job_events", "job_datasets", "outbox")
 
 
 def upgrade() -> None:
-    op.add_column("jobs", sa.Column("tokenizer_digest", sa.Text(), nullable=True))
+    op.add_column("jobs", sa.Column("made", sa.JSON(), nullable=True))
 
 
 def downgrade() -> None:
     jobs = sa.table("jobs", sa.column("id"), sa.column("spec", sa.JSON()))
     connection = op.get_bind()
     rows = connection.execute(sa.select(jobs.c.id, jobs.c.spec)).all()
-    ids = [job_id for job_id, spec in rows if spec["kind"] == "train_tokenizer"]
+    ids = [job_id for job_id, spec in rows if spec["kind"] in _KINDS]
     for name, key in (*((name, "job_id") for name in _OF_JOBS), ("jobs", "id")):
         table = sa.table(name, sa.column(key))
         for job_id in ids:
             connection.execute(table.delete().where(table.c[key] == job_id))
-    op.drop_column("jobs", "tokenizer_digest")
+    op.drop_column("jobs", "made")
