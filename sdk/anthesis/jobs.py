@@ -24,7 +24,7 @@ Spec = (
     | pb.TrainTokenizerSpec
     | pb.CleanCorpusSpec
 )
-_FIELDS = {field.message_type.name: field.name for field in pb.Job.DESCRIPTOR.oneofs_by_name["spec"].fields}
+_FIELDS = {field.message_type: field.name for field in pb.Job.DESCRIPTOR.oneofs_by_name["spec"].fields}
 ENDED = frozenset({pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED})
 
 
@@ -47,7 +47,7 @@ class Jobs:
         Raises InvalidArgumentError, naming the parameter and its range.
         """
         key = idempotency_key or uuid.uuid4().hex
-        kind = _FIELDS[spec.DESCRIPTOR.name]
+        kind = _FIELDS[spec.DESCRIPTOR]
         request = pb.CreateJobRequest(deploy_alias=deploy_alias, idempotency_key=key, priority=priority)
         getattr(request, kind).CopyFrom(spec)
         return (await unary(self._stub.CreateJob(request))).job

@@ -113,9 +113,10 @@ class Jobs:
         if isinstance(spec, ValidateDatasetSpec):
             spec = await resolve_validation(self._database, self._artifacts, spec)
             return await self._store(replace(new, spec=spec), None)
-        if isinstance(spec, TrainTokenizerSpec | CleanCorpusSpec):
-            resolve_texts = resolve_corpus if isinstance(spec, TrainTokenizerSpec) else resolve_cleaning
-            return await self._store(replace(new, spec=await resolve_texts(self._database, spec)), None)
+        if isinstance(spec, TrainTokenizerSpec):
+            return await self._store(replace(new, spec=await resolve_corpus(self._database, spec)), None)
+        if isinstance(spec, CleanCorpusSpec):
+            return await self._store(replace(new, spec=await resolve_cleaning(self._database, spec)), None)
         if isinstance(spec, EvaluateSpec):
             return await self._store(new, None)
         if isinstance(spec, PretrainSpec):

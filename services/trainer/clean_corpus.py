@@ -72,16 +72,17 @@ def clean(spec: CleanSpec, given: Path, output: Path) -> None:
     except ModuleNotFoundError as error:
         remedy = "install the extra `cleaning` on the trainer's machine"
         raise JobFailure("NOT_INSTALLED", f"cleaning needs {error.name}, which is missing; {remedy}") from error
-    chosen = {"pii": spec.personal_information} if spec.personal_information else {}
+    settings = {
+        "input": str(given),
+        "output": str(output),
+        "default_language": spec.default_language or None,
+        "near_duplicates": spec.near_duplicates,
+        "foreign_lines": spec.foreign_lines,
+    }
+    if spec.personal_information:
+        settings["pii"] = spec.personal_information
     try:
-        config = CleaningConfig(
-            input=str(given),
-            output=str(output),
-            default_language=spec.default_language or None,
-            near_duplicates=spec.near_duplicates,
-            foreign_lines=spec.foreign_lines,
-            **chosen,
-        ).resolved()
+        config = CleaningConfig.read(None, settings).resolved()
     except ConfigError as error:
         raise JobFailure("BAD_SETTING", str(error)) from error
     run(config)
