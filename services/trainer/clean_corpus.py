@@ -9,6 +9,7 @@ import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from services.common.artifacts import ArtifactStore
 from services.trainer.failure import JobFailure, recorded
@@ -72,7 +73,7 @@ def clean(spec: CleanSpec, given: Path, output: Path) -> None:
     except ModuleNotFoundError as error:
         remedy = "install the extra `cleaning` on the trainer's machine"
         raise JobFailure("NOT_INSTALLED", f"cleaning needs {error.name}, which is missing; {remedy}") from error
-    settings = {
+    settings: dict[str, Any] = {
         "input": str(given),
         "output": str(output),
         "default_language": spec.default_language or None,
