@@ -13,5 +13,6 @@ st.navigation(
         st.Page(VIEWS / "finetune.py", title="Fine-tune", icon=":material/tune:"),
         st.Page(VIEWS / "jobs.py", title="Jobs", icon=":material/timeline:"),
         st.Page(VIEWS / "models.py", title="Models", icon=":material/account_tree:"),
+        st.Page(VIEWS / "usage.py", title="Usage", icon=":material/bar_chart:"),
     ]
 ).run()
