@@ -446,6 +446,28 @@ def test_a_version_is_deployed_and_gets_an_alias(stage):
     assert [(alias.name, alias.version) for alias in stage.client.aliases.list()] == [("mine", version)]
 
 
+def test_a_card_is_written_on_and_what_another_wrote_meanwhile_is_not_overwritten_unseen(stage):
+    stage.add_version("seedling")
+    stage.client.models.update_card("seedling", "Of the lab.\n\n## Notes\n\nFirst.")
+    app = stage.open("models", model="seedling")
+    text = app.text_area(key="card-text-seedling")
+    assert text.value == "Of the lab.\n\n## Notes\n\nFirst."
+    text.set_value("Of the lab.\n\n## Notes\n\nSecond.")
+    button(app, "Save").click().run()
+    assert not app.exception
+    assert "Second." in words(app)
+    assert stage.client.models.card("seedling").generation == 2
+
+    stage.client.models.update_card("seedling", "Another's.")
+    app.text_area(key="card-text-seedling").set_value("Mine.")
+    button(app, "Save").click().run()
+    assert "changed it meanwhile**, as shown above. Save again to replace that." in words(app)
+    assert app.text_area(key="card-text-seedling").value == "Mine."
+    assert stage.client.models.card("seedling").sections[0].text == "Another's."
+    button(app, "Save").click().run()
+    assert stage.client.models.card("seedling").sections[0].text == "Mine."
+
+
 def test_a_models_page_shows_its_card_and_draws_no_html_or_picture_that_a_user_wrote(stage):
     version = stage.add_version("seedling")
     stage.client.models.update_card(
