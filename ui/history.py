@@ -118,6 +118,8 @@ def title(job: pb.Job) -> str:
         return f"Measure {job.evaluate.version} by {job.evaluate.suite}"
     if job.HasField("clean_corpus"):
         return f"Clean {', '.join(job.clean_corpus.datasets)} → {job.clean_corpus.output_dataset}"
+    if job.HasField("import_model"):
+        return f"Import {job.import_model.model}"
     return f"Pre-train {job.pretrain.output_model}"
 
 

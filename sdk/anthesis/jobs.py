@@ -23,6 +23,7 @@ Spec = (
     | pb.ValidateDatasetSpec
     | pb.TrainTokenizerSpec
     | pb.CleanCorpusSpec
+    | pb.ImportModelSpec
 )
 _FIELDS = {field.message_type: field.name for field in pb.Job.DESCRIPTOR.oneofs_by_name["spec"].fields}
 ENDED = frozenset({pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED})

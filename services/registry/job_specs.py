@@ -152,13 +152,34 @@ class CleanCorpusSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ImportModelSpec:
+    """A version, of what the Hugging Face hub has."""
+
+    model: str
+    licence: str = ""  # "": the model's
+
+    @property
+    def output_model(self) -> str:
+        return self.model
+
+    @property
+    def datasets(self) -> list[str]:
+        return []
+
+    @property
+    def validation_datasets(self) -> list[str]:
+        return []
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateSpec:
     version: str  # anything `resolve` takes; a version's name once the job is created
     suite: str  # as well
 
 
-JobSpec = PretrainSpec | FineTuneSpec  # what makes a version
-AnyJobSpec = JobSpec | EvaluateSpec | ValidateDatasetSpec | TrainTokenizerSpec | CleanCorpusSpec
+JobSpec = PretrainSpec | FineTuneSpec  # what trains a version
+VersionSpec = JobSpec | ImportModelSpec  # what makes a version
+AnyJobSpec = VersionSpec | EvaluateSpec | ValidateDatasetSpec | TrainTokenizerSpec | CleanCorpusSpec
 _KINDS: Mapping[type, str] = {
     PretrainSpec: "pretrain",
     FineTuneSpec: "fine_tune",
@@ -166,6 +187,7 @@ _KINDS: Mapping[type, str] = {
     ValidateDatasetSpec: "validate_dataset",
     TrainTokenizerSpec: "train_tokenizer",
     CleanCorpusSpec: "clean_corpus",
+    ImportModelSpec: "import_model",
 }
 
 
@@ -181,6 +203,8 @@ def spec_from_row(row: Mapping[str, Any]) -> AnyJobSpec:
         return TrainTokenizerSpec(**values)
     if row["kind"] == "clean_corpus":
         return CleanCorpusSpec(**values)
+    if row["kind"] == "import_model":
+        return ImportModelSpec(**values)
     if row["kind"] == "evaluate":
         return EvaluateSpec(**values)
     values["options"] = TrainOptions(**values["options"])

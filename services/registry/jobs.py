@@ -32,10 +32,12 @@ from services.registry.job_specs import (
     CleanCorpusSpec,
     EvaluateSpec,
     FineTuneSpec,
+    ImportModelSpec,
     JobSpec,
     PretrainSpec,
     TrainTokenizerSpec,
     ValidateDatasetSpec,
+    VersionSpec,
     aim_of,
     check_layout_fits,
     check_lora,
@@ -117,7 +119,7 @@ class Jobs:
             return await self._store(replace(new, spec=await resolve_corpus(self._database, spec)), None)
         if isinstance(spec, CleanCorpusSpec):
             return await self._store(replace(new, spec=await resolve_cleaning(self._database, spec)), None)
-        if isinstance(spec, EvaluateSpec):
+        if isinstance(spec, EvaluateSpec | ImportModelSpec):
             return await self._store(new, None)
         if isinstance(spec, PretrainSpec):
             shape = await asyncio.to_thread(_check_pretrain_shape, self._artifacts, spec)
@@ -149,7 +151,7 @@ class Jobs:
     async def _insert(self, session: AsyncSession, new: NewJob, expected: Estimate | None, said: str) -> Job:
         now = self._clock()
         spec = await _resolve(session, new)
-        if isinstance(spec, JobSpec):
+        if isinstance(spec, VersionSpec):
             await hold_model(session, spec.output_model)  # after the base, as in whatever locks both
         await check_usable(session, *_changed_by(new, spec))
         await check_jobs(session)
@@ -168,7 +170,7 @@ class Jobs:
             queue_time=queue_time(new.priority, now),
             estimate=expected,
             fine_tuning=new.fine_tuning,
-            output_model=spec.output_model if isinstance(spec, JobSpec) else "",
+            output_model=spec.output_model if isinstance(spec, VersionSpec) else "",
             base=start_of(spec),
         )
         if not inserted:  # another call with the same key was faster
@@ -259,6 +261,8 @@ def _check_plain(new: NewJob) -> None:
     """What can be checked without looking anything up."""
     if isinstance(new.spec, JobSpec):
         _check_training(new.spec)
+    elif isinstance(new.spec, ImportModelSpec):
+        check_model_name(new.spec.model)
     elif new.deploy_alias:
         raise InvalidArgument(f"deploy_alias={new.deploy_alias[:80]!r}: this job makes no version; leave it empty")
     if new.deploy_alias:
@@ -313,6 +317,8 @@ async def _resolve(session: AsyncSession, new: NewJob) -> AnyJobSpec:
     spec = new.spec
     if isinstance(spec, ValidateDatasetSpec | TrainTokenizerSpec | CleanCorpusSpec):
         return spec
+    if isinstance(spec, ImportModelSpec):
+        return replace(spec, licence=await decide_licence(session, spec.model, spec.licence))
     if isinstance(spec, EvaluateSpec):
         return await _resolve_evaluation(session, spec, new.created_by)
     spec = replace(spec, validation_datasets=await _check_held_out(session, spec))

@@ -35,6 +35,7 @@ from services.registry.job_specs import (
     CleanCorpusSpec,
     EvaluateSpec,
     FineTuneSpec,
+    ImportModelSpec,
     PretrainSpec,
     TrainTokenizerSpec,
     ValidateDatasetSpec,
@@ -57,7 +58,7 @@ from services.registry.tables import (
     ModelVersion,
     Wakeup,
 )
-from services.registry.tokenizer_training import attach_tokenizer, check_tokenizer
+from services.registry.tokenizer_training import TOKENIZER_FILE, attach_tokenizer, check_tokenizer
 from services.registry.versions import NewVersion, add_version
 
 MAX_LOST_LEASES = 20
@@ -331,6 +332,9 @@ def _new_version(job: Job, base: ModelVersion | None, files: tuple[File, ...]) -
     if isinstance(spec, FineTuneSpec):
         assert base is not None
         origin: dict[str, Any] = {"parent": base.name, "tokenizer_digest": base.tokenizer_digest}
+    elif isinstance(spec, ImportModelSpec):
+        tokenizer, files = _take_tokenizer(files)
+        origin = {"licence": spec.licence, "tokenizer_digest": tokenizer}
     else:
         assert isinstance(spec, PretrainSpec)
         origin = {"licence": spec.licence, "tokenizer_digest": spec.tokenizer_digest}
@@ -338,11 +342,19 @@ def _new_version(job: Job, base: ModelVersion | None, files: tuple[File, ...]) -
         model=spec.output_model,
         files=files,
         datasets=spec.datasets,
-        source="job",
+        source="import" if isinstance(spec, ImportModelSpec) else "job",
         job_id=job.id,
         created_by=job.created_by,
         **origin,
     )
+
+
+def _take_tokenizer(files: tuple[File, ...]) -> tuple[str, tuple[File, ...]]:
+    """The digest of what was imported as the tokenizer, and the other files. Raises InvalidArgument without one."""
+    digests = [file.digest for file in files if file.path == TOKENIZER_FILE]
+    if not digests:
+        raise InvalidArgument(f"an import brings {TOKENIZER_FILE}, and there is none")
+    return digests[0], tuple(file for file in files if file.path != TOKENIZER_FILE)
 
 
 async def _succeed(

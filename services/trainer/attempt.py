@@ -31,6 +31,7 @@ from services.trainer.hosts import (
     stacks_on,
     written_environment,
 )
+from services.trainer.import_model import ImportSpec
 from services.trainer.job_log import JobLog
 from services.trainer.launch import (
     clean_command,
@@ -38,6 +39,7 @@ from services.trainer.launch import (
     environment,
     evaluate_command,
     fitted,
+    import_command,
     marked,
     num_cores,
     prepare_command,
@@ -140,6 +142,8 @@ class Attempt:
                 self._run_one(spec, tokenizer_command(self._folder.path))
             elif isinstance(spec, CleanSpec):
                 self._run_one(spec, clean_command(self._folder.path))
+            elif isinstance(spec, ImportSpec):
+                self._run_one(spec, import_command(self._folder.path))
             elif spec:
                 self._run_stages(spec)
             else:
@@ -195,7 +199,7 @@ class Attempt:
                 raise
             self._lease.say(f"not measured by {spec.suite}: {error}; `anthesis evaluations run` can still do so")
 
-    def _run_one(self, spec: ReportSpec | TokenizerSpec | CleanSpec, command: list[str]) -> None:
+    def _run_one(self, spec: ReportSpec | TokenizerSpec | CleanSpec | ImportSpec, command: list[str]) -> None:
         """A job of one process, without ranks."""
         when_there_is_room(lambda: spec.save(self._folder.run), self._lease.keep)
         self._run_stage(command, marked(spec.job_id, spec.fencing_token))

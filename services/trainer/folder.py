@@ -69,6 +69,11 @@ class JobFolder:
         return self.path / "cleaning"
 
     @property
+    def hub(self) -> Path:
+        """An import: what of the hub is on its way into the store."""
+        return self.path / "hub"
+
+    @property
     def log(self) -> Path:
         """What the processes print."""
         return self.path / "train.log"
@@ -173,5 +178,5 @@ class JobFolder:
         surplus = Retention(last=0, every=keep_every).surplus(checkpoints)
         unfinished = [*self.checkpoints.glob("*.building")]
         everything = [self.checkpoints] if len(surplus) == len(checkpoints) else [*surplus, *unfinished]
-        for folder in (*everything, self.export, self.base, self.brought, self.cleaning):
+        for folder in (*everything, self.export, self.base, self.brought, self.cleaning, self.hub):
             shutil.rmtree(folder, ignore_errors=True)

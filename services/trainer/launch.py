@@ -55,6 +55,10 @@ def clean_command(folder: Path) -> list[str]:
     return [sys.executable, "-m", "services.trainer.clean_corpus", str(folder)]
 
 
+def import_command(folder: Path) -> list[str]:
+    return [sys.executable, "-m", "services.trainer.import_model", str(folder)]
+
+
 def evaluate_command(folder: Path) -> list[str]:
     return [sys.executable, "-m", "services.trainer.evaluate", str(folder)]
 

@@ -19,6 +19,7 @@ from services.trainer.config import DatasetFormat, DatasetSpec, LoraConfig, RunS
 from services.trainer.dataset_report.spec import ReportSpec
 from services.trainer.evaluation import EvaluationSpec
 from services.trainer.failure import JobFailure
+from services.trainer.import_model import ImportSpec
 from services.trainer.processes import boot_clock
 from services.trainer.progress import Progress
 from services.trainer.train_tokenizer import MIN_FREQUENCY, TokenizerSpec
@@ -35,8 +36,8 @@ FORMATS: dict[int, DatasetFormat] = {
 FINE_TUNE_LEARNING_RATE = 2e-5
 DEFAULT_EPOCHS = 1.0
 # Of jobs that a trainer runs.
-KINDS = ("pretrain", "fine_tune", "evaluate", "validate_dataset", "train_tokenizer", "clean_corpus")
-AttemptSpec = RunSpec | ReportSpec | TokenizerSpec | CleanSpec
+KINDS = ("pretrain", "fine_tune", "evaluate", "validate_dataset", "train_tokenizer", "clean_corpus", "import_model")
+AttemptSpec = RunSpec | ReportSpec | TokenizerSpec | CleanSpec | ImportSpec
 MAX_EXCEPT = 1000  # jobs that the registry passes over for us
 
 
@@ -158,6 +159,14 @@ def spec_of(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> Attem
             return tokenizer_spec(response, platform)
         case "clean_corpus":
             return clean_spec(response, platform)
+        case "import_model":
+            return ImportSpec(
+                job_id=response.job.id,
+                fencing_token=response.lease.fencing_token,
+                model=response.job.import_model.model,
+                data_dir=str(platform.data_dir),
+                artifacts_url=platform.artifacts_url,
+            )
     return run_spec(response, platform)
 
 

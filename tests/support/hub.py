@@ -19,13 +19,16 @@ HEADER_BYTES = 100_001  # what the client asks for of a file whose header alone 
 
 @dataclass(kw_only=True)
 class Hub:
-    """`fetched`: names of the files of which the whole was asked for, in order. `broken`: those that are refused."""
+    """`fetched`: names of the files of which the whole was asked for, in order. `broken`: those that are refused.
+    `authorizations`: what requests had in that header.
+    """
 
     name: str
     folder: Path
     url: str = ""
     fetched: list[str] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
+    authorizations: set[str | None] = field(default_factory=set)
 
 
 @contextmanager
@@ -53,9 +56,11 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_HEAD(self) -> None:
+        self.hub.authorizations.add(self.headers["Authorization"])
         self._file(body=False)
 
     def do_GET(self) -> None:
+        self.hub.authorizations.add(self.headers["Authorization"])
         if self.path.startswith(f"/api/models/{self.hub.name}"):
             return self._send(200, json.dumps(self._info()).encode(), {"Content-Type": "application/json"})
         return self._file(body=True)

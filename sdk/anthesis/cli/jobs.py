@@ -155,4 +155,6 @@ def _output(job: Job) -> str:
         return job.tokenizer_digest or f"a tokenizer of {', '.join(job.train_tokenizer.datasets)}"
     if job.HasField("clean_corpus"):
         return job.dataset or f"dataset {job.clean_corpus.output_dataset}"
+    if job.HasField("import_model"):
+        return job.import_model.model
     return job.pretrain.output_model if job.HasField("pretrain") else job.fine_tune.output_model

@@ -7,16 +7,15 @@ from typing import Annotated
 
 import typer
 
-from anthesis import Client
-from anthesis.bloom.checkpoint import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, open_checkpoint, read_index
-from anthesis.cli.hub import HubCheckpoint, find_checkpoint
+from anthesis import Client, ImportModelSpec
+from anthesis.bloom.checkpoint import open_checkpoint
+from anthesis.cli.job_progress import follow
 from anthesis.cli.output import Json, print_json, stderr, transfer
 from anthesis.errors import NotFoundError
+from anthesis.hub import SMALL_FILES, TOKENIZER_FILE, HubCheckpoint, find_checkpoint, notices, weight_files
 from anthesis.names import check_model_name, check_name
 from anthesis.v1.registry_pb2 import ModelFile, ModelVersion
 
-TOKENIZER_FILE = "tokenizer.json"
-NOTICES = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "COPYRIGHT", "AUTHORS", "README", "CHANGES", "USE_RESTRICTIONS")
 AT_ONCE = 2  # files; each may be a shard of 7 GB on this machine's disk
 STATE_FOLDER = "state"  # what `python -m services.trainer.megatron import` writes beside the weights
 
@@ -38,7 +37,11 @@ def import_model(
         bool,
         typer.Option("--with-state", help="Upload the folder's state/, too: jobs on the version go on with its run."),
     ] = False,
-    alias: Annotated[str, typer.Option(help="Point this alias at the version.")] = "",
+    on_worker: Annotated[
+        bool,
+        typer.Option("--on-worker", help="Have a trainer's worker fetch it from the hub, by a job."),
+    ] = False,
+    alias: Annotated[str, typer.Option(help="Point this alias at the version; --on-worker deploys it, too.")] = "",
     deploy: Annotated[bool, typer.Option("--deploy", help="Have workers load it, and wait.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -46,12 +49,20 @@ def import_model(
     check_model_name(name)  # this, and all that the files alone can tell, before anything is sent
     if alias:
         check_name("alias", alias)
+    if on_worker:
+        if folder or tokenizer or parent or other_parent or with_state or deploy:
+            raise ValueError(
+                "a worker imports what the hub has, as it is; with --on-worker give only --licence, --alias"
+            )
+        with Client() as client:
+            job = client.jobs.create(ImportModelSpec(model=name, licence=licence), deploy_alias=alias)
+            return follow(client, job.id, as_json)
     with Client() as client:
         hub = None
         if folder:
             open_checkpoint(folder)
         else:
-            hub = find_checkpoint(name, [TOKENIZER_FILE, *(f"{notice}*" for notice in NOTICES)])
+            hub = find_checkpoint(name, SMALL_FILES)
             folder = hub.folder
         state = [str(path.relative_to(folder)) for path in sorted((folder / STATE_FOLDER).glob("*"))]
         if with_state and not state:
@@ -66,7 +77,7 @@ def import_model(
         else:
             wanted.licence = licence or _known_licence(client, name)
         wanted.tokenizer_digest = _tokenizer(client, folder, tokenizer)
-        files = [*_files(folder, hub), *_notices(folder), *(state if with_state else [])]
+        files = [*weight_files(folder, hub), *notices(folder), *(state if with_state else [])]
         wanted.files.extend(_bring(client, folder, files, hub))
         version = _find_same(client, wanted) or client.models.create_version(wanted)
         if alias:
@@ -90,20 +101,8 @@ def _known_licence(client: Client, name: str) -> str:
         ) from None
 
 
-def _files(folder: Path, hub: HubCheckpoint | None) -> list[str]:
-    if (folder / SINGLE_FILE).is_file() or (hub and SINGLE_FILE in hub.shards):
-        return [CONFIG_FILE, SINGLE_FILE]
-    return [CONFIG_FILE, INDEX_FILE, *sorted(set(read_index(folder).values()))]
-
-
 def _all_licences(parents: Sequence[ModelVersion]) -> str:
     return " AND ".join(sorted({licence for parent in parents for licence in parent.licence.split(" AND ")}))
-
-
-def _notices(folder: Path) -> list[str]:
-    """Licence texts and attributions, which have to stay with the weights."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    return [name for name in names if name.partition(".")[0].upper() in NOTICES]
 
 
 def _tokenizer(client: Client, folder: Path, choice: str) -> str:

@@ -84,6 +84,7 @@ class Job(_message.Message):
     EVALUATE_FIELD_NUMBER: _builtins.int
     TRAIN_TOKENIZER_FIELD_NUMBER: _builtins.int
     CLEAN_CORPUS_FIELD_NUMBER: _builtins.int
+    IMPORT_MODEL_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
@@ -138,6 +139,8 @@ class Job(_message.Message):
     @_builtins.property
     def clean_corpus(self) -> Global___CleanCorpusSpec: ...
     @_builtins.property
+    def import_model(self) -> Global___ImportModelSpec: ...
+    @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
@@ -169,6 +172,7 @@ class Job(_message.Message):
         evaluate: Global___EvaluateSpec | None = ...,
         train_tokenizer: Global___TrainTokenizerSpec | None = ...,
         clean_corpus: Global___CleanCorpusSpec | None = ...,
+        import_model: Global___ImportModelSpec | None = ...,
         state: Global___JobState.ValueType = ...,
         cancel_requested: _builtins.bool = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
@@ -189,11 +193,11 @@ class Job(_message.Message):
         fine_tuning: Global___FineTuning | None = ...,
         last_sequence: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["clean_corpus", b"clean_corpus", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "pretrain", b"pretrain", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "train_tokenizer", b"train_tokenizer", "validate_dataset", b"validate_dataset"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clean_corpus", b"clean_corpus", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "import_model", b"import_model", "pretrain", b"pretrain", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "train_tokenizer", b"train_tokenizer", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "clean_corpus", b"clean_corpus", "create_time", b"create_time", "created_by", b"created_by", "dataset", b"dataset", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "id", b"id", "last_sequence", b"last_sequence", "model_version", b"model_version", "pause_requested", b"pause_requested", "pretrain", b"pretrain", "priority", b"priority", "progress", b"progress", "project", b"project", "report_digest", b"report_digest", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tokenizer_digest", b"tokenizer_digest", "train_tokenizer", b"train_tokenizer", "validate_dataset", b"validate_dataset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "clean_corpus", b"clean_corpus", "create_time", b"create_time", "created_by", b"created_by", "dataset", b"dataset", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "id", b"id", "import_model", b"import_model", "last_sequence", b"last_sequence", "model_version", b"model_version", "pause_requested", b"pause_requested", "pretrain", b"pretrain", "priority", b"priority", "progress", b"progress", "project", b"project", "report_digest", b"report_digest", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tokenizer_digest", b"tokenizer_digest", "train_tokenizer", b"train_tokenizer", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune", "validate_dataset", "evaluate", "train_tokenizer", "clean_corpus"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune", "validate_dataset", "evaluate", "train_tokenizer", "clean_corpus", "import_model"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 
@@ -742,6 +746,36 @@ class CleanCorpusSpec(_message.Message):
 Global___CleanCorpusSpec: _TypeAlias = CleanCorpusSpec  # noqa: Y015
 
 @_typing.final
+class ImportModelSpec(_message.Message):
+    """Brings a checkpoint from the Hugging Face hub, which the worker asks as
+    anybody may: no private repository is fetched.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    LICENCE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The repository, and the model that receives the version:
+    "bigscience/bloom-560m".
+    """
+    licence: _builtins.str
+    """SPDX; empty: the model's. Needed where there is no model of that name."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        licence: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["licence", b"licence", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportModelSpec: _TypeAlias = ImportModelSpec  # noqa: Y015
+
+@_typing.final
 class LoraOptions(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1188,6 +1222,7 @@ class CreateJobRequest(_message.Message):
     EVALUATE_FIELD_NUMBER: _builtins.int
     TRAIN_TOKENIZER_FIELD_NUMBER: _builtins.int
     CLEAN_CORPUS_FIELD_NUMBER: _builtins.int
+    IMPORT_MODEL_FIELD_NUMBER: _builtins.int
     DEPLOY_ALIAS_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
@@ -1212,6 +1247,8 @@ class CreateJobRequest(_message.Message):
     @_builtins.property
     def clean_corpus(self) -> Global___CleanCorpusSpec: ...
     @_builtins.property
+    def import_model(self) -> Global___ImportModelSpec: ...
+    @_builtins.property
     def fine_tuning(self) -> Global___FineTuning:
         """Of a job that OpenAI's API submits. When it has SUCCEEDED its metrics are a
         file: "file-" and the job's id without "job-".
@@ -1226,16 +1263,17 @@ class CreateJobRequest(_message.Message):
         evaluate: Global___EvaluateSpec | None = ...,
         train_tokenizer: Global___TrainTokenizerSpec | None = ...,
         clean_corpus: Global___CleanCorpusSpec | None = ...,
+        import_model: Global___ImportModelSpec | None = ...,
         deploy_alias: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
         priority: Global___JobPriority.ValueType = ...,
         fine_tuning: Global___FineTuning | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["clean_corpus", b"clean_corpus", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "pretrain", b"pretrain", "spec", b"spec", "train_tokenizer", b"train_tokenizer", "validate_dataset", b"validate_dataset"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clean_corpus", b"clean_corpus", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "import_model", b"import_model", "pretrain", b"pretrain", "spec", b"spec", "train_tokenizer", b"train_tokenizer", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clean_corpus", b"clean_corpus", "deploy_alias", b"deploy_alias", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "idempotency_key", b"idempotency_key", "pretrain", b"pretrain", "priority", b"priority", "spec", b"spec", "train_tokenizer", b"train_tokenizer", "validate_dataset", b"validate_dataset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clean_corpus", b"clean_corpus", "deploy_alias", b"deploy_alias", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "idempotency_key", b"idempotency_key", "import_model", b"import_model", "pretrain", b"pretrain", "priority", b"priority", "spec", b"spec", "train_tokenizer", b"train_tokenizer", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune", "validate_dataset", "evaluate", "train_tokenizer", "clean_corpus"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune", "validate_dataset", "evaluate", "train_tokenizer", "clean_corpus", "import_model"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 

@@ -25,6 +25,7 @@ from services.registry.job_specs import (
     CleanCorpusSpec,
     EvaluateSpec,
     FineTuneSpec,
+    ImportModelSpec,
     JobSpec,
     LoraOptions,
     PretrainSpec,
@@ -271,6 +272,7 @@ def job(row: tables.Job) -> job_pb2.Job:
         evaluate=_evaluate(spec) if isinstance(spec, EvaluateSpec) else None,
         train_tokenizer=job_pb2.TrainTokenizerSpec(**asdict(spec)) if isinstance(spec, TrainTokenizerSpec) else None,
         clean_corpus=job_pb2.CleanCorpusSpec(**asdict(spec)) if isinstance(spec, CleanCorpusSpec) else None,
+        import_model=job_pb2.ImportModelSpec(**asdict(spec)) if isinstance(spec, ImportModelSpec) else None,
         **(row.made or {}),
         state=job_pb2.JobState.Value(f"JOB_STATE_{row.state}"),
         cancel_requested=row.cancel_requested,
@@ -379,6 +381,8 @@ def job_spec(request: job_pb2.CreateJobRequest) -> AnyJobSpec:
                 keep_foreign_lines=clean.keep_foreign_lines,
                 personal_information=list(clean.personal_information),
             )
+        case "import_model":
+            return ImportModelSpec(model=request.import_model.model, licence=request.import_model.licence)
     kinds = ", ".join(field.name for field in request.DESCRIPTOR.oneofs_by_name["spec"].fields)
     raise InvalidArgument(f"the request has no spec; set one of {kinds}")
 

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.registry.database import Database, insert_if_absent
-from services.registry.job_specs import JobSpec, spec_from_row
+from services.registry.job_specs import VersionSpec, spec_from_row
 from services.registry.tables import (
     CANCELLED,
     FAILED,
@@ -80,7 +80,7 @@ def _body(job: Job, change: StateChange, event_type: str) -> str:
         "created_by": job.created_by,
     }
     spec = spec_from_row(job.spec)
-    if isinstance(spec, JobSpec):
+    if isinstance(spec, VersionSpec):
         data["output_model"] = spec.output_model
     if change.state == SUCCEEDED:
         data["model_version"] = job.model_version

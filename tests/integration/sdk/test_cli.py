@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -520,6 +521,27 @@ def test_a_model_on_the_hub_is_checked_by_its_headers_before_a_shard_is_fetched(
         assert "missing" in failed
         assert f"h.{TINY.n_layer}.input_layernorm.weight" in failed
         assert [name for name in hub.fetched if name.endswith(".safetensors")] == []
+
+
+def test_an_import_by_a_worker_is_a_job_that_is_followed(anthesis: Run, anthesis_json: Json, tmp_path: Path) -> None:
+    local = anthesis("models", "import", "lab/far", "--on-worker", "--from", tmp_path, code=1).stderr
+    unknown = anthesis("models", "import", "lab/far", "--on-worker", code=1).stderr
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(
+            anthesis, "models", "import", "lab/far", "--on-worker", "--licence", "mit", "--alias", "far", code=1
+        )
+        pending = ("jobs", "list", "--state", "pending", "--output-model", "lab/far")
+        while not (found := anthesis_json(*pending)):
+            assert not following.done()
+        anthesis("jobs", "cancel", found[0]["id"])
+        followed = following.result().stdout.splitlines()
+
+    assert (
+        local == "error: a worker imports what the hub has, as it is; with --on-worker give only --licence, --alias\n"
+    )
+    assert "licence" in unknown
+    assert found[0]["import_model"] == {"model": "lab/far", "licence": "mit"}
+    assert followed == ["PENDING", "CANCELLED", f"{found[0]['id']}: CANCELLED"]
 
 
 def test_the_hub_that_cannot_be_reached_is_named(anthesis: Run) -> None:

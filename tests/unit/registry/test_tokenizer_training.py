@@ -1,27 +1,22 @@
 """A job that trains a tokenizer: checked when it is made, and the tokenizer kept as what the job has made."""
 
-import asyncio
 import json
 from dataclasses import replace
 
 import pytest
-from alembic import command
-from sqlalchemy import text
 
 from services.common.errors import DomainError, InvalidArgument
 from services.registry import tokenizer_training
 from services.registry.checkpoints import File
-from services.registry.database import Database, alembic_config
-from services.registry.datasets import Datasets
-from services.registry.job_specs import TrainTokenizerSpec, ValidateDatasetSpec, spec_from_row
-from services.registry.jobs import Jobs, NewJob
+from services.registry.job_specs import TrainTokenizerSpec, spec_from_row
+from services.registry.jobs import NewJob
 from services.registry.leases import Succeeded
 from services.registry.projects.artifacts import may_read
 from services.registry.references import read_references
 from services.registry.tables import RUNNING, SUCCEEDED, Job
 from services.trainer.train_tokenizer import TOKENIZER_FILE
 from tests.support.projects import calling_for
-from tests.support.registry_data import DATABASES, empty_database, text_rows
+from tests.support.registry_data import text_rows
 from tests.support.tokenizers import small_tokenizer_json
 
 SPEC = TrainTokenizerSpec(datasets=["udhr"], vocab_size=600)
@@ -103,22 +98,3 @@ async def test_a_projects_tokenizer_is_the_projects_to_read(registry, database):
 
 def test_both_sides_call_the_file_the_same():
     assert tokenizer_training.TOKENIZER_FILE == TOKENIZER_FILE
-
-
-@pytest.mark.parametrize("backend", DATABASES)
-async def test_on_the_way_back_such_jobs_go_and_others_stay(backend, artifacts, tmp_path):
-    url = empty_database(backend, tmp_path)
-    await asyncio.to_thread(command.upgrade, alembic_config(url), "head")
-    database = Database(url)
-    await Datasets(database, artifacts).create("udhr", "TEXT", artifacts.write_bytes(text_rows()))
-    jobs = Jobs(database, artifacts)
-    await jobs.create(NewJob(spec=SPEC, created_by="ada"))
-    digest = artifacts.write_bytes(small_tokenizer_json().encode())
-    report = ValidateDatasetSpec(dataset="udhr", tokenizer_digest=digest)
-    other = await jobs.create(NewJob(spec=report, created_by="ada"))
-    await asyncio.to_thread(command.downgrade, alembic_config(url), "0014")
-    async with database.engine.connect() as connection:
-        kept = (await connection.execute(text("SELECT id FROM jobs"))).scalars().all()
-        events = (await connection.execute(text("SELECT DISTINCT job_id FROM job_events"))).scalars().all()
-    assert kept == events == [other.id]
-    await database.close()

@@ -1,4 +1,8 @@
-"""Tokenizers and clean datasets, which jobs make. On the way back such jobs go: the older release knows nothing of them
+"""Jobs that train tokenizers, clean text and import models
+
+On the way back they go, as the older release knows no such kinds. An import that has made a version, which names it and
+cannot be changed, stays as a pre-training without data.
+
 
 Revises: 0014
 """
@@ -11,7 +15,8 @@ down_revision = "0014"
 branch_labels = None
 depends_on = None
 
-_KINDS = ("train_tokenizer", "clean_corpus")
+_KINDS = ("train_tokenizer", "clean_corpus", "import_model")
+_IMPORTED = {"kind": "pretrain", "tokenizer_digest": "", "datasets": [], "config": "", "options": {}}
 _OF_JOBS = ("webhook_deliveries", "state_changes", "job_log_parts", "job_events", "job_datasets", "outbox")
 
 
@@ -20,12 +25,18 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    jobs = sa.table("jobs", sa.column("id"), sa.column("spec", sa.JSON()))
+    jobs = sa.table("jobs", sa.column("id"), sa.column("spec", sa.JSON()), sa.column("model_version"))
     connection = op.get_bind()
-    rows = connection.execute(sa.select(jobs.c.id, jobs.c.spec)).all()
-    ids = [job_id for job_id, spec in rows if spec["kind"] in _KINDS]
+    for job_id, spec, version in connection.execute(sa.select(jobs.c.id, jobs.c.spec, jobs.c.model_version)).all():
+        if spec["kind"] == "import_model" and version:
+            known = _IMPORTED | {"output_model": spec["model"], "licence": spec["licence"]}
+            connection.execute(jobs.update().where(jobs.c.id == job_id).values(spec=known))
+        elif spec["kind"] in _KINDS:
+            _delete(connection, job_id)
+    op.drop_column("jobs", "made")
+
+
+def _delete(connection: sa.Connection, job_id: str) -> None:
     for name, key in (*((name, "job_id") for name in _OF_JOBS), ("jobs", "id")):
         table = sa.table(name, sa.column(key))
-        for job_id in ids:
-            connection.execute(table.delete().where(table.c[key] == job_id))
-    op.drop_column("jobs", "made")
+        connection.execute(table.delete().where(table.c[key] == job_id))

@@ -20,6 +20,10 @@ from anthesis.bloom.tensors import HEAD, StoredTensor, canonical_name, check_ten
 from anthesis.errors import NotFoundError
 from anthesis.v1.registry_pb2 import ModelFile
 
+TOKENIZER_FILE = "tokenizer.json"
+NOTICES = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "COPYRIGHT", "AUTHORS", "README", "CHANGES", "USE_RESTRICTIONS")
+SMALL_FILES = (TOKENIZER_FILE, *(f"{notice}*" for notice in NOTICES))
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -34,6 +38,19 @@ class HubCheckpoint:
     commit: str
     folder: Path
     shards: dict[str, tuple[str, int]]  # path -> digest, bytes
+    token: bool | None = None  # False: ask as anybody; None: with the token of whoever runs this, if there is one
+
+    @contextmanager
+    def fetched(self, path: str) -> "Iterator[Path]":
+        """A shard on this machine's disk, for as long as that is needed."""
+        with _errors(self.name):
+            from huggingface_hub import hf_hub_download
+
+            file = Path(hf_hub_download(self.name, path, revision=self.commit, local_dir=self.folder, token=self.token))
+        try:
+            yield file
+        finally:
+            file.unlink()
 
     def bring(self, client: Client, path: str, progress: Progress) -> ModelFile:
         """A shard as an artifact; through this machine's disk where the registry lacks it."""
@@ -41,19 +58,17 @@ class HubCheckpoint:
         try:
             client.artifacts.get(digest)
         except NotFoundError:
-            with _errors(self.name):
-                from huggingface_hub import hf_hub_download
-
-                fetched = Path(hf_hub_download(self.name, path, revision=self.commit, local_dir=self.folder))
-            try:
-                digest = client.artifacts.upload(fetched, progress=progress).digest
-            finally:
-                fetched.unlink()
+            with self.fetched(path) as file:
+                digest = client.artifacts.upload(file, progress=progress).digest
         return ModelFile(path=path, digest=digest)
 
 
-def find_checkpoint(name: str, others: Sequence[str]) -> HubCheckpoint:
+def find_checkpoint(
+    name: str, others: Sequence[str], *, cache: Path | None = None, token: bool | None = None
+) -> HubCheckpoint:
     """The newest commit's checkpoint, whole by its headers. `others`: patterns of small files that go with it.
+
+    cache: the folder for what is fetched. token: as in HubCheckpoint.
 
     Raises ValueError where the hub cannot be asked, or for anything that is not a whole BLOOM checkpoint.
     """
@@ -62,20 +77,20 @@ def find_checkpoint(name: str, others: Sequence[str]) -> HubCheckpoint:
         from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
         disable_progress_bars()  # there is one for the whole
-        api = HfApi()
+        api = HfApi(token=token)
         info = api.model_info(name, files_metadata=True)
         files = {file.rfilename: file for file in info.siblings or ()}
         wanted = [path for path in files if _is_one_of(path, [CONFIG_FILE, INDEX_FILE, *others])]
-        folder = _cache() / name / str(info.sha)
+        folder = (cache or _cache()) / name / str(info.sha)
         for path in wanted:
-            hf_hub_download(name, path, revision=info.sha, local_dir=folder)
+            hf_hub_download(name, path, revision=info.sha, local_dir=folder, token=token)
     shards = {}
     for path in [SINGLE_FILE] if SINGLE_FILE in files else sorted(set(read_index(folder).values())):
         lfs: Any = files[path].lfs if path in files else None
         if not lfs:
             raise ValueError(f"{name} on the hub has no {path} with its sha256; use --from DIR")
         shards[path] = (f"sha256:{lfs.sha256}", int(lfs.size))
-    checkpoint = HubCheckpoint(name=name, commit=str(info.sha), folder=folder, shards=shards)
+    checkpoint = HubCheckpoint(name=name, commit=str(info.sha), folder=folder, shards=shards, token=token)
     with _errors(name):
         stored = [tensor for path in shards for tensor in _header(api, checkpoint, path)]
     if any(canonical_name(tensor.name) == HEAD for tensor in stored):
@@ -83,6 +98,19 @@ def find_checkpoint(name: str, others: Sequence[str]) -> HubCheckpoint:
     config_json = read_config(folder)
     check_tensors(BloomConfig.from_hf(config_json), stored, quantized=is_quantized(config_json))
     return checkpoint
+
+
+def weight_files(folder: Path, hub: HubCheckpoint | None) -> list[str]:
+    """Paths of a checkpoint's configuration, index and shards, in `folder` or on the hub."""
+    if (folder / SINGLE_FILE).is_file() or (hub and SINGLE_FILE in hub.shards):
+        return [CONFIG_FILE, SINGLE_FILE]
+    return [CONFIG_FILE, INDEX_FILE, *sorted(set(read_index(folder).values()))]
+
+
+def notices(folder: Path) -> list[str]:
+    """Licence texts and attributions, which have to stay with the weights."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    return [name for name in names if name.partition(".")[0].upper() in NOTICES]
 
 
 def _is_one_of(path: str, patterns: Sequence[str]) -> bool:
