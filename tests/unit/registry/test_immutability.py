@@ -25,6 +25,7 @@ COLUMNS = {
     "other_parents": "'[\"x\"]'",
     "datasets": "'[\"x\"]'",
     "source": "'job'",
+    "project": "'lab'",
     "create_time": "'2000-01-01 00:00:00+00:00'",
 }
 STATES = ("state", "tags", "created_by", "delete_time", "deleted_by", "expire_time")  # and these do change

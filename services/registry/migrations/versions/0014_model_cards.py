@@ -15,7 +15,7 @@ branch_labels = None
 depends_on = None
 
 _PLAIN: tuple[str, ...] = ("id", "name", "model", "number", "licence", "tokenizer_digest", "config_json", "parameters")
-_PLAIN += ("parent", "job_id", "source", "create_time")
+_PLAIN += ("parent", "job_id", "source", "create_time", "project")
 _JSON = ("other_parents", "datasets")
 _SAYS = "a version does not change; register another"
 
