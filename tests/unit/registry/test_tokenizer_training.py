@@ -4,7 +4,9 @@ import json
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import select
 
+from services.common.auth import Principal
 from services.common.errors import DomainError, InvalidArgument
 from services.registry import tokenizer_training
 from services.registry.checkpoints import File
@@ -13,7 +15,10 @@ from services.registry.jobs import NewJob
 from services.registry.leases import Succeeded
 from services.registry.projects.artifacts import may_read
 from services.registry.references import read_references
-from services.registry.tables import RUNNING, SUCCEEDED, Job
+from services.registry.tables import RUNNING, SUCCEEDED, Job, WebhookDelivery
+from services.registry.webhooks.addresses import PUBLIC_ONLY
+from services.registry.webhooks.outbox import write_deliveries
+from services.registry.webhooks.service import Webhooks
 from services.trainer.train_tokenizer import TOKENIZER_FILE
 from tests.support.projects import calling_for
 from tests.support.registry_data import text_rows
@@ -83,6 +88,17 @@ async def test_what_is_no_tokenizer_does_not_end_the_job(registry, path, content
     with pytest.raises(InvalidArgument, match=message):
         await finish(registry, job, content, path)
     assert (await registry.jobs.get(job.id)).state == RUNNING
+
+
+async def test_whoever_is_told_of_the_end_is_told_the_digest(registry, database):
+    await registry.add_dataset()
+    ada = Principal("key", "ada", "trainer")
+    await Webhooks(database, b"pepper", PUBLIC_ONLY).create(ada, "https://1.1.1.1", ["job.succeeded"])
+    digest = await finish(registry, await submit(registry), small_tokenizer_json())
+    await write_deliveries(database, registry.clock())
+    async with database.read() as session:
+        (body,) = await session.scalars(select(WebhookDelivery.body))
+    assert json.loads(body)["data"]["tokenizer_digest"] == digest
 
 
 async def test_a_projects_tokenizer_is_the_projects_to_read(registry, database):
