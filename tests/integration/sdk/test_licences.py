@@ -61,7 +61,7 @@ def test_an_admin_registers_a_licence_and_a_user_does_not(anthesis: Run, key: st
     (tmp_path / "terms").write_text("Ask first.")
     args = ("licences", "create", "lab-terms-1", "--name", "Terms", "--text", tmp_path / "terms", "--must-accept")
 
-    assert "needs the permission 'admin'" in anthesis(*args, code=1, ANTHESIS_API_KEY=key).stderr
+    assert "needs the permission 'operate'" in anthesis(*args, code=1, ANTHESIS_API_KEY=key).stderr
     assert anthesis(*args).stdout.startswith("lab-terms-1: Terms, sha256:")
     assert anthesis("licences", "show", "lab-terms-1").stdout == "Ask first.\n"
     assert "exists and does not change" in anthesis(*args, code=1).stderr
