@@ -17,8 +17,8 @@ def s3_store() -> Iterator[str]:
         server.start()
         host, port = server.get_host_and_port()
         patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_ACCESS_KEY_ID", "key-of-the-tests")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-tests-alone")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         import s3fs
 
