@@ -138,7 +138,9 @@ def test_in_bf16_losses_stay_near_those_of_transformers_in_fp32(tmp_path):
     assert 1e-5 < greatest_difference(losses_and_norms(progress(folder)), want)[0] < 0.02
 
 
-@pytest.mark.parametrize("mistake", ["slopes_of_another_rank", "tied_gradient_counted_twice"])
+@pytest.mark.parametrize(
+    "mistake", ["slopes_of_another_rank", pytest.param("tied_gradient_counted_twice", marks=pytest.mark.long)]
+)
 def test_a_planted_mistake_is_noticed(tmp_path, mistake: str):
     config = config_of("2x2x1", 2)
     folder = run_stages(make_fine_tune(tmp_path, config), mistake=mistake)
@@ -184,6 +186,7 @@ def losses_of_examples_alone(folder: JobFolder) -> list[Tensor]:
     return found
 
 
+@pytest.mark.long
 def test_with_dropout_and_recomputed_layers_a_resumed_run_has_the_losses_of_an_undisturbed_one(tmp_path):
     config = config_of("2x2x1", 2, steps=4, warmup_steps=1, checkpoint_every_steps=2, dropout=0.2, recompute=True)
     spec = make_fine_tune(tmp_path, config, multitask_rows())
