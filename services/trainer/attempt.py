@@ -6,7 +6,7 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -61,6 +61,14 @@ POLL_S = 0.2
 ACQUIRE_FOR_S = 60.0  # a registry that does not answer is asked this long; then the reconciler wakes us again
 TOLD_TO_STOP = "the worker was told to stop"
 MAX_FRUITLESS_DEATHS = 5  # attempts whose ranks are killed before they reach another checkpoint
+
+OneProcess = ReportSpec | TokenizerSpec | CleanSpec | ImportSpec
+_COMMANDS: Mapping[type[OneProcess], Callable[[Path], list[str]]] = {
+    ReportSpec: report_command,
+    TokenizerSpec: tokenizer_command,
+    CleanSpec: clean_command,
+    ImportSpec: import_command,
+}
 
 
 class Stopped(Exception):
@@ -136,16 +144,10 @@ class Attempt:
             LOG.warning("job %s: killed processes of earlier attempts: %s", self._held.job_id, killed)
         try:
             spec = self._held.spec() if self._held.spec else None
-            if isinstance(spec, ReportSpec):
-                self._run_one(spec, report_command(self._folder.path))
-            elif isinstance(spec, TokenizerSpec):
-                self._run_one(spec, tokenizer_command(self._folder.path))
-            elif isinstance(spec, CleanSpec):
-                self._run_one(spec, clean_command(self._folder.path))
-            elif isinstance(spec, ImportSpec):
-                self._run_one(spec, import_command(self._folder.path))
-            elif spec:
+            if isinstance(spec, RunSpec):
                 self._run_stages(spec)
+            elif spec:
+                self._run_one(spec)
             else:
                 self._measure()
             self._lease.report_all()  # messages and output, which the call that ends the job does not carry
@@ -199,10 +201,11 @@ class Attempt:
                 raise
             self._lease.say(f"not measured by {spec.suite}: {error}; `anthesis evaluations run` can still do so")
 
-    def _run_one(self, spec: ReportSpec | TokenizerSpec | CleanSpec | ImportSpec, command: list[str]) -> None:
+    def _run_one(self, spec: OneProcess) -> None:
         """A job of one process, without ranks."""
         when_there_is_room(lambda: spec.save(self._folder.run), self._lease.keep)
-        self._run_stage(command, marked(spec.job_id, spec.fencing_token))
+        command = _COMMANDS[type(spec)]
+        self._run_stage(command(self._folder.path), marked(spec.job_id, spec.fencing_token))
         self._lease.report()
 
     def _train(self, spec: RunSpec, env: dict[str, str], trackers: Trackers) -> bool:
