@@ -82,20 +82,17 @@ def test_padding_rows_of_the_head_take_no_part():
 
 MEASURE = """
 import torch
+from benchmarks.protocol import status_bytes
 from bloom.linear_cross_entropy import linear_cross_entropy
-
-def peak():  # of this program alone: rusage's ru_maxrss begins with what the process it was forked from held
-    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM:"))
-
 x = torch.randn(2048, 1024, requires_grad=True)
 weight = torch.zeros(250880, 1024, requires_grad=True)
 weight.grad, x.grad = torch.zeros_like(weight), torch.zeros_like(x)  # what is there in any case
 gradient = torch.zeros_like(weight)  # what backward hands over before it is added
-before = peak()
+before = status_bytes("VmHWM")  # rusage's ru_maxrss begins with what the process it was forked from held
 del gradient
 targets = torch.arange(2048)
 linear_cross_entropy(x[:{rows}], weight, targets[:{rows}]).backward()
-print(peak() - before)
+print(status_bytes("VmHWM") - before)
 """
 
 
