@@ -4,6 +4,7 @@ A plain shared library with a C interface: it includes no header of torch's, so 
 torch needs no new build. Its name holds a hash of sources and flags; a file that is there is complete.
 """
 
+import ctypes
 import fcntl
 import hashlib
 import os
@@ -24,7 +25,15 @@ _FLAGS = [
 # Level -> compiler flags and the processor flags (as in /proc/cpuinfo) that it needs, best first.
 _X86_64_V3 = ("avx2", "fma", "f16c", "bmi2")
 _X86_64_V4 = (*_X86_64_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+_AMX = ("amx_tile", "amx_bf16", "amx_int8")
 LEVELS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "amx": (
+        (
+            *("-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16", "-mprefer-vector-width=512"),
+            *("-mamx-tile", "-mamx-bf16", "-mamx-int8"),
+        ),
+        (*_X86_64_V4, "avx512_vnni", "avx512_bf16", *_AMX),
+    ),
     "avx512_bf16": (
         ("-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16", "-mprefer-vector-width=512"),
         (*_X86_64_V4, "avx512_vnni", "avx512_bf16"),
@@ -52,7 +61,15 @@ def supported_levels() -> list[str]:
         flags = set()
     if platform.machine() != "x86_64":
         flags = set()
+    if flags.issuperset(_AMX) and not _may_use_tiles():
+        flags.difference_update(_AMX)
     return [level for level, (_, needed) in LEVELS.items() if flags.issuperset(needed)]
+
+
+def _may_use_tiles() -> bool:
+    """Ask Linux for AMX's tile registers, which a process has only once it has asked."""
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+    return ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0
 
 
 def library(level: str) -> Path:

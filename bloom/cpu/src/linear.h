@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <climits>
 
+#include "amx.h"
 #include "pool.h"
 #include "tile.h"
 
@@ -255,6 +256,13 @@ __attribute__((noinline)) void panel_tile(const Part& part, const Activations& a
 }
 
 #if BLOOM_DOT_U8
+// Outputs `column` and on, from the sums over the activations' bytes, which are too large by 128 each.
+inline f32v from_bytes(const Linear& w, long column, i32v dots, i32v low_dots, float scale) {
+  f32v dot = __builtin_convertvector(dots - load<i32v>(w.sums + column) * 128, f32v);
+  if (w.kind == INT8) dot = fma(dot, splat(256.0f), __builtin_convertvector(low_dots, f32v));
+  return dot * (load<f32v>(w.scales + column) * scale);
+}
+
 // INT8_DYNAMIC: activations are bytes 128 + q. INT8 (WIDE): two bytes of 32768 + q, so that weight-only int8 keeps 16
 // bits of the activations and still runs on dot products of bytes; both halves meet each loaded vector of weights.
 template <bool WIDE, int ROWS, int COLS>
@@ -282,16 +290,9 @@ __attribute__((noinline)) void panel_tile_bytes(const Part& part, const Activati
       }
     }
   }
-  for (int c = 0; c < COLS; c++) {
-    const long column = part.column() + c * LANES;
-    const i32v sums = load<i32v>(w.sums + column) * 128;
-    const f32v scales = load<f32v>(w.scales + column);
-    for (int r = 0; r < ROWS; r++) {
-      f32v dot = __builtin_convertvector(acc[r][c] - sums, f32v);
-      if constexpr (WIDE) dot = fma(dot, splat(256.0f), __builtin_convertvector(acc_low[r][c], f32v));
-      values[r * COLS + c] = dot * (scales * a.scales[row + r]);
-    }
-  }
+  for (int c = 0; c < COLS; c++)
+    for (int r = 0; r < ROWS; r++)
+      values[r * COLS + c] = from_bytes(w, part.column() + c * LANES, acc[r][c], acc_low[r][c], a.scales[row + r]);
 }
 #endif
 
@@ -383,8 +384,72 @@ void multiply_words(const Linear& w, const Activations& a, Range m, long panel, 
 }
 #endif
 
+#if BLOOM_AMX
+// Are products with these weights computed in tile registers? Not where the inner dimension ends within a tile, which no
+// BLOOM's does.
+inline bool in_tiles(const Linear& w) {
+  return w.kind != FLOAT32 && w.columns % (TILE_STEPS * step_of(w.kind)) == 0;
+}
+
+// As Prefetch, but a single block of rows, too, fetches its weights early: loads of tiles run behind the memory otherwise.
+struct TilePrefetch {
+  static constexpr long LINE = 64, EARLY = 8 << 10;
+  const char* from;
+  long lines;  // in each block of steps
+
+  TilePrefetch(const char* panel, long bytes, long blocks, int number, int tiles)
+      : from(panel + EARLY), lines(bytes / blocks / LINE) {
+    if (number == 0) return;
+    lines = (bytes / LINE / blocks + tiles - 2) / (tiles - 1);
+    from = panel + bytes + (number - 1) * lines * blocks * LINE;
+  }
+
+  void operator()(long block) const {
+    for (long i = 0; i < lines; i++) __builtin_prefetch(from + (block * lines + i) * LINE, 0, 2);
+  }
+};
+
+// Blocks of rows of one panel. INT8's rows are in two bytes, which take the places of upper and lower rows.
+template <class Use>
+void multiply_tiles(const Linear& w, const Activations& a, Range m, long panel, Use& use) {
+  constexpr int VECS = PANEL / LANES;
+  const long blocks = w.columns / (TILE_STEPS * step_of(w.kind));
+  const int most = w.kind == INT8 ? TILE_ROWS : 2 * TILE_ROWS, tiles = (m.end - m.first + most - 1) / most;
+  const char* weights = w.panels + panel * panel_bytes(w);
+  for (int row = m.first, number = 0, rows; row < m.end; row += rows, number++) {
+    rows = tile_rows(m.end - row, most);
+    const TilePrefetch ahead(weights, panel_bytes(w), blocks, number, tiles);
+    const int upper = w.kind == INT8 || rows <= TILE_ROWS ? rows : (rows + 1) / 2;
+    const int lower = w.kind == INT8 ? rows : rows - upper;
+    TileHeights::set(upper, lower);
+    f32v sums[2 * TILE_ROWS * VECS];
+    char *first = (char*)sums, *second = (char*)(sums + upper * VECS);
+    const char* x = (const char*)a.data + row * a.stride;
+    const char* x2 = w.kind == INT8 ? (const char*)a.low + row * a.stride : x + upper * a.stride;
+    if (w.kind == BFLOAT16) {
+      if (lower) tile_products<TileBF16, true>(x, x2, a.stride, weights, blocks, first, second, ahead);
+      else tile_products<TileBF16, false>(x, x2, a.stride, weights, blocks, first, second, ahead);
+    } else {
+      if (lower) tile_products<TileU8xI8, true>(x, x2, a.stride, weights, blocks, first, second, ahead);
+      else tile_products<TileU8xI8, false>(x, x2, a.stride, weights, blocks, first, second, ahead);
+      for (int c = 0; c < VECS; c++) {
+        const long column = panel * PANEL + c * LANES;
+        for (int r = 0; r < rows; r++) {
+          const i32v low = w.kind == INT8 ? (i32v)sums[(upper + r) * VECS + c] : i32v{};
+          sums[r * VECS + c] = from_bytes(w, column, (i32v)sums[r * VECS + c], low, a.scales[row + r]);
+        }
+      }
+    }
+    use_panel(w, panel, 0, VECS, row, rows, sums, use);
+  }
+}
+#endif
+
 template <class Use>
 void multiply_rows(const Linear& w, const Activations& a, Range m, long panel, Use& use) {
+#if BLOOM_AMX
+  if (in_tiles(w)) return multiply_tiles(w, a, m, panel, use);
+#endif
   switch (w.kind) {
     case FLOAT32: multiply_as<F32xF32>(w, a, m, panel, use); break;
 #if BLOOM_DOT_BF16
@@ -422,6 +487,9 @@ void multiply(const Linear& w, const Activations& a, int m, int thread, int thre
       for (long panel = first; panel < end; panel++)
         multiply_rows(w, a, Range{row, std::min(row + rows, m)}, panel, use);
   });
+#if BLOOM_AMX
+  TileHeights::release();
+#endif
 }
 
 }  // namespace
