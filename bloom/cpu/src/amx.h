@@ -17,46 +17,89 @@ namespace {
 
 constexpr int TILE_ROWS = 16, TILE_STEPS = 16, TILE_BYTES = 64;  // a row's bytes: 16 steps of 4, or 16 sums
 
-// Tiles 0 to 3 sum, 4 and 5 hold activations, 6 and 7 weights. Tile 4 meets both vectors of weights in 0 and 1, tile 5 in 2
-// and 3. Their heights are set before; to set them costs as much as a few products and forgets what is summed.
-class TileHeights {
+// The shapes of this thread's eight tiles. To set them costs as much as a few products, and forgets what is summed.
+class TileShapes {
  public:
-  static void set(int upper, int lower) {
-    const int wanted = upper << 8 | lower;
-    if (wanted == current) return;
-    alignas(64) Config config{};
-    for (int tile : {0, 1, 4}) config.rows[tile] = upper;
-    for (int tile : {2, 3, 5}) config.rows[tile] = lower ? lower : 1;
-    for (int tile : {6, 7}) config.rows[tile] = TILE_STEPS;
-    for (int tile = 0; tile < 8; tile++) config.row_bytes[tile] = TILE_BYTES;
-    __asm__ volatile("ldtilecfg %0" ::"m"(config));
-    current = wanted;
+  // For a panel's products: 0 to 3 sum, 4 and 5 hold activations, 6 and 7 weights. Tile 4, of `upper` rows, meets both vectors
+  // of weights in 0 and 1, tile 5, of `lower` rows, in 2 and 3.
+  static void set_for_panels(int upper, int lower) {
+    set(upper << 8 | lower, [&](Config& config) {
+      for (int tile : {0, 1, 4}) config.rows[tile] = upper;
+      for (int tile : {2, 3, 5}) config.rows[tile] = lower ? lower : 1;
+    });
   }
 
-  // Give the registers back: while they are in use, each switch of threads saves eight kilobytes of them.
+  // For attention of `rows` queries: 0 to 3 sum, 4 holds what meets the whole tile 6, and 5 what meets the half one, 7.
+  static void set_for_attention(int rows) {
+    set(1 << 16 | rows, [&](Config& config) {
+      for (int tile = 0; tile < 6; tile++) config.rows[tile] = rows;
+      config.row_bytes[5] = TILE_BYTES / 2;
+      config.rows[7] = TILE_STEPS / 2;
+    });
+  }
+
   static void release() {
-    _tile_release();
+    __asm__ volatile("tilerelease");
     current = 0;
   }
 
  private:
   struct Config {
-    uint8_t palette = 1, start_row = 0, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {};
+    uint8_t rows[16] = {};
   };
   static inline thread_local int current = 0;
+
+  template <class Shape>
+  static void set(int wanted, Shape&& shape) {
+    if (wanted == current) return;
+    alignas(64) Config config;
+    for (int tile = 0; tile < 8; tile++) config.row_bytes[tile] = TILE_BYTES, config.rows[tile] = TILE_STEPS;
+    shape(config);
+    __asm__ volatile("ldtilecfg %0" ::"m"(config));
+    current = wanted;
+  }
 };
 
+// The instructions, on tiles by number. "memory": the compiler must not move what it stores behind them.
+template <int TILE>
+inline void zero_tile() {
+  __asm__ volatile("tilezero %%tmm%c0" ::"i"(TILE));
+}
+
+template <int TILE>
+inline void load_tile(const void* rows, long stride) {
+  __asm__ volatile("tileloadd (%1,%2,1), %%tmm%c0" ::"i"(TILE), "r"(rows), "r"(stride) : "memory");
+}
+
+template <int TILE>
+inline void store_tile(void* rows, long stride) {
+  __asm__ volatile("tilestored %%tmm%c0, (%1,%2,1)" ::"i"(TILE), "r"(rows), "r"(stride) : "memory");
+}
+
 struct TileBF16 {
-  static void multiply_upper() { _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7); }
-  static void multiply_lower() { _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7); }
+  template <int SUMS, int A, int W>
+  static void multiply() {
+    __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUMS), "i"(A), "i"(W));
+  }
 };
 
 struct TileU8xI8 {
-  static void multiply_upper() { _tile_dpbusd(0, 4, 6); _tile_dpbusd(1, 4, 7); }
-  static void multiply_lower() { _tile_dpbusd(2, 5, 6); _tile_dpbusd(3, 5, 7); }
+  template <int SUMS, int A, int W>
+  static void multiply() {
+    __asm__ volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUMS), "i"(A), "i"(W));
+  }
 };
+
+// f<0>() to f<count - 1>(), at most four: for tiles' numbers, which are part of the instructions.
+template <class Function>
+inline __attribute__((always_inline)) void with_tiles(int count, Function&& f) {
+  f.template operator()<0>();
+  if (count > 1) f.template operator()<1>();
+  if (count > 2) f.template operator()<2>();
+  if (count > 3) f.template operator()<3>();
+}
 
 // Sums of `upper` (and with LOWER `lower`) rows of activations, `stride` bytes apart, times two vectors of a panel, over
 // `blocks` blocks of 16 steps: to rows of 128 bytes at sums and sums_lower. `ahead(block)`: what to fetch meanwhile.
@@ -65,31 +108,39 @@ inline __attribute__((always_inline)) void tile_products(const char* upper, cons
                                                          const char* weights, long blocks, char* sums,
                                                          char* sums_lower, Ahead&& ahead) {
   constexpr long STEP = 2 * TILE_BYTES;
-  _tile_zero(0);
-  _tile_zero(1);
-  if constexpr (LOWER) {
-    _tile_zero(2);
-    _tile_zero(3);
-  }
+  with_tiles(LOWER ? 4 : 2, []<int SUMS>() { zero_tile<SUMS>(); });
   for (long b = 0; b < blocks; b++) {
     ahead(b);
-    _tile_loadd(6, weights, STEP);
-    _tile_loadd(4, upper + b * TILE_BYTES, stride);
-    _tile_loadd(7, weights + TILE_BYTES, STEP);
-    Format::multiply_upper();
+    load_tile<6>(weights, STEP);
+    load_tile<4>(upper + b * TILE_BYTES, stride);
+    Format::template multiply<0, 4, 6>();
+    load_tile<7>(weights + TILE_BYTES, STEP);
+    Format::template multiply<1, 4, 7>();
     if constexpr (LOWER) {
-      _tile_loadd(5, lower + b * TILE_BYTES, stride);
-      Format::multiply_lower();
+      load_tile<5>(lower + b * TILE_BYTES, stride);
+      Format::template multiply<2, 5, 6>();
+      Format::template multiply<3, 5, 7>();
     }
     weights += TILE_STEPS * STEP;
   }
-  _tile_stored(0, sums, STEP);
-  _tile_stored(1, sums + TILE_BYTES, STEP);
+  store_tile<0>(sums, STEP);
+  store_tile<1>(sums + TILE_BYTES, STEP);
   if constexpr (LOWER) {
-    _tile_stored(2, sums_lower, STEP);
-    _tile_stored(3, sums_lower + TILE_BYTES, STEP);
+    store_tile<2>(sums_lower, STEP);
+    store_tile<3>(sums_lower + TILE_BYTES, STEP);
   }
 }
 
 }  // namespace
 #endif
+
+namespace {
+
+// Give this thread's tile registers back: while they are in use, each switch of threads saves eight kilobytes of them.
+inline void release_tiles() {
+#if BLOOM_AMX
+  TileShapes::release();
+#endif
+}
+
+}  // namespace

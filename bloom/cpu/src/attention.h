@@ -116,6 +116,9 @@ struct CacheI8 {
   static constexpr bool scaled = true;
 };
 
+// Rows of queries that are attended from together.
+constexpr int ATTENTION_ROWS = BLOOM_AMX ? 16 : MAX_ROWS;
+
 struct Head {  // one head of one sequence in one layer
   const Cache& cache;
   long layer, head;
@@ -226,12 +229,63 @@ inline const std::vector<Visit>& choose_chunks(const Head& h, long position, int
   return visits;
 }
 
+// What a vector of products becomes; ahead: the first one's key less the query.
+inline void put_score(float* out, f32v dot, f32v scale, float slope, long ahead) {
+  const f32v distance = LANE + float(ahead);
+  store(out, distance > 0.0f ? splat(-INFINITY) : fma(dot, scale, distance * slope));
+}
+
 constexpr int attention_vectors(int rows) {
-  const int room = (LANES == 16 ? MAX_ROWS : MAX_ROWS * VECTORS) / rows;
+  const int room = std::max(1, (LANES == 16 ? MAX_ROWS : MAX_ROWS * VECTORS) / rows);
   int vectors = 1;
   while (2 * vectors <= std::min(room, 64 / LANES)) vectors *= 2;
   return vectors;
 }
+
+#if BLOOM_AMX
+// Scores of `queries` (rows of dp) with `blocks` blocks of keys, to rows of CHUNK floats. Shapes: TileShapes' for attention.
+inline void score_tiles(const bf16* queries, int dp, const char* const* keys, int blocks, float* scores, Fetch& ahead) {
+  constexpr int WHOLE = 32;  // of the head's dimensions, in pairs
+  with_tiles(CHUNK / BLOCK, []<int B>() { zero_tile<B>(); });
+  int i = 0;
+  for (; i + WHOLE <= dp; i += WHOLE) {
+    load_tile<4>(queries + i, dp * 2);
+    with_tiles(blocks, [&]<int B>() {
+      load_tile<6>(keys[B] + i * BLOCK * 2, TILE_BYTES);
+      TileBF16::multiply<B, 4, 6>();
+    });
+    for (int n = 0; n < 8; n++) ahead(n);
+  }
+  if (i < dp) {
+    load_tile<5>(queries + i, dp * 2);
+    with_tiles(blocks, [&]<int B>() {
+      load_tile<7>(keys[B] + i * BLOCK * 2, TILE_BYTES);
+      TileBF16::multiply<B, 5, 7>();
+    });
+  }
+  with_tiles(CHUNK / BLOCK, [&]<int B>() { store_tile<B>(scores + B * BLOCK, CHUNK * 4); });
+}
+
+// sums (rows of MAX_HEAD) += weights (rows of CHUNK) times the values, dp wide, of `blocks` blocks.
+inline void value_tiles(const bf16* weights, const char* const* keys, long part, int dp, int blocks, float* sums,
+                        Fetch& ahead) {
+  constexpr int AT_ONCE = 4 * LANES;
+  for (int first = 0; first < dp; first += AT_ONCE) {
+    const int vectors = std::min(AT_ONCE, dp - first) / LANES;
+    with_tiles(vectors, [&]<int V>() { load_tile<V>(sums + first + V * LANES, MAX_HEAD * 4); });
+    for (int b = 0; b < blocks; b++) {
+      load_tile<5>(weights + b * BLOCK, CHUNK * 2);
+      const char* values = keys[b] + part + first * 4;
+      with_tiles(vectors, [&]<int V>() {
+        load_tile<7>(values + V * TILE_BYTES, dp * 4);
+        TileBF16::multiply<V, 5, 7>();
+      });
+      for (int n = 0; n < 8; n++) ahead(n);
+    }
+    with_tiles(vectors, [&]<int V>() { store_tile<V>(sums + first + V * LANES, MAX_HEAD * 4); });
+  }
+}
+#endif
 
 // Rows `position` to `position + ROWS - 1` of a sequence. q and k: their vectors, `stride` apart; out likewise.
 template <class C, int ROWS>
@@ -241,6 +295,7 @@ void attend_rows(const Head& h, long position, const float* q, const float* k, l
   using A = typename F::A;
   // Vectors of keys, or of outputs, at once: a sum is a chain of dependent instructions, and few rows are few chains.
   constexpr int COLS = attention_vectors(ROWS);
+  constexpr bool IN_TILES = BLOOM_AMX && std::is_same_v<A, bf16>;
   const int d = h.cache.head_dim, dp = padded(d, BLOCK);
   alignas(64) A queries[ROWS * MAX_HEAD] = {};
   alignas(64) float scores[ROWS][CHUNK], sums[ROWS][MAX_HEAD];
@@ -269,7 +324,16 @@ void attend_rows(const Head& h, long position, const float* q, const float* k, l
     for (int b = 0; b < CHUNK / BLOCK; b++)
       keys[b] = keys_of(h.cache, h.layer, table[std::min(b, blocks - 1)], h.head);
     const int vectors = blocks * IN_BLOCK;
-    for (int first = 0; first < vectors; first += COLS) {
+#if BLOOM_AMX
+    if constexpr (IN_TILES) {
+      TileShapes::set_for_attention(ROWS);
+      score_tiles(queries, dp, keys, blocks, &scores[0][0], ahead);
+      for (int at = 0; at < blocks * BLOCK; at += LANES)
+        for (int r = 0; r < ROWS; r++) put_score(&scores[r][at], load<f32v>(&scores[r][at]), splat(h.scale), h.slope,
+                                                 start + at - (position + r));
+    }
+#endif
+    for (int first = 0; first < vectors && !IN_TILES; first += COLS) {
       typename F::Acc acc[ROWS][COLS] = {};
       const char* columns[COLS];
       for (int c = 0; c < COLS; c++) columns[c] = keys[(first + c) / IN_BLOCK] + (first + c) % IN_BLOCK * F::BYTES;
@@ -278,11 +342,8 @@ void attend_rows(const Head& h, long position, const float* q, const float* k, l
         const int at = (first + c) * LANES;  // in the chunk
         f32v scale = splat(h.scale);
         if constexpr (C::scaled) scale *= load<f32v>(keys[at / BLOCK] + dp * BLOCK + at % BLOCK * 4);
-        for (int r = 0; r < ROWS; r++) {
-          const f32v ahead = LANE + float(start + at - (position + r));  // key minus query
-          const f32v score = fma(acc[r][c], scale, ahead * h.slope);
-          store(&scores[r][at], ahead > 0.0f ? splat(-INFINITY) : score);
-        }
+        for (int r = 0; r < ROWS; r++)
+          put_score(&scores[r][at], acc[r][c], scale, h.slope, start + at - (position + r));
       }
     }
     for (int r = 0; r < ROWS; r++) {
@@ -310,7 +371,10 @@ void attend_rows(const Head& h, long position, const float* q, const float* k, l
     // A step takes F::STEP tokens (bf16: a pair), a row of values apart.
     constexpr int STEP = F::STEP;
     const long value_stride = long(dp) * F::BYTES / LANES;
-    for (int first = 0; first < dp; first += LANES * COLS) {
+#if BLOOM_AMX
+    if constexpr (IN_TILES) value_tiles(&weights[0][0], keys, part, dp, blocks, &sums[0][0], ahead);
+#endif
+    for (int first = 0; first < dp && !IN_TILES; first += LANES * COLS) {
       typename F::Acc acc[ROWS][COLS];
       int column[COLS];  // one that is not there: the last, computed twice
       for (int c = 0; c < COLS; c++) column[c] = std::min(first + c * LANES, dp - LANES);
@@ -344,7 +408,7 @@ inline void attend(const Head& h, int tokens, int needed, long context, const fl
     store_token(c, h.layer, h.table[position / BLOCK], h.head, position % BLOCK, k + t * stride, v + t * stride);
   }
   for (int row = tokens - needed; row < tokens;) {
-    with_few_sizes<MAX_ROWS>(tokens - row, [&]<int ROWS>() {
+    with_few_sizes<ATTENTION_ROWS>(tokens - row, [&]<int ROWS>() {
       const long position = context - tokens + row;
       const float *rq = q + row * stride, *rk = k + row * stride;
       float* ro = out + row * out_stride + h.head * c.head_dim;

@@ -421,7 +421,7 @@ void multiply_tiles(const Linear& w, const Activations& a, Range m, long panel, 
     const TilePrefetch ahead(weights, panel_bytes(w), blocks, number, tiles);
     const int upper = w.kind == INT8 || rows <= TILE_ROWS ? rows : (rows + 1) / 2;
     const int lower = w.kind == INT8 ? rows : rows - upper;
-    TileHeights::set(upper, lower);
+    TileShapes::set_for_panels(upper, lower);
     f32v sums[2 * TILE_ROWS * VECS];
     char *first = (char*)sums, *second = (char*)(sums + upper * VECS);
     const char* x = (const char*)a.data + row * a.stride;
@@ -487,9 +487,6 @@ void multiply(const Linear& w, const Activations& a, int m, int thread, int thre
       for (long panel = first; panel < end; panel++)
         multiply_rows(w, a, Range{row, std::min(row + rows, m)}, panel, use);
   });
-#if BLOOM_AMX
-  TileHeights::release();
-#endif
 }
 
 }  // namespace

@@ -138,6 +138,7 @@ class Runner {
     pool_.run([&](int thread) {
       Worker me{thread};
       for (int stage = first; stage <= last; stage++) run_stage(stage, me);
+      release_tiles();
     });
     for (const Counts& counts : counts_) {
       s_.chunks += counts.chunks;
@@ -468,6 +469,7 @@ void bloom_attend(Context* c, const Cache* cache, const float* slopes, float tol
                   3 * width, out, width, counts);
     chunks += counts.chunks;
     chunks_read += counts.chunks_read;
+    release_tiles();
   });
   step->chunks += chunks;
   step->chunks_read += chunks_read;
@@ -507,6 +509,7 @@ void bloom_linear(Context* c, const Linear* w, const float* hidden, int64_t m, i
       float* y = out + t * out_stride + column;
       std::memcpy(y, &v, std::min<long>(LANES, w->rows - column) * 4);
     });
+    release_tiles();
   });
 }
 
