@@ -4,6 +4,8 @@
 // summed by itself, in an order that the format alone decides; so one row and 32 give the same bits, as elsewhere.
 #pragma once
 
+#include <initializer_list>
+
 #include "simd.h"
 
 #if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AMX_INT8__)
@@ -101,14 +103,19 @@ inline __attribute__((always_inline)) void with_tiles(int count, Function&& f) {
   if (count > 3) f.template operator()<3>();
 }
 
-// Sums of `upper` (and with LOWER `lower`) rows of activations, `stride` bytes apart, times two vectors of a panel, over
-// `blocks` blocks of 16 steps: to rows of 128 bytes at sums and sums_lower. `ahead(block)`: what to fetch meanwhile.
-template <class Format, bool LOWER, class Ahead>
+// sums += `upper` (and with LOWER sums_lower += `lower`) rows of activations, `stride` bytes apart, times two vectors of a
+// panel, over `blocks` blocks of 16 steps; FRESH: sums are zero before. A row of sums is 128 bytes. `ahead(block)`: what to
+// fetch meanwhile.
+template <class Format, bool LOWER, bool FRESH, class Ahead>
 inline __attribute__((always_inline)) void tile_products(const char* upper, const char* lower, long stride,
                                                          const char* weights, long blocks, char* sums,
                                                          char* sums_lower, Ahead&& ahead) {
   constexpr long STEP = 2 * TILE_BYTES;
-  with_tiles(LOWER ? 4 : 2, []<int SUMS>() { zero_tile<SUMS>(); });
+  char* const corners[] = {sums, sums + TILE_BYTES, sums_lower, sums_lower + TILE_BYTES};
+  with_tiles(LOWER ? 4 : 2, [&]<int SUMS>() {
+    if constexpr (FRESH) zero_tile<SUMS>();
+    else load_tile<SUMS>(corners[SUMS], STEP);
+  });
   for (long b = 0; b < blocks; b++) {
     ahead(b);
     load_tile<6>(weights, STEP);
@@ -123,12 +130,7 @@ inline __attribute__((always_inline)) void tile_products(const char* upper, cons
     }
     weights += TILE_STEPS * STEP;
   }
-  store_tile<0>(sums, STEP);
-  store_tile<1>(sums + TILE_BYTES, STEP);
-  if constexpr (LOWER) {
-    store_tile<2>(sums_lower, STEP);
-    store_tile<3>(sums_lower + TILE_BYTES, STEP);
-  }
+  with_tiles(LOWER ? 4 : 2, [&]<int SUMS>() { store_tile<SUMS>(corners[SUMS], STEP); });
 }
 
 }  // namespace

@@ -391,17 +391,17 @@ inline bool in_tiles(const Linear& w) {
   return w.kind != FLOAT32 && w.columns % (TILE_STEPS * step_of(w.kind)) == 0;
 }
 
-// As Prefetch, but a single block of rows, too, fetches its weights early: loads of tiles run behind the memory otherwise.
+// What of the weights to fetch while some rows meet a slice of a panel: the first rows the slice itself, early, as loads of
+// tiles run behind the memory otherwise; the others the slice that comes next, each its share.
 struct TilePrefetch {
-  static constexpr long LINE = 64, EARLY = 8 << 10;
+  static constexpr long LINE = 64, EARLY = 8 << 10, LINES = 2 * TILE_STEPS;  // of a block of steps
   const char* from;
-  long lines;  // in each block of steps
+  long lines = LINES;
 
-  TilePrefetch(const char* panel, long bytes, long blocks, int number, int tiles)
-      : from(panel + EARLY), lines(bytes / blocks / LINE) {
+  TilePrefetch(const char* slice, const char* next, long blocks, int number, int parts) : from(slice + EARLY) {
     if (number == 0) return;
-    lines = (bytes / LINE / blocks + tiles - 2) / (tiles - 1);
-    from = panel + bytes + (number - 1) * lines * blocks * LINE;
+    lines = (LINES + parts - 2) / (parts - 1);
+    from = next + (number - 1) * lines * blocks * LINE;
   }
 
   void operator()(long block) const {
@@ -409,47 +409,80 @@ struct TilePrefetch {
   }
 };
 
-// Blocks of rows of one panel. INT8's rows are in two bytes, which take the places of upper and lower rows.
+// Panels first .. end - 1 by tiles. Many rows meet a slice of each panel, then of each the next slice: what of the activations
+// they need stays in the second cache meanwhile, and what of a panel in the first. The sums between two slices are exact.
+// INT8's rows are in two bytes, which take the places of upper and lower rows.
 template <class Use>
-void multiply_tiles(const Linear& w, const Activations& a, Range m, long panel, Use& use) {
-  constexpr int VECS = PANEL / LANES;
-  const long blocks = w.columns / (TILE_STEPS * step_of(w.kind));
-  const int most = w.kind == INT8 ? TILE_ROWS : 2 * TILE_ROWS, tiles = (m.end - m.first + most - 1) / most;
-  const char* weights = w.panels + panel * panel_bytes(w);
-  for (int row = m.first, number = 0, rows; row < m.end; row += rows, number++) {
-    rows = tile_rows(m.end - row, most);
-    const TilePrefetch ahead(weights, panel_bytes(w), blocks, number, tiles);
-    const int upper = w.kind == INT8 || rows <= TILE_ROWS ? rows : (rows + 1) / 2;
-    const int lower = w.kind == INT8 ? rows : rows - upper;
-    TileShapes::set_for_panels(upper, lower);
-    f32v sums[2 * TILE_ROWS * VECS];
-    char *first = (char*)sums, *second = (char*)(sums + upper * VECS);
-    const char* x = (const char*)a.data + row * a.stride;
-    const char* x2 = w.kind == INT8 ? (const char*)a.low + row * a.stride : x + upper * a.stride;
-    if (w.kind == BFLOAT16) {
-      if (lower) tile_products<TileBF16, true>(x, x2, a.stride, weights, blocks, first, second, ahead);
-      else tile_products<TileBF16, false>(x, x2, a.stride, weights, blocks, first, second, ahead);
-    } else {
-      if (lower) tile_products<TileU8xI8, true>(x, x2, a.stride, weights, blocks, first, second, ahead);
-      else tile_products<TileU8xI8, false>(x, x2, a.stride, weights, blocks, first, second, ahead);
-      for (int c = 0; c < VECS; c++) {
-        const long column = panel * PANEL + c * LANES;
-        for (int r = 0; r < rows; r++) {
-          const i32v low = w.kind == INT8 ? (i32v)sums[(upper + r) * VECS + c] : i32v{};
-          sums[r * VECS + c] = from_bytes(w, column, (i32v)sums[r * VECS + c], low, a.scales[row + r]);
-        }
-      }
-    }
-    use_panel(w, panel, 0, VECS, row, rows, sums, use);
+class PanelTiles {
+ public:
+  PanelTiles(const Linear& w, const Activations& a, Range m, long first, long end, Use& use)
+      : w_(w), a_(a), m_(m), first_(first), end_(end), use_(use), wide_(w.kind == INT8),
+        most_(wide_ ? TILE_ROWS : 2 * TILE_ROWS), parts_((m.end - m.first + most_ - 1) / most_),
+        blocks_(w.columns / (TILE_STEPS * step_of(w.kind))), panel_sums_((wide_ ? 2 : 1) * (m.end - m.first) * VECS) {}
+
+  void run() {
+    thread_local std::vector<f32v> buffer;
+    if (long(buffer.size()) < (end_ - first_) * panel_sums_) buffer.resize((end_ - first_) * panel_sums_);
+    sums_ = buffer.data();
+    const long slice = parts_ == 1 ? blocks_ : SLICE;
+    for (long block = 0; block < blocks_; block += slice)
+      for (long panel = first_; panel < end_; panel++) multiply(panel, block, std::min(slice, blocks_ - block));
   }
-}
+
+ private:
+  static constexpr int VECS = PANEL / LANES;
+  static constexpr long SLICE = 16, BLOCK_BYTES = 2 * TILE_STEPS * TILE_BYTES;
+
+  const char* weights(long panel, long block) const {
+    return w_.panels + panel * panel_bytes(w_) + block * BLOCK_BYTES;
+  }
+
+  void multiply(long panel, long block, long blocks) {
+    const char* next = panel + 1 < end_ ? weights(panel + 1, block) : weights(first_, block + blocks);
+    for (int row = m_.first, number = 0, rows; row < m_.end; row += rows, number++) {
+      rows = tile_rows(m_.end - row, most_);
+      const int upper = wide_ || rows <= TILE_ROWS ? rows : (rows + 1) / 2, lower = wide_ ? rows : rows - upper;
+      TileShapes::set_for_panels(upper, lower);
+      f32v* sums = sums_ + (panel - first_) * panel_sums_ + (row - m_.first) * VECS * (wide_ ? 2 : 1);
+      const TilePrefetch ahead(weights(panel, block), next, blocks, number, parts_);
+      const long offset = row * a_.stride + block * TILE_BYTES;
+      const char* x = (const char*)a_.data + offset;
+      const char* x_lower = wide_ ? (const char*)a_.low + offset : x + upper * a_.stride;
+      const auto add = [&]<class Format, bool LOWER, bool FRESH>() {
+        tile_products<Format, LOWER, FRESH>(x, x_lower, a_.stride, weights(panel, block), blocks, (char*)sums,
+                                            (char*)(sums + upper * VECS), ahead);
+      };
+      const auto add_as = [&]<class Format>() {
+        if (block == 0) lower ? add.template operator()<Format, true, true>() : add.template operator()<Format, false, true>();
+        else lower ? add.template operator()<Format, true, false>() : add.template operator()<Format, false, false>();
+      };
+      w_.kind == BFLOAT16 ? add_as.template operator()<TileBF16>() : add_as.template operator()<TileU8xI8>();
+      if (block + blocks == blocks_) finish(panel, row, rows, sums);
+    }
+  }
+
+  void finish(long panel, int row, int rows, f32v* sums) {
+    for (int i = 0; i < rows * VECS && w_.kind != BFLOAT16; i++) {
+      const i32v low = wide_ ? (i32v)sums[rows * VECS + i] : i32v{};
+      sums[i] = from_bytes(w_, panel * PANEL + i % VECS * LANES, (i32v)sums[i], low, a_.scales[row + i / VECS]);
+    }
+    use_panel(w_, panel, 0, VECS, row, rows, sums, use_);
+  }
+
+  const Linear& w_;
+  const Activations& a_;
+  const Range m_;
+  const long first_, end_;
+  Use& use_;
+  const bool wide_;
+  const int most_, parts_;
+  const long blocks_, panel_sums_;
+  f32v* sums_ = nullptr;
+};
 #endif
 
 template <class Use>
 void multiply_rows(const Linear& w, const Activations& a, Range m, long panel, Use& use) {
-#if BLOOM_AMX
-  if (in_tiles(w)) return multiply_tiles(w, a, m, panel, use);
-#endif
   switch (w.kind) {
     case FLOAT32: multiply_as<F32xF32>(w, a, m, panel, use); break;
 #if BLOOM_DOT_BF16
@@ -480,6 +513,17 @@ inline int block_rows(int m, long stride) {
 template <class Use>
 void multiply(const Linear& w, const Activations& a, int m, int thread, int threads, Taken* taken, Use use) {
   const long panels = (w.rows + PANEL - 1) / PANEL;
+#if BLOOM_AMX
+  if (in_tiles(w)) {
+    constexpr int ROWS = 512;
+    const long several = std::clamp<long>(panels / (2 * threads), 1, 8);
+    share_out(panels, several, thread, threads, taken, [&](long first, long end) {
+      for (int row = 0; row < m; row += ROWS)
+        PanelTiles(w, a, Range{row, std::min(row + ROWS, m)}, first, end, use).run();
+    });
+    return;
+  }
+#endif
   const long take = std::max<long>(1, std::min<long>(panels / 16, (256 << 10) / panel_bytes(w)));
   const int rows = block_rows(m, a.stride);
   share_out(panels, take, thread, threads, taken, [&](long first, long end) {
