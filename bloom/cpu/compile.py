@@ -16,6 +16,7 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent / "src"
 LIBRARIES = Path(__file__).parent / "build"
+CPU_INFO = Path("/proc/cpuinfo")
 _FLAGS = [
     *("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread"),
     *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
@@ -56,7 +57,7 @@ class CannotBuild(Exception):
 def supported_levels() -> list[str]:
     """Those that this processor runs, best first."""
     try:
-        flags = set(Path("/proc/cpuinfo").read_text().split())
+        flags = set(CPU_INFO.read_text().split())
     except OSError:
         flags = set()
     if platform.machine() != "x86_64":

@@ -431,7 +431,7 @@ class PanelTiles {
 
  private:
   static constexpr int VECS = PANEL / LANES;
-  static constexpr long SLICE = 16, BLOCK_BYTES = 2 * TILE_STEPS * TILE_BYTES;
+  static constexpr long SLICE = 8, BLOCK_BYTES = 2 * TILE_STEPS * TILE_BYTES;
 
   const char* weights(long panel, long block) const {
     return w_.panels + panel * panel_bytes(w_) + block * BLOCK_BYTES;
@@ -516,7 +516,7 @@ void multiply(const Linear& w, const Activations& a, int m, int thread, int thre
 #if BLOOM_AMX
   if (in_tiles(w)) {
     constexpr int ROWS = 512;
-    const long several = std::clamp<long>(panels / (2 * threads), 1, 8);
+    const long several = std::clamp<long>(panels / (2 * threads), 1, 4);
     share_out(panels, several, thread, threads, taken, [&](long first, long end) {
       for (int row = 0; row < m; row += ROWS)
         PanelTiles(w, a, Range{row, std::min(row + ROWS, m)}, first, end, use).run();

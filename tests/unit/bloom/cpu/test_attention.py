@@ -61,8 +61,9 @@ def test_attention_is_softmax_with_alibi(head_dim: int, tokens: int):
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 3e-2), ("int8", 4e-2)])
-def test_narrow_caches_are_near(dtype: str, bound: float):
-    qkv = random_qkv(300)
+@pytest.mark.parametrize("head_dim", [48, 64, 80, 96, 128])
+def test_narrow_caches_are_near(dtype: str, bound: float, head_dim: int):
+    qkv = random_qkv(300, head_dim)
     out, _ = attend(qkv, decodes=1, dtype=dtype)
     torch.testing.assert_close(out[-1].double(), definition(qkv), atol=bound, rtol=0)
 

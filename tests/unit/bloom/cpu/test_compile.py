@@ -59,3 +59,15 @@ def test_old_builds_make_room(empty: Path, monkeypatch: pytest.MonkeyPatch, tmp_
     (empty / "avx2-0123456789ab.so").touch()
     built = library("generic")
     assert {path.name for path in empty.glob("*.so")} == {built.name, "avx2-0123456789ab.so"}
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_tile_registers_are_used_where_the_processor_has_them_and_linux_grants_them(
+    granted: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    flags = tmp_path / "cpuinfo"
+    flags.write_text("flags : " + " ".join(building.LEVELS["amx"][1]))
+    monkeypatch.setattr(building, "CPU_INFO", flags)
+    monkeypatch.setattr(building, "_may_use_tiles", lambda: granted)
+    monkeypatch.setattr(building.platform, "machine", lambda: "x86_64")
+    assert building.supported_levels.__wrapped__()[0] == ("amx" if granted else "avx512_bf16")
