@@ -42,13 +42,20 @@ def _log_errors(lib: Any) -> Any:
     return _log_errors.kept  # type: ignore[attr-defined]
 
 
+def _has_amx() -> bool:
+    """Where llama-cpp-python 0.3.36 lays q8_0 weights out for AMX, and its first `llama_decode` of them crashes."""
+    return "amx_int8" in Path("/proc/cpuinfo").read_text().split()
+
+
 class Llama:
     """One model; a context for the batch size in use."""
 
     def __init__(self, lib: Any, path: str, threads: int) -> None:
         self._lib = lib
         self._threads = threads
-        self._model = lib.llama_model_load_from_file(path.encode(), lib.llama_model_default_params())
+        params = lib.llama_model_default_params()
+        params.use_extra_bufts = not _has_amx()
+        self._model = lib.llama_model_load_from_file(path.encode(), params)
         if not self._model:
             raise RuntimeError(f"llama.cpp cannot load {path}")
         self._vocab = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self._model))
