@@ -19,6 +19,7 @@ from services.registry.checkpoints import File
 from services.registry.dataset_preview import PreviewRow
 from services.registry.deployments import DeploymentStatus, ReadyWorker
 from services.registry.fine_tunings import FineTuning
+from services.registry.job_energy import SOURCES, Energy, energy_of
 from services.registry.job_specs import (
     AnyJobSpec,
     CheckpointSource,
@@ -289,7 +290,20 @@ def job(row: tables.Job) -> job_pb2.Job:
         priority=job_pb2.JobPriority.Value(f"JOB_PRIORITY_{row.priority}"),
         fine_tuning=job_pb2.FineTuning(**row.fine_tuning) if row.fine_tuning else None,
         last_sequence=row.last_sequence,
+        energy=_energy(energy_of(row.energy)),
     )
+
+
+def _energy(energy: Energy | None) -> job_pb2.Energy | None:
+    if energy is None:
+        return None
+    joules: dict[str, Any] = energy.joules
+    return job_pb2.Energy(**joules, unmeasured=energy.unmeasured, attempts=energy.attempts)
+
+
+def read_energy(message: job_pb2.Energy) -> Energy:
+    joules = {field.name: value for field, value in message.ListFields() if field.name in SOURCES}
+    return Energy(joules=joules, unmeasured=tuple(message.unmeasured))
 
 
 def _pretrain(spec: PretrainSpec) -> job_pb2.PretrainSpec:
