@@ -37,6 +37,7 @@ from services.registry.job_specs import (
 )
 from services.registry.leases import Failed, Measured, Outcome, Stopped, Succeeded
 from services.registry.pages import PageRequest
+from services.registry.uploads import Unfinished
 from services.registry.verification import Verified
 
 _ROLES = {name: registry_pb2.Role.Value(f"ROLE_{name.upper()}") for name in ROLES}
@@ -169,6 +170,19 @@ def dataset_of_job(row: tables.Dataset) -> registry_pb2.Dataset:
 def preview_row(row: PreviewRow) -> registry_pb2.PreviewRow:
     fields = [registry_pb2.PreviewField(**asdict(found)) for found in row.fields]
     return registry_pb2.PreviewRow(number=row.number, fields=fields)
+
+
+def upload(found: Unfinished) -> registry_pb2.Upload:
+    row = found.upload
+    return registry_pb2.Upload(
+        id=row.id,
+        digest=row.digest,
+        size_bytes=row.size_bytes,
+        received_bytes=found.received,
+        create_time=timestamp(row.create_time),
+        expire_time=timestamp(found.expires),
+        being_sent=found.is_sent,
+    )
 
 
 def verified(found: Verified) -> registry_pb2.VerifyArtifactsResponse:
