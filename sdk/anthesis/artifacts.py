@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import io
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +14,7 @@ import grpc
 from anthesis.errors import AbortedError, AnthesisError, CancelledError, DataLossError, NotFoundError, UnavailableError
 from anthesis.partial_file import PartialFile
 from anthesis.presigned import FAILURES, read_url
-from anthesis.rpc import stream, unary
+from anthesis.rpc import PAGE_SIZE, pages, stream, unary
 from anthesis.v1 import registry_pb2 as pb
 from anthesis.v1.registry_pb2_grpc import RegistryServiceStub
 from anthesis.write_behind import write_behind
@@ -84,6 +84,15 @@ class Artifacts:
                 yield pb.UploadArtifactRequest(data=data[start : start + CHUNK_BYTES])
 
         return (await unary(self._stub.UploadArtifact(parts()))).artifact
+
+    async def list_uploads(self) -> Sequence[pb.Upload]:
+        """One's own that are not finished, oldest first."""
+        request = pb.ListUploadsRequest(page_size=PAGE_SIZE)
+        return [upload async for page in pages(self._stub.ListUploads, request) for upload in page.uploads]
+
+    async def abandon_upload(self, upload_id: str) -> None:
+        """Drop one of these with what came of it; its sender gets FailedPreconditionError. Raises NotFoundError."""
+        await unary(self._stub.AbandonUpload(pb.AbandonUploadRequest(id=upload_id)))
 
     async def download(self, digest: str, path: str | os.PathLike[str], *, progress: Progress | None = None) -> Path:
         """Write an artifact to `path`, whole and verified or not at all; return the path.

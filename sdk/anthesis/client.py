@@ -119,6 +119,8 @@ class Artifacts(_Blocking[AioArtifacts]):
     get = _call(AioArtifacts.get)
     upload = _call(AioArtifacts.upload)
     upload_bytes = _call(AioArtifacts.upload_bytes)
+    list_uploads = _call(AioArtifacts.list_uploads)
+    abandon_upload = _call(AioArtifacts.abandon_upload)
     download = _call(AioArtifacts.download)
     read = _call(AioArtifacts.read)
     verify = _iterate(AioArtifacts.verify)

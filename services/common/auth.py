@@ -17,7 +17,7 @@ from anthesis.v1 import registry_pb2, registry_pb2_grpc
 from services.common.access import Permission, rights, roles_with
 from services.common.errors import PermissionDenied, Unauthenticated, Unavailable
 
-FRESH_S = 60.0  # a revoked key works this long at most while the registry is up
+FRESH_S = 55.0  # a revoked key works this long at most while the registry is up; in a stream CHECK_S more
 STALE_S = 900.0  # and this long while it is down
 MAX_CACHED_KEYS = 10_000
 REPORT_TIMEOUT_S = 2.0

@@ -5,6 +5,7 @@ import logging
 import math
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -27,6 +28,7 @@ from services.common.auth import (
     set_call,
 )
 from services.common.errors import DomainError, PermissionDenied, ResourceExhausted
+from services.common.key_end import CHECK_S, KeyEnd
 
 RETRY_PUSHBACK = "grpc-retry-pushback-ms"  # trailing metadata; gRPC's own retries heed it (proposal A6)
 _OPEN = "/grpc.health.v1.Health/"
@@ -43,7 +45,8 @@ class GrpcServer:
     """grpc.aio server with health, reflection, authentication and error mapping.
 
     Health needs no key, reflection any; every other RPC what its service's table of access says. `on_denied` is told of
-    each call that was refused for want of rights. `check` sees every request that is not a stream.
+    each call that was refused for want of rights. `check` sees every request that is not a stream. A stream ends with
+    its key, which is verified again every `check_keys_s` seconds.
     """
 
     def __init__(
@@ -54,10 +57,11 @@ class GrpcServer:
         authenticate: Authenticate,
         on_denied: OnDenied | None = None,
         check: CheckRequest | None = None,
+        check_keys_s: float = CHECK_S,
     ) -> None:
         self._name = name
         self._address = address
-        self._edge = _Edge(authenticate, on_denied, check)
+        self._edge = _Edge(authenticate, on_denied, check, check_keys_s)
         self._adders: list[tuple[Callable[[Any, grpc.aio.Server], None], Any, str]] = []
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
@@ -127,10 +131,13 @@ async def wait_for_signal() -> None:
 class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
     """Authenticates each call and turns what it raises into a status."""
 
-    def __init__(self, authenticate: Authenticate, on_denied: OnDenied | None, check: CheckRequest | None) -> None:
+    def __init__(
+        self, authenticate: Authenticate, on_denied: OnDenied | None, check: CheckRequest | None, check_keys_s: float
+    ) -> None:
         self._authenticate = authenticate
         self._on_denied = on_denied
         self._check = check
+        self._check_keys_s = check_keys_s
         self.access: dict[str, Permission] = {}  # by full method: "/anthesis.v1.RegistryService/SetAlias"
 
     async def intercept_service(
@@ -164,8 +171,11 @@ class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
 
     async def _respond_unary(self, inner: Callable[..., Any], method: str, request: Any, context: _Context) -> Any:
         try:
-            await self._admit(method, request, context)
-            return await inner(request, context)
+            key = await self._admit(method, request, context)
+            if isinstance(request, Message):
+                return await inner(request, context)
+            async with key:  # a stream of requests
+                return await key.meanwhile(inner(request, context))
         except Exception as error:
             await self._fail(context, method, request, error)
 
@@ -173,23 +183,25 @@ class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
         self, inner: Callable[..., Any], method: str, request: Any, context: _Context
     ) -> AsyncIterator[Any]:
         try:
-            await self._admit(method, request, context)
-            async for response in inner(request, context):
-                yield response
+            key = await self._admit(method, request, context)
+            async with aclosing(key.limit(inner(request, context))) as responses:
+                async for response in responses:
+                    yield response
         except Exception as error:
             await self._fail(context, method, request, error)
 
-    async def _admit(self, method: str, request: Any, context: _Context) -> None:
+    async def _admit(self, method: str, request: Any, context: _Context) -> KeyEnd:
         sent = dict(context.invocation_metadata() or ())
         metadata = {name: value for name, value in sent.items() if isinstance(value, str)}
-        principal = await self._authenticate(bearer_key(metadata.get("authorization")))
-        principal = in_named_project(principal, metadata.get(PROJECT_HEADER))
+        secret = bearer_key(metadata.get("authorization"))
+        principal = in_named_project(await self._authenticate(secret), metadata.get(PROJECT_HEADER))
         call = Call(principal, method.removeprefix(_PACKAGE).replace("/", "."))
         set_call(call)
         if not method.startswith(_REFLECTION):
             check_permission(call, self.access[method])
         if self._check and isinstance(request, Message):
             await self._check(call, request)
+        return KeyEnd(self._authenticate, secret, principal, check_s=self._check_keys_s)
 
     async def _fail(self, context: _Context, method: str, request: Any, error: Exception) -> None:
         if isinstance(error, PermissionDenied):

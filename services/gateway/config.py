@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from services.common.key_end import CHECK_S
 from services.common.settings import Platform
 
 
@@ -16,6 +17,7 @@ class GatewayConfig:
     acceptance_ttl_s: float = 60.0  # how long it is remembered that somebody may use a version
     usage_every_s: float = 2.0  # between reports of what was used
     max_vocabularies: int = 8  # kept in memory, about 15 MB each at BLOOM's 250,680 ids
+    check_keys_s: float = CHECK_S  # how often the keys of streams under way are verified again
     drain_s: float = 10.0  # for calls under way when told to stop
 
     @classmethod

@@ -24,6 +24,7 @@ from services.common.auth import (
     set_call,
 )
 from services.common.errors import DomainError, PermissionDenied
+from services.common.key_end import CHECK_S, KeyEnd
 from services.gateway import access
 from services.gateway.completions import Completions
 from services.gateway.event_stream import EventStream, events
@@ -49,6 +50,7 @@ def build_app(
     fine_tuning: FineTuning,
     authenticate: Authenticate,
     on_denied: OnDenied | None = None,
+    check_keys_s: float = CHECK_S,
 ) -> "Admission":
     completions = Completions(service)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, max_body_size=MAX_BODY_BYTES)
@@ -83,7 +85,9 @@ def build_app(
             choices = await _unless_disconnected(request, completions.collect(completion))
             return JSONResponse(writer.whole(choices), headers=headers)
         with_usage = bool(body.stream_options and body.stream_options.include_usage)
-        stream = events(completions.stream(completion), writer, with_usage=with_usage)
+        secret = bearer_key(request.headers.get("authorization"))
+        key = KeyEnd(authenticate, secret, principal, check_s=check_keys_s)
+        stream = events(key.limit(completions.stream(completion)), writer, with_usage=with_usage)
         # The first event is awaited here, so that an error before it has a status of its own.
         return EventStream(await _unless_disconnected(request, anext(stream)), stream, headers)
 

@@ -203,11 +203,17 @@ class Gateway:
         usage = RegistryUsageClient(self._channels[0], config.registry_address)
         self.meter = Meter(usage, every_s=config.usage_every_s)
         service = GatewayService(router, licences, tokenizer, self._inference, self.meter)
-        self._grpc = GrpcServer("gateway", config.address, authenticate=authenticate, on_denied=on_denied)
+        self._grpc = GrpcServer(
+            "gateway",
+            config.address,
+            authenticate=authenticate,
+            on_denied=on_denied,
+            check_keys_s=config.check_keys_s,
+        )
         add, servicer = pb_grpc.add_GenerationServiceServicer_to_server, GenerationServicer(service)
         self._grpc.add(add, servicer, "anthesis.v1.GenerationService", access.GENERATION)
         fine_tuning = FineTuning(config.registry_address, router, licences)
-        self.app = build_app(service, router, registry, fine_tuning, authenticate, on_denied)
+        self.app = build_app(service, router, registry, fine_tuning, authenticate, on_denied, config.check_keys_s)
         self._http = HttpServer(self.app, config.http_address, config.drain_s)
         self._drain_s = config.drain_s
 

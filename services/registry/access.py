@@ -34,6 +34,8 @@ REGISTRY: Access = {
     "ResolveModel": _READ,
     "BeginUpload": _TRAIN,
     "UploadArtifact": _TRAIN,
+    "ListUploads": _TRAIN,  # one's own
+    "AbandonUpload": _TRAIN,
     "DownloadArtifact": _READ,
     "GetArtifact": _READ,
     "VerifyArtifacts": _READ,  # everything in the store: platform admins, rpc/transfers.py

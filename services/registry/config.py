@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.common.key_end import CHECK_S
 from services.common.settings import Platform
 from services.registry.deletion import KEPT_S
 from services.registry.estimates import THIS_MACHINE, TrainingCluster
@@ -23,6 +24,7 @@ class RegistryConfig:
     worker_lease_s: float = 10.0  # an inference worker that is silent for longer gets no calls
     max_lost_leases: int = 20  # a job whose workers died this often fails
     training_cluster: TrainingCluster = THIS_MACHINE  # what jobs' costs are estimated for
+    check_keys_s: float = CHECK_S  # how often the keys of streams under way are verified again
     watch_poll_s: float = 0.3  # how soon WatchJob sees what another process wrote
     uploads: UploadLimits = DEFAULT_LIMITS
     webhook_policy: AddressPolicy = PUBLIC_ONLY  # where webhooks may go

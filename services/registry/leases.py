@@ -28,6 +28,7 @@ from services.registry.evaluations.documents import Measurement, read_measuremen
 from services.registry.evaluations.gate_check import GateRefused
 from services.registry.evaluations.service import add_measurement
 from services.registry.fine_tunings import add_metrics_file
+from services.registry.job_energy import Energy, check_energy, with_report
 from services.registry.job_events import enter, lock_job, read_job, record, say, wake
 from services.registry.job_progress import Progress, newest
 from services.registry.job_queue import next_in_turn
@@ -176,8 +177,14 @@ class Leases:
         progress: Sequence[Progress] = (),
         messages: Sequence[str] = (),
         printed: Printed = NOTHING,
+        energy: Energy | None = None,
     ) -> Job:
-        """Extend the lease and record what was reported. Raises Aborted, changing nothing, for a stale token."""
+        """Extend the lease and record what was reported. energy: of the attempt so far.
+
+        Raises Aborted, changing nothing, for a stale token; InvalidArgument.
+        """
+        if energy:
+            check_energy(energy)
         now = self._clock()
         async with self._database.write() as session:
             job = await lock_job(session, job_id)
@@ -188,6 +195,8 @@ class Leases:
             _report(session, job, now, progress)
             for message in messages:
                 say(session, job, now, message)
+            if energy:
+                job.energy = with_report(job.energy, token, energy)
             await job_logs.append(session, job, printed.position, printed.text)
         return job
 

@@ -89,7 +89,14 @@ def build_server(config: RegistryConfig, database: Database) -> GrpcServer:
     jobs = Jobs(database, artifacts, watch_poll_s=config.watch_poll_s, cluster=config.training_cluster)
     leases = Leases(database, artifacts, ttl_s=config.job_lease_s, max_lost_leases=config.max_lost_leases)
     guard = ArtifactGuard(database)
-    server = GrpcServer("registry", config.address, authenticate=keys.authenticate, on_denied=audit.denied, check=guard)
+    server = GrpcServer(
+        "registry",
+        config.address,
+        authenticate=keys.authenticate,
+        on_denied=audit.denied,
+        check=guard,
+        check_keys_s=config.check_keys_s,
+    )
     registry = RegistryRpc(use_cases)
     server.add(registry_pb2_grpc.add_RegistryServiceServicer_to_server, registry, REGISTRY, access.REGISTRY)
     server.add(

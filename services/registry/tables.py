@@ -240,6 +240,7 @@ class Job(ProjectScoped, Base):
     model_version: Mapped[str | None]
     made: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # by a job that makes no version
     estimate: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # see estimates.py
+    energy: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # see job_energy.py
     log_end: Mapped[int] = mapped_column(BigInteger, default=0)  # characters printed so far: see job_logs.py
     fine_tuning: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # see fine_tunings.py
     output_model: Mapped[str] = mapped_column(default="")  # the spec's, to be searched

@@ -28,8 +28,8 @@ class UploadLimits:
             return
         raise ResourceExhausted(
             f"{principal!r} has {len(unfinished)} unfinished uploads of {sum(unfinished)} bytes and asks for "
-            f"{size_bytes} more; {self.max_uploads} and {self.max_bytes} are allowed: finish one, or wait until they "
-            f"expire, {self.expiry_s:.0f} s after their last byte"
+            f"{size_bytes} more; {self.max_uploads} and {self.max_bytes} are allowed: finish or abandon one, or wait "
+            f"until they expire, {self.expiry_s:.0f} s after their last byte"
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-from services.common.errors import Aborted
+from services.common.errors import Aborted, DomainError
 
 # Reading a long staged file again, or writing it to a bucket, takes minutes: nothing else waits behind these.
 _THREADS = ThreadPoolExecutor(4, thread_name_prefix="uploads")
@@ -19,7 +19,7 @@ R = TypeVar("R")
 @dataclass(kw_only=True, slots=True)
 class _Stream:
     task: "asyncio.Task[Any]"
-    stopped: bool = False
+    stopped: DomainError | None = None  # what its sender is told
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -41,18 +41,18 @@ class UploadStreams:
         try:
             yield
         except asyncio.CancelledError:
-            if not stream.stopped:
+            if stream.stopped is None:
                 raise
             task.uncancel()
-            raise Aborted(f"upload {upload_id} goes on in another stream, as its sender asked") from None
+            raise stream.stopped from None
         finally:
             del self._streams[upload_id]
             stream.ended.set()
 
-    async def end(self, upload_id: str) -> None:
-        """Return when nobody sends the upload any more."""
-        if stream := self._streams.get(upload_id):
-            stream.stopped = True
+    async def end(self, upload_id: str, why: DomainError) -> None:
+        """Return when nobody sends the upload any more; who did is told `why`."""
+        while stream := self._streams.get(upload_id):
+            stream.stopped = why
             stream.task.cancel()
             await stream.ended.wait()
 

@@ -19,9 +19,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.artifacts import ArtifactStore, check_digest
 from services.common.auth import current_project
-from services.common.errors import DataLoss, InvalidArgument, NotFound, ResourceExhausted
+from services.common.errors import Aborted, DataLoss, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from services.registry import audit
 from services.registry.database import Clock, Database, utc_now
 from services.registry.names import new_id
+from services.registry.pages import Page, PageRequest, read_page
 from services.registry.projects.artifacts import may_read, note_artifacts
 from services.registry.projects.quotas import check_stored_bytes
 from services.registry.references import hold_off_collector
@@ -37,6 +39,14 @@ class Begun:
 
     upload_id: str
     offset: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unfinished:
+    upload: Upload
+    received: int  # bytes, that lie at this registry
+    expires: datetime  # dropped when an upload begins after that, unless it is being sent
+    is_sent: bool  # by a call that goes on now
 
 
 class Uploads:
@@ -67,7 +77,9 @@ class Uploads:
         check_digest(digest)
         self._limits.check(principal, [], size_bytes)
         if upload_id and (upload := await self._find(principal, upload_id)) and upload.digest == digest:
-            await self._streams.end(upload_id)
+            await self._streams.end(
+                upload_id, Aborted(f"upload {upload_id} goes on in another stream, as its sender asked")
+            )
         async with self._transaction() as session:
             if not again and await may_read(session, [digest]) and await self.is_stored(digest, size_bytes):
                 await self._remember(session, principal, digest, size_bytes)
@@ -75,6 +87,31 @@ class Uploads:
             found = await self._broken_off(session, principal, digest, size_bytes, upload_id)
             upload = found or await self._insert(session, principal, digest, size_bytes)
         return Begun(upload_id=upload.id, offset=self._size_here(upload))
+
+    async def list_unfinished(self, principal: str, request: PageRequest) -> Page[Unfinished]:
+        """The caller's, oldest first. Raises InvalidArgument."""
+        query = select(Upload).where(Upload.principal == principal, Upload.finish_time.is_(None))
+        async with self._database.read() as session:
+            page = await read_page(session, query, Upload.id, request, scope=f"uploads of {principal}")
+        return Page([await asyncio.to_thread(self._describe, upload) for upload in page.rows], page.next_token)
+
+    def _describe(self, upload: Upload) -> Unfinished:
+        expires = self._last_byte(upload) + timedelta(seconds=self._limits.expiry_s)
+        return Unfinished(
+            upload=upload, received=self._size_here(upload), expires=expires, is_sent=upload.id in self._streams
+        )
+
+    async def abandon(self, principal: str, upload_id: str) -> None:
+        """Drop the caller's unfinished upload with what came of it; a stream that sends it ends. Raises NotFound."""
+        async with self._transaction() as session:
+            mine = (Upload.principal == principal, Upload.id == upload_id, Upload.finish_time.is_(None))
+            digest = await session.scalar(delete(Upload).where(*mine).returning(Upload.digest))
+            if digest is None:
+                raise _no_upload(principal, upload_id)
+            audit.record(session, self._clock(), f"artifact/{digest}", f"upload {upload_id} abandoned")
+        # The row is gone, so no other stream begins; and none comes between this and the next line.
+        await self._streams.end(upload_id, FailedPrecondition(f"upload {upload_id} was abandoned; begin another"))
+        self._path(upload_id).unlink(missing_ok=True)
 
     async def start(self, principal: str, digest: str, size_bytes: int) -> Upload:
         """A new upload, whatever there is. Raises InvalidArgument, ResourceExhausted."""
@@ -91,7 +128,7 @@ class Uploads:
         """The caller's unfinished upload. Raises NotFound, InvalidArgument where it is one of something else."""
         upload = await self._find(principal, upload_id)
         if upload is None:
-            raise NotFound(f"no unfinished upload {upload_id[:200]!r} of {principal!r}; BeginUpload begins another")
+            raise _no_upload(principal, upload_id)
         if (upload.digest, upload.size_bytes) != (digest, size_bytes):
             raise InvalidArgument(
                 f"upload {upload.id} is of {upload.size_bytes} bytes with {upload.digest}, the header says "
@@ -239,6 +276,10 @@ class Uploads:
 
     def _path(self, upload_id: str) -> Path:
         return self._artifacts.staging / upload_id  # ids are ours: they come out of the table
+
+
+def _no_upload(principal: str, upload_id: str) -> NotFound:
+    return NotFound(f"no unfinished upload {upload_id[:200]!r} of {principal!r}; BeginUpload begins another")
 
 
 async def _unfinished(session: AsyncSession, *conditions: ColumnElement[bool]) -> list[Upload]:

@@ -6,7 +6,7 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from services.trainer.clean_corpus import CleanSpec
 from services.trainer.config import RunSpec
 from services.trainer.dataset_report.spec import ReportSpec
 from services.trainer.early_end import EarlyEnd
+from services.trainer.energy import AttemptEnergy, default_gpu, first_gpus
 from services.trainer.failure import NO_ROOM_TO_SAY, JobFailure, from_exception
 from services.trainer.files import write_whole
 from services.trainer.folder import JobFolder
@@ -135,7 +136,10 @@ class Attempt:
         self._keep_every = 0  # steps whose checkpoints outlive the job
         self._hosts: Hosts | None = None  # None: all ranks run on this machine
         log = JobLog(self._folder.log, held.fencing_token, held.log_end)
-        self._lease = HeldLease(registry, held, self._folder.lease, self._reader, log, self._watchdog.saw)
+        self._energy = AttemptEnergy(self._folder, held.fencing_token)
+        self._lease = HeldLease(
+            registry, held, self._folder.lease, self._reader, log, self._watchdog.saw, self._energy.so_far
+        )
 
     def run(self) -> None:
         """Run the job and tell the registry how it ended; say nothing once the lease is lost."""
@@ -195,7 +199,7 @@ class Attempt:
         self._watchdog.start()
         try:
             env = environment(spec.job_id, spec.fencing_token, Layout())
-            self._run_stage(evaluate_command(self._folder.path), env, self._check_for_steps)
+            self._run_stage(evaluate_command(self._folder.path), env, self._check_for_steps, gpus=default_gpu())
         except (JobFailure, Killed) as error:
             if not spec.follows_training:
                 raise
@@ -219,7 +223,8 @@ class Attempt:
         if self._hosts:
             self._run_on(self._hosts.taken(spec.config.layout.num_ranks), check)
         else:
-            self._run_stage(deepspeed_command(self._folder.path, spec.config.layout), env, check)
+            layout = spec.config.layout
+            self._run_stage(deepspeed_command(self._folder.path, layout), env, check, gpus=first_gpus(layout.num_ranks))
         end = EarlyEnd.take(self._folder.early_end(self._held.fencing_token))
         if end and not end.again:
             raise Stopped(end.reason)
@@ -243,9 +248,20 @@ class Attempt:
         env = marked(self._held.job_id, token)
         command = runner_command(hosts, self._folder, token)
         with written_environment(self._folder, token, env):
-            self._run_stage(command, runner_environment(env), check)
+            self._run_process(command, runner_environment(env), check)
 
-    def _run_stage(self, command: list[str], env: dict[str, str], check: Callable[[], None] = lambda: None) -> None:
+    def _run_stage(
+        self,
+        command: list[str],
+        env: dict[str, str],
+        check: Callable[[], None] = lambda: None,
+        gpus: Sequence[str] = (),
+    ) -> None:
+        """A stage that computes on this machine, on these of its GPUs."""
+        with self._energy.running(gpus):
+            self._run_process(command, env, check)
+
+    def _run_process(self, command: list[str], env: dict[str, str], check: Callable[[], None]) -> None:
         process = start(command, env, self._folder.log, ROOT)
         try:
             code = self._watch(process, check)

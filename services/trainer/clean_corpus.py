@@ -7,47 +7,36 @@ import gzip
 import json
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.common.artifacts import ArtifactStore
 from services.trainer.failure import JobFailure, recorded
 from services.trainer.files import write_whole
 from services.trainer.folder import JobFolder
 from services.trainer.lease_file import end_with_lease
 from services.trainer.room import when_there_is_room
+from services.trainer.spec import Spec
 
 ROWS_FILE, REPORT_FILE = "rows.jsonl", "report.json"  # as the registry expects them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CleanSpec:
+class CleanSpec(Spec):
     """Kept as `run.json` in the job's folder."""
 
-    job_id: str
-    fencing_token: int
     digests: tuple[str, ...]  # of the datasets
     default_language: str  # "": none
     near_duplicates: bool  # drop them
     foreign_lines: bool  # remove them
     personal_information: tuple[str, ...]  # kinds to redact; none: all
-    data_dir: str
-    artifacts_url: str
-
-    def save(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=1))
-
-    @classmethod
-    def load(cls, path: Path) -> "CleanSpec":
-        return cls(**json.loads(path.read_text()))
 
 
 def main(job_folder: str) -> None:
     folder = JobFolder(Path(job_folder))
     spec = CleanSpec.load(folder.run)
     end_with_lease(folder.lease, spec.fencing_token)
-    store = ArtifactStore(spec.artifacts_url, Path(spec.data_dir) / "cache" / "artifacts")
+    store = spec.store()
     with recorded(folder.failure(spec.fencing_token)):
         given, output = folder.cleaning / "in", folder.cleaning / "out"
         files = [(f"{number:05d}.jsonl", digest) for number, digest in enumerate(spec.digests)]

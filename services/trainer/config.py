@@ -1,9 +1,7 @@
 """What a run is: its hyper-parameters, its data and its model, as the worker hands them to the processes it starts."""
 
-import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from math import gcd
-from pathlib import Path
 from typing import Any, Literal
 
 from bloom.batch_ramp import BatchRamp
@@ -12,6 +10,7 @@ from bloom.zero import BUCKET, LIVE, Offload, Zero
 from services.trainer.failure import JobFailure
 from services.trainer.retention import Retention
 from services.trainer.schedule import Schedule
+from services.trainer.spec import Spec
 
 Precision = Literal["bf16", "fp16", "fp32"]
 Optimizer = Literal["adamw", "muon"]
@@ -203,12 +202,10 @@ class DatasetSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RunSpec:
+class RunSpec(Spec):
     """All that the processes of one attempt need; kept as `run.json` in the job's folder."""
 
-    job_id: str
     attempt: int  # 1 for the first
-    fencing_token: int
     config: TrainConfig
     datasets: tuple[DatasetSpec, ...]
     tokenizer_digest: str
@@ -218,20 +215,3 @@ class RunSpec:
     validation: tuple[DatasetSpec, ...] = ()  # never trained on
     from_job: str = ""  # whose checkpoint the run begins with
     from_step: int = 0  # of that checkpoint; 0: the newest
-    data_dir: str
-    artifacts_url: str
-
-    def save(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=1))
-
-    @classmethod
-    def load(cls, path: Path) -> "RunSpec":
-        fields = json.loads(path.read_text())
-        config = fields["config"]
-        config["layout"] = Layout(**config["layout"])
-        config["lora"] = config["lora"] and LoraConfig(**config["lora"])
-        fields["config"] = TrainConfig(**config)
-        for name in ("datasets", "validation"):
-            fields[name] = tuple(DatasetSpec(**dataset) for dataset in fields[name])
-        fields["base_files"] = tuple((name, digest) for name, digest in fields["base_files"])
-        return cls(**fields)

@@ -147,7 +147,7 @@ def _padded(rows: Sequence[Sequence[int]], length: int, fill: int) -> torch.Tens
 
 def measure(spec: EvaluationSpec, folder: JobFolder, progress: ProgressWriter) -> None:
     """Measure, store what each text took, and write that artifact's digest down. Raises JobFailure."""
-    store = ArtifactStore(spec.artifacts_url, Path(spec.data_dir) / "cache" / "artifacts")
+    store = spec.store()
     try:
         texts = read_texts(spec, store, Encoder(store.local_path(spec.tokenizer_digest)))
         weights = folder.export if spec.follows_training else store.materialize(spec.files, folder.base)

@@ -12,7 +12,6 @@ from bloom.config import BloomConfig
 from bloom.tensor_reader import TensorReader, row_pieces
 from bloom.tensor_writer import STORED_DTYPES, write_checkpoint
 from bloom.tensors import expected_tensors
-from services.common.artifacts import ArtifactStore
 from services.trainer.config import LoraConfig, RunSpec
 from services.trainer.folder import JobFolder
 from services.trainer.precision import DTYPES
@@ -36,7 +35,7 @@ def export(config: BloomConfig, spec: RunSpec, folder: JobFolder) -> None:
             _write(folder.export, config, spec, merged_pieces(reader, adapter))
     else:
         _write(folder.export, config, spec, _trained(config, saved))
-    store = ArtifactStore(spec.artifacts_url, Path(spec.data_dir) / "cache" / "artifacts")
+    store = spec.store()
     (folder.export / "tokenizer.json").write_bytes(store.read_bytes(spec.tokenizer_digest))
     (folder.export / TRAINING_FILE).write_text(training_json(folder))
     paths = sorted(path for path in folder.export.rglob("*") if path.is_file())

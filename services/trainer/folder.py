@@ -143,6 +143,10 @@ class JobFolder:
         """The variables of ranks on other hosts, while an attempt runs; secrets among them."""
         return self.path / f"environment-{fencing_token}.json"
 
+    def energy(self, fencing_token: int, host: str = "*") -> Path:
+        """What a host has used for the attempt so far: energy.HostEnergy."""
+        return self.path / f"energy-{fencing_token}-{host}.json"
+
     def death(self, fencing_token: int) -> Path:
         """Which rank on the hosts ended badly first: guard.record."""
         return self.path / f"death-{fencing_token}.json"

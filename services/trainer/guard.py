@@ -9,10 +9,13 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from services.trainer.energy import EnergyMeter, HostEnergy, first_gpus
 from services.trainer.folder import JobFolder
 from services.trainer.launch import for_ranks
 from services.trainer.lease_file import LOOK_EVERY_S, LeaseFile
@@ -25,12 +28,15 @@ def rank_environment(carried: dict[str, str], own: dict[str, str]) -> dict[str, 
     return carried | own | for_ranks(int(own["LOCAL_SIZE"]))
 
 
-def watch(rank: "subprocess.Popen[bytes]", lease: LeaseFile, death: Path) -> int:
+def watch(
+    rank: "subprocess.Popen[bytes]", lease: LeaseFile, death: Path, look: Callable[[], None] = lambda: None
+) -> int:
     """The rank's exit status; kills the group where the lease is over or another rank has ended badly."""
     while True:
         try:
             return rank.wait(LOOK_EVERY_S)
         except subprocess.TimeoutExpired:
+            look()
             if lease.is_over() or death.exists():
                 os.killpg(0, signal.SIGKILL)
 
@@ -50,10 +56,23 @@ def main(job_folder: str, fencing_token: str) -> int:
     folder, token = JobFolder(Path(job_folder)), int(fencing_token)
     env = rank_environment(json.loads(folder.environment(token).read_text()), dict(os.environ))
     rank = subprocess.Popen([sys.executable, "-u", "-m", RANK_MODULE, job_folder], env=env)
-    code = watch(rank, LeaseFile(folder.lease, token), folder.death(token))
+    lease, death = LeaseFile(folder.lease, token), folder.death(token)
+    code = watch_and_measure(rank, lease, folder, token, env) if env["LOCAL_RANK"] == "0" else watch(rank, lease, death)
     if code:
-        record(folder.death(token), int(env["RANK"]), code)
+        record(death, int(env["RANK"]), code)
     return code if code >= 0 else 256 + code  # as DeepSpeed's launcher passes it on
+
+
+def watch_and_measure(
+    rank: "subprocess.Popen[bytes]", lease: LeaseFile, folder: JobFolder, token: int, env: dict[str, str]
+) -> int:
+    """As the guard of a host's first rank does."""
+    meter = EnergyMeter(env)
+    written = HostEnergy(folder.energy(token, f"{socket.gethostname()}-{os.getpid()}"))
+    with meter.running(first_gpus(int(env["LOCAL_SIZE"]))):
+        code = watch(rank, lease, folder.death(token), lambda: written.write(meter.energy))
+    written.write(meter.energy)
+    return code
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ A shard at a time; what the store has is not fetched, so an attempt goes on wher
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from anthesis.hub import SMALL_FILES, TOKENIZER_FILE, HubCheckpoint, find_checkpoint, notices, weight_files
@@ -16,31 +16,21 @@ from services.trainer.files import write_whole
 from services.trainer.folder import JobFolder
 from services.trainer.lease_file import end_with_lease
 from services.trainer.room import when_there_is_room
+from services.trainer.spec import Spec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ImportSpec:
+class ImportSpec(Spec):
     """Kept as `run.json` in the job's folder."""
 
-    job_id: str
-    fencing_token: int
     model: str  # the repository
-    data_dir: str
-    artifacts_url: str
-
-    def save(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=1))
-
-    @classmethod
-    def load(cls, path: Path) -> "ImportSpec":
-        return cls(**json.loads(path.read_text()))
 
 
 def main(job_folder: str) -> None:
     folder = JobFolder(Path(job_folder))
     spec = ImportSpec.load(folder.run)
     end_with_lease(folder.lease, spec.fencing_token)
-    store = ArtifactStore(spec.artifacts_url, Path(spec.data_dir) / "cache" / "artifacts")
+    store = spec.store()
     with recorded(folder.failure(spec.fencing_token)):
         try:
             checkpoint = find_checkpoint(spec.model, SMALL_FILES, cache=folder.hub, token=False)

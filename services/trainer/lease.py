@@ -11,11 +11,12 @@ from anthesis.errors import (
     NotFoundError,
 )
 
+from services.trainer.energy import Energy
 from services.trainer.job_log import MAX_BEHIND, MAX_SENT, JobLog
 from services.trainer.lease_file import token_of, write_lease
 from services.trainer.processes import boot_clock
 from services.trainer.progress import Progress, ProgressReader
-from services.trainer.registry_client import Assignment, RegistryClient
+from services.trainer.registry_client import Assignment, RegistryClient, Report
 
 LOG = logging.getLogger(__name__)
 RENEW_EVERY_S = 2.0
@@ -42,14 +43,16 @@ class HeldLease:
         reader: ProgressReader,
         log: JobLog,
         on_steps: Callable[[list[Progress]], None] = lambda steps: None,
+        energy: Callable[[], Energy] = Energy,
     ) -> None:
-        """on_steps: told of new steps when they are read."""
+        """on_steps: told of new steps when they are read. energy: what the attempt has used so far."""
         self._registry = registry
         self._held = held
         self._lease_file = lease_file
         self._reader = reader
         self._log = log
         self._on_steps = on_steps
+        self._energy = energy
         self._margin_s = min(3.0, held.ttl_s / 3)  # in which the processes are killed
         self._progress: list[Progress] = []  # read, not yet reported
         self._messages: list[str] = []
@@ -90,7 +93,8 @@ class HeldLease:
         try:
             timeout_s = max(0.1, min(2.0, self._until - now))
             printed = self._log.part()
-            wishes = self._registry.renew(self._held, self._progress, self._messages, printed, timeout_s=timeout_s)
+            report = Report(self._progress, self._messages, printed, self._energy())
+            wishes = self._registry.renew(self._held, report, timeout_s=timeout_s)
         except LOST as error:
             raise LeaseLost(str(error)) from error
         except AnthesisError as error:

@@ -273,7 +273,7 @@ def num_steps(config: TrainConfig, variants: tuple[int, ...]) -> int:
 
 def prepare(spec: RunSpec, folder: JobFolder) -> Prepared:
     """Fetch the job's artifacts, write its tokens unless they are there. Raises JobFailure."""
-    store = ArtifactStore(spec.artifacts_url, Path(spec.data_dir) / "cache" / "artifacts")
+    store = spec.store()
     try:
         check_normalizable(spec)
         encoder = Encoder(store.local_path(spec.tokenizer_digest), spec.config.bpe_dropout)

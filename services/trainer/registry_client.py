@@ -17,6 +17,7 @@ from services.common.settings import Platform
 from services.trainer.clean_corpus import CleanSpec
 from services.trainer.config import DatasetFormat, DatasetSpec, LoraConfig, RunSpec, TrainConfig
 from services.trainer.dataset_report.spec import ReportSpec
+from services.trainer.energy import Energy
 from services.trainer.evaluation import EvaluationSpec
 from services.trainer.failure import JobFailure
 from services.trainer.import_model import ImportSpec
@@ -39,6 +40,7 @@ DEFAULT_EPOCHS = 1.0
 KINDS = ("pretrain", "fine_tune", "evaluate", "validate_dataset", "train_tokenizer", "clean_corpus", "import_model")
 AttemptSpec = RunSpec | ReportSpec | TokenizerSpec | CleanSpec | ImportSpec
 MAX_EXCEPT = 1000  # jobs that the registry passes over for us
+MAX_REASONS, MAX_REASON = 10, 300  # that the registry takes; characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,16 @@ class Assignment:
     spec: Callable[[], AttemptSpec] | None  # raises JobFailure for what is not built; None: it only measures
     log_end: int = 0  # characters of the job's log that the registry has
     evaluation: EvaluationSpec | None = None  # what is to be measured, after training if there is any
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What is said with a renewal of the lease."""
+
+    progress: Sequence[Progress]
+    messages: Sequence[str]
+    printed: tuple[int, str]  # position in the job's log, text
+    energy: Energy  # of the attempt so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,23 +98,16 @@ class RegistryClient:
             evaluation=evaluation_spec(response, self._platform) if response.HasField("suite") else None,
         )
 
-    def renew(
-        self,
-        held: Assignment,
-        progress: Sequence[Progress],
-        messages: Sequence[str],
-        printed: tuple[int, str],
-        *,
-        timeout_s: float,
-    ) -> Wishes:
-        """Extend the lease; return what the job's users want. printed: (position in the job's log, text)."""
+    def renew(self, held: Assignment, report: Report, *, timeout_s: float) -> Wishes:
+        """Extend the lease; return what the job's users want."""
         request = job_pb2.RenewLeaseRequest(
             job_id=held.job_id,
             fencing_token=held.fencing_token,
-            progress=[_progress_to_proto(item) for item in progress],
-            messages=messages,
-            log_offset=printed[0],
-            log_text=printed[1],
+            progress=[_progress_to_proto(item) for item in report.progress],
+            messages=report.messages,
+            log_offset=report.printed[0],
+            log_text=report.printed[1],
+            energy=_energy_to_proto(report.energy),
         )
         response = _call(self._jobs.RenewLease, request, timeout_s)
         return Wishes(cancel=response.cancel_requested, pause=response.pause_requested)
@@ -300,6 +305,14 @@ def _as_carried(config: TrainConfig) -> TrainConfig:
 
 def _fp32(value: float) -> float:
     return float(struct.unpack("f", struct.pack("f", value))[0])
+
+
+def _energy_to_proto(energy: Energy) -> job_pb2.Energy | None:
+    """None before anything is known."""
+    if energy == Energy():
+        return None
+    joules: dict[str, Any] = {f"{source}_joules": value for source, value in energy.joules.items()}
+    return job_pb2.Energy(**joules, unmeasured=[reason[:MAX_REASON] for reason in energy.unmeasured[:MAX_REASONS]])
 
 
 def _progress_to_proto(progress: Progress) -> job_pb2.TrainingProgress:

@@ -2,11 +2,10 @@
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from bloom import bpe
-from services.common.artifacts import ArtifactStore
 from services.common.corpus import Corpus
 from services.common.errors import InvalidArgument
 from services.trainer.failure import JobFailure, recorded
@@ -14,36 +13,26 @@ from services.trainer.files import write_whole
 from services.trainer.folder import JobFolder
 from services.trainer.lease_file import end_with_lease
 from services.trainer.room import when_there_is_room
+from services.trainer.spec import Spec
 
 TOKENIZER_FILE = "tokenizer.json"  # as the registry expects it
 MIN_FREQUENCY = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TokenizerSpec:
+class TokenizerSpec(Spec):
     """Kept as `run.json` in the job's folder."""
 
-    job_id: str
-    fencing_token: int
     digests: tuple[str, ...]  # of the datasets
     vocab_size: int
     min_frequency: int
-    data_dir: str
-    artifacts_url: str
-
-    def save(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=1))
-
-    @classmethod
-    def load(cls, path: Path) -> "TokenizerSpec":
-        return cls(**json.loads(path.read_text()))
 
 
 def main(job_folder: str) -> None:
     folder = JobFolder(Path(job_folder))
     spec = TokenizerSpec.load(folder.run)
     end_with_lease(folder.lease, spec.fencing_token)
-    store = ArtifactStore(spec.artifacts_url, Path(spec.data_dir) / "cache" / "artifacts")
+    store = spec.store()
     with recorded(folder.failure(spec.fencing_token)):
         corpus = Corpus(store, spec.digests)
         try:

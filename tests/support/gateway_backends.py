@@ -24,7 +24,7 @@ from anthesis.v1 import (
 )
 
 from services.common.artifacts import ArtifactStore
-from services.common.auth import Principal
+from services.common.auth import Authenticate, Principal
 from services.common.errors import NotFound, Unauthenticated
 from services.common.server import GrpcServer
 from services.gateway.config import GatewayConfig
@@ -257,7 +257,10 @@ class Backends:
 
 
 @asynccontextmanager
-async def running_gateway(folder: Path, *, num_workers: int = 1, resolve_ttl_s: float = 0.0) -> AsyncIterator[Backends]:
+async def running_gateway(
+    folder: Path, *, num_workers: int = 1, verify: Authenticate = authenticate, **config: Any
+) -> AsyncIterator[Backends]:
+    """verify: keys at the gateway. config: fields of GatewayConfig."""
     async with AsyncExitStack() as stack:
         servers: dict[str, GrpcServer] = {}
 
@@ -293,16 +296,15 @@ async def running_gateway(folder: Path, *, num_workers: int = 1, resolve_ttl_s: 
                     id=f"worker-{number}", address=address, max_sequence_tokens=MAX_SEQUENCE_TOKENS, load=number
                 )
             )
-        config = GatewayConfig(
+        settings = GatewayConfig(
             address="127.0.0.1:0",
             http_address="127.0.0.1:0",
             registry_address=registry_address,
             tokenizer_address=tokenizer_address,
             service_key=SERVICE_KEY,
-            resolve_ttl_s=resolve_ttl_s,
-            drain_s=5.0,
+            **{"resolve_ttl_s": 0.0, "drain_s": 5.0} | config,
         )
-        gateway = Gateway(config, authenticate)
+        gateway = Gateway(settings, verify)
         grpc_port, http_port = await gateway.start()
         stack.push_async_callback(gateway.stop)
         yield Backends(

@@ -118,6 +118,7 @@ def requests(of: Belongings) -> Mapping[str, Message]:
         "RegistryService.ResolveAlias": pb.ResolveAliasRequest(name=of.alias),
         "RegistryService.RollbackAlias": pb.RollbackAliasRequest(name=of.alias, generation=1),
         "RegistryService.ResolveModel": pb.ResolveModelRequest(name=of.alias),
+        "RegistryService.AbandonUpload": pb.AbandonUploadRequest(id=of.upload),
         "RegistryService.DownloadArtifact": pb.DownloadArtifactRequest(digest=of.weights_digest),
         "RegistryService.GetArtifact": pb.GetArtifactRequest(digest=of.weights_digest),
         "RegistryService.VerifyArtifacts": pb.VerifyArtifactsRequest(digests=[of.weights_digest]),

@@ -7,8 +7,10 @@ from datetime import timedelta
 
 import httpx
 from anthesis import AsyncClient, Settings
+from anthesis.channel import open_aio_channel
 from anthesis.v1 import evaluation_pb2, job_pb2
 from anthesis.v1 import registry_pb2 as pb
+from anthesis.v1.registry_pb2_grpc import RegistryServiceStub
 
 from bloom.config import BloomConfig
 from services.common.auth import Call, Principal, current_call, set_call
@@ -59,6 +61,7 @@ class Belongings:
     deployment: str
     job: str
     key: str
+    upload: str
     file: str
     spare_file: str
     fine_tuning: str
@@ -78,6 +81,13 @@ async def _fine_tune(http_url: str, settings: Settings, version: str) -> tuple[s
         file, spare = [(await http.post("/v1/files", **form)).json()["id"] for _ in range(2)]
         body = {"model": version, "training_file": file, "suffix": "mine"}
         return file, spare, (await http.post("/v1/fine_tuning/jobs", json=body)).json()["id"]
+
+
+async def begin_upload(registry: RunningRegistry, settings: Settings) -> str:
+    """An upload of which nothing is sent: its id."""
+    begin = pb.BeginUploadRequest(digest=f"sha256:{'0' * 64}", size_bytes=1)
+    async with open_aio_channel(registry.address, settings.api_key) as channel:
+        return str((await RegistryServiceStub(channel).BeginUpload(begin)).upload_id)
 
 
 async def _add_webhook(registry: RunningRegistry, project: str, job_id: str) -> tuple[str, str]:
@@ -117,6 +127,7 @@ async def fill_project(registry: RunningRegistry, settings: Settings, project: s
         await client.datasets.create(f"{project}-rows", rows.digest, pb.DATASET_FORMAT_TEXT)
         for digest in (stored.tokenizer_digest, *(file.digest for file in stored.files)):
             await client.artifacts.upload_bytes(registry.artifacts.read_bytes(digest))
+        upload = await begin_upload(registry, settings)
         await client.models.create(pb.Model(name=f"{project}-model", licence="apache-2.0"))
         await client.models.create(pb.Model(name=f"{project}-empty", licence="apache-2.0"))
         files = [pb.ModelFile(path=file.path, digest=file.digest) for file in stored.files]
@@ -145,6 +156,7 @@ async def fill_project(registry: RunningRegistry, settings: Settings, project: s
     file, spare, fine_tuning = await _fine_tune(http_url, settings, version.name)
     webhook, delivery = await _add_webhook(registry, project, job.id)
     return Belongings(
+        upload=upload,
         file=file,
         spare_file=spare,
         fine_tuning=fine_tuning,

@@ -14,6 +14,7 @@ from anthesis.v1.registry_pb2 import (
     ARTIFACT_STATE_OK,
     ArtifactState,
     CollectGarbageResponse,
+    Upload,
     VerifyArtifactsResponse,
 )
 
@@ -40,6 +41,28 @@ def upload(
         print_json(artifact)
     else:
         print(artifact.digest)
+
+
+@group.command()
+def uploads(as_json: Json = False) -> None:
+    """Your uploads that are not finished, oldest first."""
+    with Client() as client:
+        found = client.artifacts.list_uploads()
+    if as_json:
+        print_json(found)
+    else:
+        print_table(("UPLOAD", "ARTIFACT", "RECEIVED", "OF", "BEGAN", "EXPIRES"), map(_upload_row, found))
+
+
+@group.command()
+def abandon(
+    ids: Annotated[list[str], typer.Argument(metavar="UPLOAD...", help="As `artifacts uploads` shows them.")],
+) -> None:
+    """Drop unfinished uploads with what came of them. One that is being sent ends."""
+    with Client() as client:
+        for upload_id in ids:
+            client.artifacts.abandon_upload(upload_id)
+            print(f"{upload_id} is abandoned")
 
 
 @group.command()
@@ -133,6 +156,12 @@ def _download(client: Client, digest: str, file: Path) -> None:
 def _verified_row(item: VerifyArtifactsResponse) -> tuple[object, ...]:
     state = enum_name(ArtifactState, item.state)
     return item.artifact.digest, state, item.artifact.size_bytes, ", ".join(item.needed_by) or "-"
+
+
+def _upload_row(item: Upload) -> tuple[object, ...]:
+    expires = "being sent" if item.being_sent else show_time(item.expire_time)
+    received, size = show_bytes(item.received_bytes), show_bytes(item.size_bytes)
+    return item.id, item.digest, received, size, show_time(item.create_time), expires
 
 
 def _garbage_row(item: CollectGarbageResponse) -> tuple[object, ...]:

@@ -104,6 +104,7 @@ class Job(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     FINE_TUNING_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    ENERGY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     state: Global___JobState.ValueType
     cancel_requested: _builtins.bool
@@ -162,6 +163,10 @@ class Job(_message.Message):
     def fine_tuning(self) -> Global___FineTuning:
         """As CreateJobRequest's."""
 
+    @_builtins.property
+    def energy(self) -> Global___Energy:
+        """What was measured, of all attempts together; absent: nothing was."""
+
     def __init__(
         self,
         *,
@@ -192,16 +197,69 @@ class Job(_message.Message):
         priority: Global___JobPriority.ValueType = ...,
         fine_tuning: Global___FineTuning | None = ...,
         last_sequence: _builtins.int = ...,
+        energy: Global___Energy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["clean_corpus", b"clean_corpus", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "import_model", b"import_model", "pretrain", b"pretrain", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "train_tokenizer", b"train_tokenizer", "validate_dataset", b"validate_dataset"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clean_corpus", b"clean_corpus", "create_time", b"create_time", "end_time", b"end_time", "energy", b"energy", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "import_model", b"import_model", "pretrain", b"pretrain", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "train_tokenizer", b"train_tokenizer", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "clean_corpus", b"clean_corpus", "create_time", b"create_time", "created_by", b"created_by", "dataset", b"dataset", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "id", b"id", "import_model", b"import_model", "last_sequence", b"last_sequence", "model_version", b"model_version", "pause_requested", b"pause_requested", "pretrain", b"pretrain", "priority", b"priority", "progress", b"progress", "project", b"project", "report_digest", b"report_digest", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tokenizer_digest", b"tokenizer_digest", "train_tokenizer", b"train_tokenizer", "validate_dataset", b"validate_dataset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "clean_corpus", b"clean_corpus", "create_time", b"create_time", "created_by", b"created_by", "dataset", b"dataset", "end_time", b"end_time", "energy", b"energy", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "fine_tune", b"fine_tune", "fine_tuning", b"fine_tuning", "id", b"id", "import_model", b"import_model", "last_sequence", b"last_sequence", "model_version", b"model_version", "pause_requested", b"pause_requested", "pretrain", b"pretrain", "priority", b"priority", "progress", b"progress", "project", b"project", "report_digest", b"report_digest", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tokenizer_digest", b"tokenizer_digest", "train_tokenizer", b"train_tokenizer", "validate_dataset", b"validate_dataset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["pretrain", "fine_tune", "validate_dataset", "evaluate", "train_tokenizer", "clean_corpus", "import_model"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class Energy(_message.Message):
+    """What machines used by their own counters while a job's processes ran there:
+    of processors and GPUs as a whole, so with what else ran on them
+    (docs/training.md). A source that is absent was not measured.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PACKAGE_JOULES_FIELD_NUMBER: _builtins.int
+    DRAM_JOULES_FIELD_NUMBER: _builtins.int
+    GPU_JOULES_FIELD_NUMBER: _builtins.int
+    UNMEASURED_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    package_joules: _builtins.float
+    """Processors' packages; their memory, where they count it; GPUs."""
+    dram_joules: _builtins.float
+    gpu_joules: _builtins.float
+    attempts: _builtins.int
+    """In a Job: the attempts that have measured something."""
+    @_builtins.property
+    def unmeasured(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was not measured, and why: at most 10, of 300 characters."""
+
+    def __init__(
+        self,
+        *,
+        package_joules: _builtins.float | None = ...,
+        dram_joules: _builtins.float | None = ...,
+        gpu_joules: _builtins.float | None = ...,
+        unmeasured: _abc.Iterable[_builtins.str] | None = ...,
+        attempts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dram_joules", b"_dram_joules", "_gpu_joules", b"_gpu_joules", "_package_joules", b"_package_joules", "dram_joules", b"dram_joules", "gpu_joules", b"gpu_joules", "package_joules", b"package_joules"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dram_joules", b"_dram_joules", "_gpu_joules", b"_gpu_joules", "_package_joules", b"_package_joules", "attempts", b"attempts", "dram_joules", b"dram_joules", "gpu_joules", b"gpu_joules", "package_joules", b"package_joules", "unmeasured", b"unmeasured"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__dram_joules: _TypeAlias = _typing.Literal["dram_joules"]  # noqa: Y015
+    _WhichOneofArgType__dram_joules: _TypeAlias = _typing.Literal["_dram_joules", b"_dram_joules"]  # noqa: Y015
+    _WhichOneofReturnType__gpu_joules: _TypeAlias = _typing.Literal["gpu_joules"]  # noqa: Y015
+    _WhichOneofArgType__gpu_joules: _TypeAlias = _typing.Literal["_gpu_joules", b"_gpu_joules"]  # noqa: Y015
+    _WhichOneofReturnType__package_joules: _TypeAlias = _typing.Literal["package_joules"]  # noqa: Y015
+    _WhichOneofArgType__package_joules: _TypeAlias = _typing.Literal["_package_joules", b"_package_joules"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dram_joules) -> _WhichOneofReturnType__dram_joules | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_joules) -> _WhichOneofReturnType__gpu_joules | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__package_joules) -> _WhichOneofReturnType__package_joules | None: ...
+
+Global___Energy: _TypeAlias = Energy  # noqa: Y015
 
 @_typing.final
 class FineTuning(_message.Message):
@@ -1830,6 +1888,7 @@ class RenewLeaseRequest(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     LOG_OFFSET_FIELD_NUMBER: _builtins.int
     LOG_TEXT_FIELD_NUMBER: _builtins.int
+    ENERGY_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     fencing_token: _builtins.int
     log_offset: _builtins.int
@@ -1841,6 +1900,10 @@ class RenewLeaseRequest(_message.Message):
     def progress(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainingProgress]: ...
     @_builtins.property
     def messages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def energy(self) -> Global___Energy:
+        """Of the attempt so far. What is reported takes the place of what was before."""
+
     def __init__(
         self,
         *,
@@ -1850,10 +1913,11 @@ class RenewLeaseRequest(_message.Message):
         messages: _abc.Iterable[_builtins.str] | None = ...,
         log_offset: _builtins.int = ...,
         log_text: _builtins.str = ...,
+        energy: Global___Energy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["energy", b"energy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fencing_token", b"fencing_token", "job_id", b"job_id", "log_offset", b"log_offset", "log_text", b"log_text", "messages", b"messages", "progress", b"progress"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["energy", b"energy", "fencing_token", b"fencing_token", "job_id", b"job_id", "log_offset", b"log_offset", "log_text", b"log_text", "messages", b"messages", "progress", b"progress"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

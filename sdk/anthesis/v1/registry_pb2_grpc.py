@@ -156,6 +156,16 @@ class RegistryServiceStub(object):
                 request_serializer=anthesis_dot_v1_dot_registry__pb2.UploadArtifactRequest.SerializeToString,
                 response_deserializer=anthesis_dot_v1_dot_registry__pb2.UploadArtifactResponse.FromString,
                 _registered_method=True)
+        self.ListUploads = channel.unary_unary(
+                '/anthesis.v1.RegistryService/ListUploads',
+                request_serializer=anthesis_dot_v1_dot_registry__pb2.ListUploadsRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_registry__pb2.ListUploadsResponse.FromString,
+                _registered_method=True)
+        self.AbandonUpload = channel.unary_unary(
+                '/anthesis.v1.RegistryService/AbandonUpload',
+                request_serializer=anthesis_dot_v1_dot_registry__pb2.AbandonUploadRequest.SerializeToString,
+                response_deserializer=anthesis_dot_v1_dot_registry__pb2.AbandonUploadResponse.FromString,
+                _registered_method=True)
         self.DownloadArtifact = channel.unary_stream(
                 '/anthesis.v1.RegistryService/DownloadArtifact',
                 request_serializer=anthesis_dot_v1_dot_registry__pb2.DownloadArtifactRequest.SerializeToString,
@@ -439,6 +449,22 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListUploads(self, request, context):
+        """The caller's own that are not finished, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AbandonUpload(self, request, context):
+        """Drops one of these, with what came of it. A stream that sends it ends with
+        FAILED_PRECONDITION. NOT_FOUND: the caller has no such unfinished upload,
+        or has none any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DownloadArtifact(self, request, context):
         """From the start DATA_LOSS ends what is damaged in the store. From an offset
         nothing is verified here: the receiver hashes the whole.
@@ -695,6 +721,16 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.UploadArtifact,
                     request_deserializer=anthesis_dot_v1_dot_registry__pb2.UploadArtifactRequest.FromString,
                     response_serializer=anthesis_dot_v1_dot_registry__pb2.UploadArtifactResponse.SerializeToString,
+            ),
+            'ListUploads': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUploads,
+                    request_deserializer=anthesis_dot_v1_dot_registry__pb2.ListUploadsRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_registry__pb2.ListUploadsResponse.SerializeToString,
+            ),
+            'AbandonUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.AbandonUpload,
+                    request_deserializer=anthesis_dot_v1_dot_registry__pb2.AbandonUploadRequest.FromString,
+                    response_serializer=anthesis_dot_v1_dot_registry__pb2.AbandonUploadResponse.SerializeToString,
             ),
             'DownloadArtifact': grpc.unary_stream_rpc_method_handler(
                     servicer.DownloadArtifact,
@@ -1442,6 +1478,60 @@ class RegistryService(object):
             '/anthesis.v1.RegistryService/UploadArtifact',
             anthesis_dot_v1_dot_registry__pb2.UploadArtifactRequest.SerializeToString,
             anthesis_dot_v1_dot_registry__pb2.UploadArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUploads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.RegistryService/ListUploads',
+            anthesis_dot_v1_dot_registry__pb2.ListUploadsRequest.SerializeToString,
+            anthesis_dot_v1_dot_registry__pb2.ListUploadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AbandonUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anthesis.v1.RegistryService/AbandonUpload',
+            anthesis_dot_v1_dot_registry__pb2.AbandonUploadRequest.SerializeToString,
+            anthesis_dot_v1_dot_registry__pb2.AbandonUploadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -108,6 +108,13 @@ class RegistryServiceStub:
     BeginUpload says where it goes on. DATA_LOSS: the bytes do not have the
     stated sha256; nothing is kept. ABORTED: another stream sends this upload.
     """
+    ListUploads: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListUploadsRequest, _registry_pb2.ListUploadsResponse]
+    """The caller's own that are not finished, oldest first."""
+    AbandonUpload: _grpc.UnaryUnaryMultiCallable[_registry_pb2.AbandonUploadRequest, _registry_pb2.AbandonUploadResponse]
+    """Drops one of these, with what came of it. A stream that sends it ends with
+    FAILED_PRECONDITION. NOT_FOUND: the caller has no such unfinished upload,
+    or has none any more.
+    """
     DownloadArtifact: _grpc.UnaryStreamMultiCallable[_registry_pb2.DownloadArtifactRequest, _registry_pb2.DownloadArtifactResponse]
     """From the start DATA_LOSS ends what is damaged in the store. From an offset
     nothing is verified here: the receiver hashes the whole.
@@ -233,6 +240,13 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     there is no error. An upload that breaks off is kept for a while, and
     BeginUpload says where it goes on. DATA_LOSS: the bytes do not have the
     stated sha256; nothing is kept. ABORTED: another stream sends this upload.
+    """
+    ListUploads: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListUploadsRequest, _registry_pb2.ListUploadsResponse]  # type: ignore[assignment]
+    """The caller's own that are not finished, oldest first."""
+    AbandonUpload: _aio.UnaryUnaryMultiCallable[_registry_pb2.AbandonUploadRequest, _registry_pb2.AbandonUploadResponse]  # type: ignore[assignment]
+    """Drops one of these, with what came of it. A stream that sends it ends with
+    FAILED_PRECONDITION. NOT_FOUND: the caller has no such unfinished upload,
+    or has none any more.
     """
     DownloadArtifact: _aio.UnaryStreamMultiCallable[_registry_pb2.DownloadArtifactRequest, _registry_pb2.DownloadArtifactResponse]  # type: ignore[assignment]
     """From the start DATA_LOSS ends what is damaged in the store. From an offset
@@ -500,6 +514,25 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         there is no error. An upload that breaks off is kept for a while, and
         BeginUpload says where it goes on. DATA_LOSS: the bytes do not have the
         stated sha256; nothing is kept. ABORTED: another stream sends this upload.
+        """
+
+    @_abc_1.abstractmethod
+    def ListUploads(
+        self,
+        request: _registry_pb2.ListUploadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListUploadsResponse, _abc.Awaitable[_registry_pb2.ListUploadsResponse]]:
+        """The caller's own that are not finished, oldest first."""
+
+    @_abc_1.abstractmethod
+    def AbandonUpload(
+        self,
+        request: _registry_pb2.AbandonUploadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.AbandonUploadResponse, _abc.Awaitable[_registry_pb2.AbandonUploadResponse]]:
+        """Drops one of these, with what came of it. A stream that sends it ends with
+        FAILED_PRECONDITION. NOT_FOUND: the caller has no such unfinished upload,
+        or has none any more.
         """
 
     @_abc_1.abstractmethod

@@ -6,11 +6,14 @@ from typing import Any
 
 from services.registry.cards.facts import Facts
 from services.registry.cards.front_matter import emissions
+from services.registry.job_energy import energy_of
 from services.registry.licences.carried import parents_of
 from services.registry.licences.terms import use_restrictions
+from services.registry.tables import Job
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#!|~&$])")
 NOT_RECORDED = "Not recorded."
+_SOURCES = {"package_joules": "processors", "dram_joules": "memory", "gpu_joules": "GPUs"}
 
 
 def generated(facts: Facts) -> dict[str, str]:
@@ -111,11 +114,38 @@ def _evaluation(facts: Facts) -> str:
 
 
 def _environment(facts: Facts) -> str:
-    found = emissions(facts)
-    if found is None or facts.job is None or facts.job.estimate is None:
+    job = facts.job
+    if job is None:
         return NOT_RECORDED
-    figures = f"{facts.job.estimate['energy_kwh']:.3g} kWh and {found['emissions']:.4g} g of CO2 equivalents"
-    return f"{figures}, {found['source']}; {found['hardware_used']}."
+    return "\n\n".join([*_measured_energy(job), *_planned_energy(facts, job)]) or NOT_RECORDED
+
+
+def _measured_energy(job: Job) -> list[str]:
+    energy = energy_of(job.energy)
+    if energy is None:
+        return []
+    left_out = [escape(reason) for reason in energy.unmeasured]
+    if not energy.joules:
+        return [f"Nothing was measured ({'; '.join(left_out)})."]
+    of_each = ", ".join(f"{_SOURCES[name]} {joules / 3.6e6:.3g}" for name, joules in energy.joules.items())
+    unmeasured_attempts = job.attempts - energy.attempts
+    if unmeasured_attempts > 0:
+        left_out.append(f"{unmeasured_attempts} of {job.attempts} attempts")
+    if "package_joules" in energy.joules and "dram_joules" not in energy.joules:
+        left_out.append(_SOURCES["dram_joules"])
+    left_out.append("power supplies, cooling, disks and network")
+    return [
+        f"Measured: {energy.kwh:.3g} kWh ({of_each}), by the machines' own counters of processors and GPUs as a whole, "
+        f"so with what else ran on them. Not in it: {'; '.join(left_out)}."
+    ]
+
+
+def _planned_energy(facts: Facts, job: Job) -> list[str]:
+    found = emissions(facts)
+    if found is None or job.estimate is None:
+        return []
+    figures = f"{job.estimate['energy_kwh']:.3g} kWh and {found['emissions']:.4g} g of CO2 equivalents"
+    return [f"{figures}, {found['source']}; {found['hardware_used']}."]
 
 
 def _lineage(facts: Facts) -> str:

@@ -104,7 +104,10 @@ class JobRpc(job_pb2_grpc.JobServiceServicer):
     async def RenewLease(self, request: pb.RenewLeaseRequest, context: Context) -> pb.RenewLeaseResponse:
         progress = messages.read_progress(request.progress, utc_now())
         printed = Printed(request.log_offset, request.log_text)
-        job = await self._leases.renew(request.job_id, request.fencing_token, progress, request.messages, printed)
+        energy = messages.read_energy(request.energy) if request.HasField("energy") else None
+        job = await self._leases.renew(
+            request.job_id, request.fencing_token, progress, request.messages, printed, energy
+        )
         return pb.RenewLeaseResponse(cancel_requested=job.cancel_requested, pause_requested=job.pause_requested)
 
     async def FinishJob(self, request: pb.FinishJobRequest, context: Context) -> pb.FinishJobResponse:

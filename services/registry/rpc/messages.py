@@ -19,6 +19,7 @@ from services.registry.checkpoints import File
 from services.registry.dataset_preview import PreviewRow
 from services.registry.deployments import DeploymentStatus, ReadyWorker
 from services.registry.fine_tunings import FineTuning
+from services.registry.job_energy import SOURCES, Energy, energy_of
 from services.registry.job_specs import (
     AnyJobSpec,
     CheckpointSource,
@@ -36,6 +37,7 @@ from services.registry.job_specs import (
 )
 from services.registry.leases import Failed, Measured, Outcome, Stopped, Succeeded
 from services.registry.pages import PageRequest
+from services.registry.uploads import Unfinished
 from services.registry.verification import Verified
 
 _ROLES = {name: registry_pb2.Role.Value(f"ROLE_{name.upper()}") for name in ROLES}
@@ -170,6 +172,19 @@ def preview_row(row: PreviewRow) -> registry_pb2.PreviewRow:
     return registry_pb2.PreviewRow(number=row.number, fields=fields)
 
 
+def upload(found: Unfinished) -> registry_pb2.Upload:
+    row = found.upload
+    return registry_pb2.Upload(
+        id=row.id,
+        digest=row.digest,
+        size_bytes=row.size_bytes,
+        received_bytes=found.received,
+        create_time=timestamp(row.create_time),
+        expire_time=timestamp(found.expires),
+        being_sent=found.is_sent,
+    )
+
+
 def verified(found: Verified) -> registry_pb2.VerifyArtifactsResponse:
     return registry_pb2.VerifyArtifactsResponse(
         artifact=registry_pb2.Artifact(digest=found.digest, size_bytes=found.size_bytes),
@@ -289,7 +304,20 @@ def job(row: tables.Job) -> job_pb2.Job:
         priority=job_pb2.JobPriority.Value(f"JOB_PRIORITY_{row.priority}"),
         fine_tuning=job_pb2.FineTuning(**row.fine_tuning) if row.fine_tuning else None,
         last_sequence=row.last_sequence,
+        energy=_energy(energy_of(row.energy)),
     )
+
+
+def _energy(energy: Energy | None) -> job_pb2.Energy | None:
+    if energy is None:
+        return None
+    joules: dict[str, Any] = energy.joules
+    return job_pb2.Energy(**joules, unmeasured=energy.unmeasured, attempts=energy.attempts)
+
+
+def read_energy(message: job_pb2.Energy) -> Energy:
+    joules = {field.name: value for field, value in message.ListFields() if field.name in SOURCES}
+    return Energy(joules=joules, unmeasured=tuple(message.unmeasured))
 
 
 def _pretrain(spec: PretrainSpec) -> job_pb2.PretrainSpec:

@@ -185,6 +185,14 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
         )
         return pb.BeginUploadResponse(exists=not begun.upload_id, upload_id=begun.upload_id, offset_bytes=begun.offset)
 
+    async def ListUploads(self, request: pb.ListUploadsRequest, context: Context) -> pb.ListUploadsResponse:
+        page = await self._on.uploads.list_unfinished(current_principal().name, messages.page_request(request))
+        return pb.ListUploadsResponse(uploads=map(messages.upload, page.rows), next_page_token=page.next_token)
+
+    async def AbandonUpload(self, request: pb.AbandonUploadRequest, context: Context) -> pb.AbandonUploadResponse:
+        await self._on.uploads.abandon(current_principal().name, request.id)
+        return pb.AbandonUploadResponse()
+
     async def UploadArtifact(
         self, request_iterator: AsyncIterator[pb.UploadArtifactRequest], context: Context
     ) -> pb.UploadArtifactResponse:

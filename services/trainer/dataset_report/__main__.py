@@ -4,7 +4,6 @@ import json
 import sys
 from pathlib import Path
 
-from services.common.artifacts import ArtifactStore
 from services.trainer.dataset_report.report import make_report
 from services.trainer.dataset_report.spec import ReportSpec
 from services.trainer.failure import recorded
@@ -20,7 +19,7 @@ def main(job_folder: str) -> None:
     folder = JobFolder(Path(job_folder))
     spec = ReportSpec.load(folder.run)
     end_with_lease(folder.lease, spec.fencing_token)
-    store = ArtifactStore(spec.artifacts_url, Path(spec.data_dir) / "cache" / "artifacts")
+    store = spec.store()
     with recorded(folder.failure(spec.fencing_token)):
         report = json.dumps(make_report(spec, store), ensure_ascii=False).encode()
         digest = when_there_is_room(lambda: store.write_bytes(report))

@@ -20,6 +20,7 @@ from services.registry import access
 from services.registry.database import utc_now
 from services.registry.tables import WebhookDelivery
 from tests.support.access_matrix import Doors, open_doors
+from tests.support.projects import begin_upload
 from tests.support.registry_data import store_checkpoint, text_rows
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -48,6 +49,7 @@ def changing(table: Access) -> set[str]:
 async def change_everything(client: AsyncClient, doors: Doors) -> job_pb2.Job:
     """Call every RPC that changes something; return a job that was submitted and cancelled."""
     artifact = await client.artifacts.upload_bytes(text_rows())
+    await client.artifacts.abandon_upload(await begin_upload(doors.registry, settings_of(doors, "admin")))
     await client.datasets.create("rows", artifact.digest, pb.DATASET_FORMAT_TEXT)
     path = doors.registry.data_dir / "rows.jsonl"
     path.write_bytes(text_rows())

@@ -142,6 +142,28 @@ async def test_too_many_unfinished_uploads_are_refused_with_what_is_allowed(tmp_
         await refused(send(registry, b"two"), grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
+async def test_unfinished_uploads_are_ones_own_to_list_and_to_abandon(registry):
+    data = os.urandom(3 * MIB)
+    begun = await begin(registry, data)
+    await break_off(registry, data, begun.upload_id)
+    own = stub(registry)
+    (found,) = (await own.ListUploads(pb.ListUploadsRequest())).uploads
+    assert (found.id, found.digest, found.size_bytes) == (begun.upload_id, digest_of(data), len(data))
+    assert 0 < found.received_bytes < len(data)
+    assert found.expire_time.ToDatetime(UTC) > datetime.now(UTC)
+    abandon = pb.AbandonUploadRequest(id=begun.upload_id)
+    key = await own.CreateApiKey(pb.CreateApiKeyRequest(principal="bob", role=pb.ROLE_TRAINER))
+    async with open_aio_channel(registry.address, key.secret) as channel:
+        other = RegistryServiceStub(channel)
+        assert not (await other.ListUploads(pb.ListUploadsRequest())).uploads
+        await refused(other.AbandonUpload(abandon), grpc.StatusCode.NOT_FOUND)
+    await own.AbandonUpload(abandon)
+    await refused(own.AbandonUpload(abandon), grpc.StatusCode.NOT_FOUND)
+    await refused(own.AbandonUpload(pb.AbandonUploadRequest(id="\0")), grpc.StatusCode.NOT_FOUND)
+    assert not (await own.ListUploads(pb.ListUploadsRequest())).uploads
+    assert (await begin(registry, data)).offset_bytes == 0
+
+
 async def test_a_download_begins_at_its_offset(registry):
     data = os.urandom(2 * MIB + 7)
     await send(registry, data)

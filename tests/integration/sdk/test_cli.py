@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from anthesis import Client
+from anthesis import Client, Settings
 from anthesis.artifacts import digest_file
 from anthesis.channel import open_channel
 from anthesis.errors import NotFoundError
-from anthesis.v1 import job_pb2
+from anthesis.v1 import job_pb2, registry_pb2
 from anthesis.v1.job_pb2_grpc import JobServiceStub
+from anthesis.v1.registry_pb2_grpc import RegistryServiceStub
 
 from bloom.quantize import quantize_checkpoint
 from bloom.tensors import expected_tensors
@@ -200,6 +201,19 @@ def test_artifacts_go_up_and_come_down_and_are_verified(anthesis: Run, anthesis_
     found = json.loads(anthesis("artifacts", "verify", digest, missing, "--json", code=1).stdout)
     assert [item["state"] for item in found] == ["OK", "MISSING"]
     assert "say what to verify" in anthesis("artifacts", "verify", code=1).stderr
+
+
+def test_unfinished_uploads_are_listed_and_abandoned(anthesis: Run, anthesis_json: Json, settings: Settings) -> None:
+    digest = "sha256:" + "0" * 64
+    with open_channel(settings.registry_address, settings.api_key) as channel:
+        begin = registry_pb2.BeginUploadRequest(digest=digest, size_bytes=2000)
+        upload_id = RegistryServiceStub(channel).BeginUpload(begin).upload_id
+
+    assert f"{upload_id}\t{digest}\t0 B\t2.0 kB\t" in anthesis("artifacts", "uploads").stdout
+    assert [item["id"] for item in anthesis_json("artifacts", "uploads")] == [upload_id]
+    assert anthesis("artifacts", "abandon", upload_id).stdout == f"{upload_id} is abandoned\n"
+    assert anthesis_json("artifacts", "uploads") == []
+    assert "no unfinished upload" in anthesis("artifacts", "abandon", upload_id, code=1).stderr
 
 
 def test_a_damaged_file_of_a_model_is_named_and_repaired(

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from anthesis.v1 import job_pb2, registry_pb2
 from tokenizers import Tokenizer
 from transformers import BloomForCausalLM
 
+from tests.support.powercap import Powercap
 from tests.support.tensorboard import shown
 from tests.support.tokenizers import TEXTS
 from tests.support.training import MODEL, multitask_rows, text_rows
@@ -42,10 +44,15 @@ OPTIONS = job_pb2.TrainOptions(
 HELD_OUT = [{"text": text, "language": language} for text, language in zip(TEXTS, ("en", "fr", "es"), strict=False)]
 
 
+def powercap(folder: Path) -> Powercap:
+    return Powercap(folder / "powercap")
+
+
 @pytest.fixture(scope="module")
 def platform() -> Iterator[TrainingPlatform]:
     folder = Path(tempfile.mkdtemp(prefix="an-"))
-    with TrainingPlatform(folder) as platform:
+    powercap(folder).zone("intel-rapl:0", "package-0")
+    with TrainingPlatform(folder, ANTHESIS_POWERCAP=str(powercap(folder).root)) as platform:
         platform.dataset("texts", text_rows(200))
         platform.dataset("tasks", multitask_rows(60))
         platform.dataset("held-out", HELD_OUT)
@@ -211,6 +218,28 @@ def test_what_a_jobs_processes_printed_can_be_read_at_the_registry(platform, und
     printed = platform.folder(undisturbed).log.read_text(errors="replace").split("\n")
     assert page.lines
     assert list(page.lines) == printed[: len(page.lines)]
+
+
+def test_the_energy_of_all_attempts_is_with_the_job_also_of_one_whose_worker_was_killed(platform):
+    """The counter stands still but for what the test adds."""
+    counters = powercap(platform.settings.data_dir)
+    zone = counters.root / "intel-rapl:0"
+    job_id = pretrain(platform, "measured-model", steps=400)
+    platform.wait_for_step(job_id, 1)
+    counters.use(zone, 5.0)
+    wait_for(lambda: platform.job(job_id).energy.package_joules == 5.0, 30, "the energy to be reported")
+    platform.kill("worker")
+    killed = time.time()
+    counters.use(zone, 1000.0)  # nobody's
+    platform.start("worker")
+    platform.wait_for_step(job_id, 1, since=killed)
+    counters.use(zone, 7.0)
+    job = platform.wait_until_ended(job_id)
+    assert (job.state, job.attempts) == (job_pb2.JOB_STATE_SUCCEEDED, 2)
+    assert (job.energy.package_joules, job.energy.attempts) == (12.0, 2)
+    assert not job.energy.HasField("dram_joules")
+    card = platform.registry.GetModelCard(registry_pb2.GetModelCardRequest(name=job.model_version)).card
+    assert f"Measured: {12 / 3.6e6:.3g} kWh" in card.markdown
 
 
 def test_a_free_worker_takes_the_urgent_job_first(platform):

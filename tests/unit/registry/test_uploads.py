@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import os
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,6 +20,7 @@ from services.common.errors import (
     ResourceExhausted,
 )
 from services.registry.database import Database
+from services.registry.pages import PageRequest
 from services.registry.tables import Upload
 from services.registry.upload_limits import UploadLimits
 from services.registry.uploads import Uploads
@@ -195,7 +196,7 @@ async def test_unfinished_uploads_are_bounded_in_number_and_bytes_for_each_princ
         await begin(registry, b"x")
     assert (await begin(registry, bytes(10))).offset == 0  # one of the three
     await begin(registry, bytes(60), principal="bob")
-    with pytest.raises(ResourceExhausted, match="3 and 100 are allowed: finish one, or wait"):
+    with pytest.raises(ResourceExhausted, match="3 and 100 are allowed: finish or abandon one, or wait"):
         await begin(registry, bytes(41), principal="bob")
     with pytest.raises(ResourceExhausted):
         await registry.uploads.start("eve", digest_of(b""), 2**64 - 1)
@@ -203,6 +204,82 @@ async def test_unfinished_uploads_are_bounded_in_number_and_bytes_for_each_princ
         await registry.uploads.begin("eve", digest_of(b""), 2**64 - 1)
     await send(registry, await begin(registry, bytes(10)), stream(bytes(10)), bytes(10))
     await begin(registry, b"x")  # there is room again
+
+
+async def unfinished(registry, principal="ada", **page):
+    return await registry.uploads.list_unfinished(principal, PageRequest(**page))
+
+
+async def test_unfinished_uploads_are_listed_with_what_came_and_when_they_expire(registry):
+    await send(registry, await begin(registry, b"whole"), stream(b"whole"), b"whole")
+    begun = await break_off(registry)
+    registry.clock.advance(1)
+    last = await begin(registry, b"another")
+    await begin(registry, b"bob's", principal="bob")
+    first, second = (await unfinished(registry)).rows
+    assert (first.upload.id, first.received, first.upload.size_bytes) == (begun.upload_id, HALF, len(DATA))
+    (path,) = [path for path in staged(registry) if path.name == begun.upload_id]
+    assert first.expires == datetime.fromtimestamp(path.stat().st_mtime, UTC) + timedelta(days=1)
+    assert (second.upload.id, second.received, second.is_sent) == (last.upload_id, 0, False)
+    page = await unfinished(registry, size=1)
+    assert [row.upload.id for row in page.rows] == [begun.upload_id]
+    rest = await unfinished(registry, size=1, token=page.next_token)
+    assert ([row.upload.id for row in rest.rows], rest.next_token) == ([last.upload_id], "")
+    with pytest.raises(InvalidArgument, match="is not from this list"):
+        await unfinished(registry, "bob", token=page.next_token)
+
+
+async def test_what_is_abandoned_is_gone_and_its_room_free_at_once(registry):
+    registry.uploads = Uploads(registry.database, registry.artifacts, UploadLimits(max_uploads=1))
+    begun = await break_off(registry)
+    with pytest.raises(ResourceExhausted, match="finish or abandon one"):
+        await begin(registry, b"x")
+    await registry.uploads.abandon("ada", begun.upload_id)
+    assert (staged(registry), await rows(registry)) == ([], [])
+    assert (await begin(registry, b"x")).offset == 0
+    with pytest.raises(NotFound):
+        await send(registry, begun, stream(DATA))
+
+
+async def test_anothers_a_finished_and_an_abandoned_upload_cannot_be_abandoned(registry):
+    finished = await begin(registry, b"whole")
+    await send(registry, finished, stream(b"whole"), b"whole")
+    bobs = await break_off(registry, principal="bob")
+    gone = await break_off(registry)
+    await registry.uploads.abandon("ada", gone.upload_id)
+    for upload_id in (finished.upload_id, bobs.upload_id, gone.upload_id, "", "../../etc/passwd", "x" * 5000):
+        with pytest.raises(NotFound):
+            await registry.uploads.abandon("ada", upload_id)
+    assert [path.name for path in staged(registry)] == [bobs.upload_id]
+    assert registry.artifacts.exists(digest_of(b"whole"))
+    assert registry.artifacts.staging.joinpath(bobs.upload_id).read_bytes() == DATA[:HALF]
+
+
+async def test_of_two_that_abandon_an_upload_one_finds_it(registry):
+    begun = await break_off(registry)
+    twice = (registry.uploads.abandon("ada", begun.upload_id) for _ in range(2))
+    ended = await asyncio.gather(*twice, return_exceptions=True)
+    assert {type(error) for error in ended} == {type(None), NotFound}
+
+
+async def test_an_upload_that_is_being_sent_ends_when_it_is_abandoned(registry):
+    came = asyncio.Event()
+
+    async def hanging():
+        yield DATA[:HALF]
+        came.set()
+        await asyncio.Event().wait()
+
+    begun = await begin(registry)
+    sending = asyncio.create_task(send(registry, begun, hanging()))
+    await came.wait()
+    (found,) = (await unfinished(registry)).rows
+    assert found.is_sent
+    await registry.uploads.abandon("ada", begun.upload_id)
+    with pytest.raises(FailedPrecondition, match=f"{begun.upload_id} was abandoned"):
+        await sending
+    assert (staged(registry), await rows(registry)) == ([], [])
+    assert not registry.artifacts.exists(digest_of(DATA))
 
 
 async def test_an_upload_expires_with_its_file_unless_it_is_being_sent(registry):

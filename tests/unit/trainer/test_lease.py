@@ -6,6 +6,7 @@ import pytest
 from anthesis.errors import AbortedError, UnavailableError
 
 from services.trainer import lease as lease_module
+from services.trainer.energy import Energy
 from services.trainer.job_log import JobLog
 from services.trainer.lease import CancelRequested, HeldLease, LeaseLost
 from services.trainer.lease_file import write_lease
@@ -23,11 +24,12 @@ class Registry:
         self.reported: list[int] = []
         self.log = ""
 
-    def renew(self, held, progress, messages, printed, *, timeout_s):
+    def renew(self, held, report, *, timeout_s):
         if isinstance(self.answer, Exception):
             raise self.answer
-        self.reported += [step.step for step in progress]
-        self.log = self.log[: printed[0]] + printed[1]
+        self.reported += [step.step for step in report.progress]
+        self.log = self.log[: report.printed[0]] + report.printed[1]
+        self.energy = report.energy
         return self.answer
 
 
@@ -71,6 +73,16 @@ def write_step(writer: ProgressWriter, step: int) -> None:
                  seconds_left=0, time=0)
     )  # fmt: skip
     writer.flush()
+
+
+def test_each_renewal_tells_what_the_attempt_has_used(registry, clock, tmp_path):
+    held = Assignment(job_id="job", attempt=1, fencing_token=1, ttl_s=TTL_S, asked=clock.now, spec=lambda: None)
+    reader, log = ProgressReader(tmp_path / "progress.jsonl"), JobLog(tmp_path / "train.log", 1, 0)
+    used = [Energy(joules={"package": joules}) for joules in (2.0, 1.0)]
+    lease = HeldLease(registry, held, tmp_path / "lease", reader, log, energy=used.pop)
+    for joules in (1.0, 2.0):
+        lease.report()
+        assert registry.energy == Energy(joules={"package": joules})
 
 
 def test_it_is_given_up_before_it_can_expire(registry, lease, clock):

@@ -11,6 +11,7 @@ from services.registry.cards import document, front_matter
 from services.registry.cards.service import Cards
 from services.registry.catalogue import seed_catalogue
 from services.registry.database import Database
+from services.registry.job_energy import Energy
 from services.registry.job_specs import TrainOptions
 from services.registry.leases import Succeeded
 from services.registry.licences.builtin import BUILTIN, digest_text, read_text
@@ -92,6 +93,35 @@ async def test_its_sections_say_whence_how_and_on_what_terms(registry):
         f"- `lab/bloom@1`, {RAIL}, imported",
     ]
     assert 'client.complete("sprout@1"' in section(card, "How to use").generated
+
+
+MEASURED = Energy(joules={"package_joules": 3.6e6, "gpu_joules": 9e6}, unmeasured=("GPUs: <none>",))
+
+
+async def energy_section(registry, energy):
+    """Of a version whose job had two attempts, of which the second has reported `energy`."""
+    job = await registry.submit()
+    await registry.leases.acquire(job.id, "w1")
+    await registry.leases.release(job.id, 1, "stopped")
+    await registry.leases.acquire(job.id, "w2")
+    await registry.leases.renew(job.id, 2, energy=energy)
+    await registry.leases.finish(job.id, 2, Succeeded(store_checkpoint(registry.artifacts).files))
+    return section(await registry.cards.get("sprout@1"), "Environmental impact").generated
+
+
+async def test_a_card_says_what_energy_was_measured_and_what_not(registry):
+    measured, planned = (await energy_section(registry, MEASURED)).split("\n\n")
+    assert measured == (
+        "Measured: 3.5 kWh (processors 1, GPUs 2.5), by the machines' own counters of processors and GPUs as a whole, "
+        "so with what else ran on them. Not in it: GPUs: \\<none\\>; 1 of 2 attempts; memory; power supplies, "
+        "cooling, disks and network."
+    )
+    assert "estimated by Anthesis' planner before the run, not measured" in planned
+
+
+async def test_a_card_says_why_nothing_was_measured(registry):
+    reason = "processors: no counter is in /sys"
+    assert f"Nothing was measured ({reason})." in await energy_section(registry, Energy(unmeasured=(reason,)))
 
 
 async def test_languages_are_as_the_hub_spells_them(registry):
