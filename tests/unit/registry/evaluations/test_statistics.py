@@ -10,6 +10,7 @@ from scipy import stats
 
 from services.registry.evaluations.statistics import (
     Estimate,
+    estimate,
     holm,
     paired,
     two_sided_t,
