@@ -58,7 +58,7 @@ def _question(template: PromptTemplate, row: Mapping[str, Any]) -> Question | No
         return None
     text, target = rendered
     if not template.answer_choices:
-        return {"text": text, "target": target}
+        return {"text": text, "target": f" {target}"}
     choices = template.choices(row)
     return {"text": text, "choices": choices, "target": _place(target, choices, template.name)}
 
@@ -75,7 +75,8 @@ def _place(target: str, choices: Sequence[str], name: str) -> int:
 
 
 def _task(spec: HarnessSpec, task: HarnessTask, language: str, questions: Sequence[Question]) -> ConfigurableTask:
-    chosen = {"output_type": "multiple_choice", "doc_to_choice": "choices"} if task.answer_choices else {}
+    chosen = {"output_type": "multiple_choice", "doc_to_choice": "choices"}
+    written = {"output_type": "loglikelihood", "target_delimiter": ""}  # the harness puts none before such a target
     metrics = METRICS if task.answer_choices else METRICS[:1]
     return ConfigurableTask(
         config={
@@ -83,11 +84,10 @@ def _task(spec: HarnessSpec, task: HarnessTask, language: str, questions: Sequen
             "custom_dataset": lambda **_: {"test": datasets.Dataset.from_list(list(questions))},
             "test_split": "test",
             "fewshot_config": {"split": "test"},  # without the question itself
-            "output_type": "loglikelihood",
             "doc_to_text": "text",
             "doc_to_target": "target",
             "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in metrics],
             "num_fewshot": spec.num_fewshot,
         }
-        | chosen
+        | (chosen if task.answer_choices else written)
     )
