@@ -5,6 +5,7 @@ import json
 
 import pytest
 from alembic import command
+from huggingface_hub import ModelCard
 from scipy import stats
 from sqlalchemy import text
 
@@ -197,3 +198,14 @@ async def test_the_older_release_gets_its_suites_and_jobs_without_what_it_cannot
                 assert list(found) == kept, table
     assert asked.id != measured.id
     assert (await add_quiz(asking)).name == "quiz@1"
+
+
+async def test_a_card_shows_the_newest_results_by_each_suite(asking):
+    for scores in (scored(0, 0), scored(1, 0)):
+        await measure(asking, "seedling@1", fr={"quiz/acc": scores})
+    job = await asking.measure("seedling@1", sw=[(12, 8)])
+    card = await asking.registry.cards.get("seedling@1")
+    found = ModelCard(card.markdown).data.eval_results
+    shown = [(row.dataset_name, row.dataset_config, row.metric_type, row.metric_value) for row in found]
+    assert shown == [("held-out@1", "sw", "bits_per_byte", 1.5), ("quiz@1", "fr", "quiz/acc", 0.5)]
+    assert f"by {job.id}" in card.markdown
