@@ -64,14 +64,14 @@ class Reported:
 
 def measure(spec: HarnessSpec, folder: JobFolder, progress: ProgressWriter, key: str) -> None:
     """Ask, store what each question scored, and write that artifact's digest down. Raises JobFailure."""
+    headers = headers_for(spec, key)
+    wait_until_served(spec.gateway_url, spec.version, headers, served_within_s())
     store = ArtifactStore(spec.artifacts_url, Path(spec.data_dir) / "cache" / "artifacts")
     try:
         encoder = Encoder(store.local_path(spec.tokenizer_digest))
         asked = list(_tasks(spec, store))
     except (NotFound, DataLoss, InvalidArgument) as error:
         raise JobFailure("BAD_ARTIFACT", str(error)) from error
-    headers = headers_for(spec, key)
-    wait_until_served(spec.gateway_url, spec.version, headers, served_within_s())
     progress.message(f"asking {spec.version} {len(asked)} tasks by {spec.suite}, with lm-eval {lm_eval.__version__}")
     reported = Reported(progress)
     reported.gateway = Gateway(spec, headers, encoder, reported)
@@ -105,7 +105,7 @@ def ask(spec: HarnessSpec, asked: list[Asked], gateway: Gateway) -> Documents:
     seeded(tasks.values(), SEED)
     try:
         results = evaluate(gateway, {"tasks": tasks, "groups": {}}, limit=spec.limit or None, bootstrap_iters=0)
-    except ClientError as error:
+    except (ClientError, TimeoutError) as error:
         what = f"the gateway stopped answering for {spec.version}: {type(error).__name__}: {error}"
         raise JobFailure("GATEWAY_ERROR", f"{what:.500}; the job's log has what it said") from error
     documents: Documents = {}

@@ -6,11 +6,15 @@ from threading import Thread
 
 import pytest
 
+from services.trainer.encoder import Encoder
 from services.trainer.failure import JobFailure
 from services.trainer.harness.__main__ import limit_hub
-from services.trainer.harness.gateway import headers_for, wait_until_served
+from services.trainer.harness.gateway import Gateway, headers_for, wait_until_served
+from services.trainer.harness.measure import ask
+from services.trainer.harness.rows import tasks_of_rows
 from services.trainer.harness.spec import HarnessSpec
 from tests.support.harness import known_task, spec_of, task_of_rows
+from tests.support.tokenizers import small_tokenizer_json
 
 
 @contextmanager
@@ -62,6 +66,18 @@ def test_a_version_that_is_not_served_fails_the_job_with_what_the_gateway_said()
 def test_a_gateway_that_is_not_there_fails_the_job():
     with pytest.raises(JobFailure, match=r"the gateway at http://127\.0\.0\.1:1 does not serve seedling@1: Connection"):
         wait_until_served("http://127.0.0.1:1", "seedling@1", {}, patience_s=0)
+
+
+def test_a_gateway_that_refuses_what_the_harness_asks_fails_the_job(tmp_path, artifacts, monkeypatch):
+    monkeypatch.setattr("services.trainer.harness.gateway.ATTEMPTS", 1)
+    encoder = Encoder(artifacts.local_path(artifacts.write_bytes(small_tokenizer_json().encode())))
+    task = task_of_rows(artifacts)
+    with answering((400, REFUSAL), *[(200, b"{}")] * 9) as (url, _):
+        spec = spec_of(tmp_path, task, gateway_url=url)
+        asked = [(language, "quiz", one) for language, one in tasks_of_rows(spec, task, artifacts).items()]
+        with pytest.raises(JobFailure, match="stopped answering for seedling@1: ClientResponseError: 400") as caught:
+            ask(spec, asked, Gateway(spec, {}, encoder, lambda *_: None))
+    assert caught.value.code == "GATEWAY_ERROR"
 
 
 def test_a_job_asks_for_its_project(tmp_path):
