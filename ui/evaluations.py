@@ -9,19 +9,20 @@ from anthesis.v1 import evaluation_pb2 as pb
 from ui.chrome import VIEWS
 from ui.platform import connect
 
+MEASURED_BY_JOBS = (pb.SUITE_KIND_BITS_PER_BYTE, pb.SUITE_KIND_LM_EVAL)
 
-def measuring_suites() -> list[str]:
-    """Suites by which a job can measure a version."""
-    return [suite.name for suite in connect().client.evaluations.suites() if suite.kind == pb.SUITE_KIND_BITS_PER_BYTE]
+
+def suites_of(*kinds: "pb.SuiteKind.ValueType") -> list[str]:
+    return [suite.name for suite in connect().client.evaluations.suites() if suite.kind in kinds]
 
 
 def offer_measuring(version: str) -> None:
     """A button that submits a job; nothing where there is no suite to measure by."""
-    if not (suites := measuring_suites()):
+    if not (suites := suites_of(*MEASURED_BY_JOBS)):
         return
     with st.popover("Measure", icon=":material/query_stats:"):
         suite = st.selectbox("Suite", suites, key=f"measure-by-{version}")
-        st.caption("A trainer computes its bits per byte in each language of the suite.")
+        st.caption("A trainer computes its bits per byte in each language, or has it answer where it is served.")
         if st.button("Start", key=f"measure-{version}"):
             job = connect().client.jobs.create(EvaluateSpec(version=version, suite=suite))
             st.switch_page(VIEWS / "jobs.py", query_params={"job": job.id})

@@ -187,6 +187,7 @@ class Licences(_Blocking[AioLicences]):
 class Evaluations(_Blocking[AioEvaluations]):
     create_suite = _call(AioEvaluations.create_suite)
     create_benchmark = _call(AioEvaluations.create_benchmark)
+    create_lm_eval = _call(AioEvaluations.create_lm_eval)
     get_suite = _call(AioEvaluations.get_suite)
     suites = _call(AioEvaluations.suites)
     record = _call(AioEvaluations.record)

@@ -10,7 +10,7 @@ from anthesis.v1.evaluation_pb2_grpc import EvaluationServiceStub
 
 
 class Evaluations:
-    """Makes suites, records and lists results, compares versions. A job measures bits per byte: see EvaluateSpec."""
+    """Makes suites, records and lists results, compares versions. What a job measures by: see EvaluateSpec."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = EvaluationServiceStub(channel)
@@ -37,6 +37,32 @@ class Evaluations:
         """The same of a benchmark that a program of its own measures; `record` takes its results."""
         kind = pb.SUITE_KIND_BENCHMARK
         suite = pb.Suite(family=family, kind=kind, task=task, metrics=metrics, description=description)
+        return (await unary(self._stub.CreateSuite(pb.CreateSuiteRequest(suite=suite)))).suite
+
+    async def create_lm_eval(
+        self,
+        family: str,
+        tasks: Iterable[pb.LmEvalTask],
+        *,
+        metrics: Iterable[pb.Metric] = (),
+        num_fewshot: int = 0,
+        limit: int = 0,
+        description: str = "",
+    ) -> pb.Suite:
+        """The same of tasks of lm-evaluation-harness, by name, or of a dataset's rows with a template.
+
+        metrics: that are kept; none: acc, acc_norm, exact_match and bits_per_byte. num_fewshot: answered examples
+        before a question. limit: questions of a task; 0: all. Raises NotFoundError, InvalidArgumentError.
+        """
+        suite = pb.Suite(
+            family=family,
+            kind=pb.SUITE_KIND_LM_EVAL,
+            tasks=tasks,
+            metrics=metrics,
+            num_fewshot=num_fewshot,
+            limit=limit,
+            description=description,
+        )
         return (await unary(self._stub.CreateSuite(pb.CreateSuiteRequest(suite=suite)))).suite
 
     async def get_suite(self, name: str) -> pb.Suite:

@@ -21,7 +21,7 @@ ROLES: Mapping[str, frozenset[Permission]] = {
     "user": frozenset({Permission.READ, Permission.GENERATE}),
     "trainer": frozenset({Permission.READ, Permission.GENERATE, Permission.TRAIN}),
     "admin": frozenset(Permission),
-    "service": frozenset({Permission.READ, Permission.INTERNAL}),
+    "service": frozenset({Permission.READ, Permission.GENERATE, Permission.INTERNAL}),  # a job asks what it measures
 }
 
 PLATFORM_ONLY = frozenset({Permission.INTERNAL, Permission.OPERATE})  # nothing that a project's key may

@@ -56,6 +56,13 @@ class PromptTemplate:
             raise ValueError(f"gives with {self.name!r} no inputs {BAR} targets, but {shown!r:.200}")
         return parts[0], parts[1]
 
+    def choices(self, row: Mapping[str, Any]) -> list[str]:
+        """`answer_choices` of a row, stripped. Raises ValueError where the row does not suit it."""
+        try:
+            return _rendered(self.answer_choices, row)
+        except Exception as error:  # as in `render`
+            raise ValueError(f"does not suit {self.name!r}: {error}") from error
+
 
 def _rendered(source: str, row: Mapping[str, Any]) -> list[str]:
     return [part.strip() for part in _compiled(source).render(row).split(_MARKED)]

@@ -14,12 +14,14 @@ from starlette.types import Receive, Scope, Send
 
 from services.common.access import Permission, check_complete
 from services.common.auth import (
+    PROJECT_HEADER,
     Authenticate,
     Call,
     OnDenied,
     bearer_key,
     check_permission,
     current_principal,
+    in_named_project,
     report_denial,
     set_call,
 )
@@ -149,6 +151,7 @@ class Admission:
 
     async def _admit(self, name: str | None, request: Request) -> None:
         principal = await self._authenticate(bearer_key(request.headers.get("authorization")))
+        principal = in_named_project(principal, request.headers.get(PROJECT_HEADER))
         call = Call(principal, name or request.method)
         set_call(call)
         set_language(request.headers.get(LANGUAGE_HEADER))

@@ -26,7 +26,9 @@ class LicenceClient:
         self._accepted = Memo(self._ask, max_size=MAX_PAIRS, ttl_s=ttl_s)
 
     async def require_acceptance(self, principal: Principal, version: str) -> None:
-        """Raises LicenceNotAccepted."""
+        """Raises LicenceNotAccepted. Of a service its principal's user was asked, as the job was submitted."""
+        if principal.is_service:
+            return
         await self._accepted.get((principal.name, version))
 
     async def _ask(self, pair: tuple[str, str]) -> None:

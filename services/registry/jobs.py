@@ -20,7 +20,7 @@ from services.registry.dataset_names import check_datasets_exist
 from services.registry.dataset_reports import resolve_validation
 from services.registry.estimates import THIS_MACHINE, Estimate, TrainingCluster, estimate
 from services.registry.evaluations.service import check_held_out, check_never_trained_on
-from services.registry.evaluations.suites import measurable_suite
+from services.registry.evaluations.suites import measurable_suite, text_suite
 from services.registry.fine_tunings import FineTuning, check_fine_tuning
 from services.registry.job_auto import choose
 from services.registry.job_checkpoints import check_source
@@ -345,7 +345,7 @@ async def _resolve_evaluation(session: AsyncSession, spec: EvaluateSpec, submitt
 
 
 async def _with_suite(session: AsyncSession, spec: FineTuneSpec, base: ModelVersion) -> FineTuneSpec:
-    suite = await measurable_suite(session, spec.evaluate_with)
+    suite = await text_suite(session, spec.evaluate_with)
     check_held_out(suite, await check_datasets_exist(session, spec.datasets), spec.output_model)
     await check_never_trained_on(session, base, suite)
     return replace(spec, evaluate_with=suite.name)

@@ -24,7 +24,7 @@ from services.registry.corpus_cleaning import attach_cleaned, check_cleaned
 from services.registry.database import Clock, Database, insert_if_absent, utc_now
 from services.registry.dataset_names import check_datasets_exist
 from services.registry.dataset_reports import attach_report, check_report
-from services.registry.evaluations.documents import Measurement, read_measurement
+from services.registry.evaluations.documents import Measurement, check_measures, read_measurement
 from services.registry.evaluations.gate_check import GateRefused
 from services.registry.evaluations.service import add_measurement
 from services.registry.fine_tunings import add_metrics_file
@@ -236,6 +236,8 @@ class Leases:
             _check_kind(job, outcome)
             if outcome.documents:
                 measurement = await asyncio.to_thread(read_measurement, self._artifacts, outcome.documents)
+                assert base.suite is not None  # _check_kind
+                check_measures(base.suite, measurement.documents)
         if isinstance(outcome, Succeeded) and not job.ended:
             if isinstance(spec, ValidateDatasetSpec):
                 report = await asyncio.to_thread(check_report, self._artifacts, outcome.files)

@@ -455,12 +455,13 @@ class EvaluationSuite(ProjectScoped, Base):
     name: Mapped[str] = mapped_column(primary_key=True)  # "<family>@<number>"
     family: Mapped[str]
     number: Mapped[int]
-    kind: Mapped[str]  # BITS_PER_BYTE or BENCHMARK
+    kind: Mapped[str]  # BITS_PER_BYTE, BENCHMARK or LM_EVAL
     description: Mapped[str]
-    datasets: Mapped[list[dict[str, Any]]]  # BITS_PER_BYTE: name, format, digest, languages
+    datasets: Mapped[list[dict[str, Any]]]  # whose rows it has: name, format, digest, languages
     sequence_length: Mapped[int]  # BITS_PER_BYTE: tokens; else 0
     task: Mapped[str]  # BENCHMARK
     metrics: Mapped[list[dict[str, Any]]]  # name, higher_is_better
+    harness: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # LM_EVAL: evaluations/harness.py
     published: Mapped[bool]
     created_by: Mapped[str]  # "": came with a release
     create_time: Mapped[datetime]

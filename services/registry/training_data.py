@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from anthesis.rows import RowsSummary, split_lines
@@ -10,6 +11,7 @@ from anthesis.rows import RowsSummary, split_lines
 from services.common.artifacts import ArtifactStore
 from services.common.errors import InvalidArgument
 from services.common.mixture import Mixture, Task, parse_mixture
+from services.common.prompt_template import PromptTemplate
 from services.registry.database import Database
 from services.registry.dataset_names import check_datasets_exist
 from services.registry.job_specs import FineTuneSpec, JobSpec, TrainOptions
@@ -113,14 +115,14 @@ def _check_task(artifacts: ArtifactStore, dataset: Dataset, task: Task) -> None:
             remedy = "add a template for them, or one without languages"
             raise InvalidArgument(f"{what} with rows in {language!r}, for which no template is; {remedy}")
     if dataset.format == "FIELDS":
-        _check_fields(artifacts, dataset, task)
+        check_fields(artifacts, dataset, task.templates)
 
 
-def _check_fields(artifacts: ArtifactStore, dataset: Dataset, task: Task) -> None:
+def check_fields(artifacts: ArtifactStore, dataset: Dataset, templates: Sequence[PromptTemplate]) -> None:
     """Raise InvalidArgument for a template that reads a field which none of the first rows has. Blocking."""
     lines = itertools.islice(split_lines(artifacts.read(dataset.digest)), FIRST_ROWS)
     known = {field for line in lines if line for field in json.loads(line)}
-    for template in task.templates:
+    for template in templates:
         if missing := sorted(template.fields() - known):
             what = f"task {dataset.name!r}: {template.name!r} reads {missing[0]!r}, which no row has"
             raise InvalidArgument(f"{what}; rows have {', '.join(sorted(known))[:500]}")

@@ -22,6 +22,7 @@ from services.trainer.energy import AttemptEnergy, default_gpu, first_gpus
 from services.trainer.failure import NO_ROOM_TO_SAY, JobFailure, from_exception
 from services.trainer.files import write_whole
 from services.trainer.folder import JobFolder
+from services.trainer.harness.spec import HarnessSpec
 from services.trainer.hosts import (
     HOSTFILE_VARIABLE,
     Hosts,
@@ -40,6 +41,7 @@ from services.trainer.launch import (
     environment,
     evaluate_command,
     fitted,
+    harness_command,
     import_command,
     marked,
     num_cores,
@@ -198,6 +200,9 @@ class Attempt:
         when_there_is_room(lambda: spec.save(self._folder.evaluation), self._lease.keep)
         self._watchdog.start()
         try:
+            if isinstance(spec, HarnessSpec):  # whose steps take as long as the gateway does
+                self._run_stage(harness_command(self._folder.path), marked(spec.job_id, spec.fencing_token))
+                return
             env = environment(spec.job_id, spec.fencing_token, Layout())
             self._run_stage(evaluate_command(self._folder.path), env, self._check_for_steps, gpus=default_gpu())
         except (JobFailure, Killed) as error:

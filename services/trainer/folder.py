@@ -160,11 +160,11 @@ class JobFolder:
 
     @property
     def evaluation(self) -> Path:
-        """What is to be measured: evaluation.EvaluationSpec."""
+        """What is to be measured: evaluation.EvaluationSpec or harness.spec.HarnessSpec."""
         return self.path / "evaluation.json"
 
     def measured(self, fencing_token: int) -> Path:
-        """Digest of what a suite's texts took; absent until that is known."""
+        """Digest of what a suite's texts took, or its questions scored; absent until that is known."""
         return self.path / f"measured-{fencing_token}"
 
     def count_fruitless_death(self) -> int:

@@ -59,6 +59,10 @@ def import_command(folder: Path) -> list[str]:
     return [sys.executable, "-m", "services.trainer.import_model", str(folder)]
 
 
+def harness_command(folder: Path) -> list[str]:
+    return [sys.executable, "-m", "services.trainer.harness", str(folder)]
+
+
 def evaluate_command(folder: Path) -> list[str]:
     return [sys.executable, "-m", "services.trainer.evaluate", str(folder)]
 

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from anthesis.channel import open_channel
 from anthesis.errors import from_rpc
-from anthesis.v1 import job_pb2, job_pb2_grpc, registry_pb2
+from anthesis.v1 import evaluation_pb2, job_pb2, job_pb2_grpc, registry_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bloom.layout import Layout
@@ -20,6 +20,7 @@ from services.trainer.dataset_report.spec import ReportSpec
 from services.trainer.energy import Energy
 from services.trainer.evaluation import EvaluationSpec
 from services.trainer.failure import JobFailure
+from services.trainer.harness.spec import HarnessSpec, HarnessTask
 from services.trainer.import_model import ImportSpec
 from services.trainer.processes import boot_clock
 from services.trainer.progress import Progress
@@ -54,7 +55,7 @@ class Assignment:
     asked: float  # boot_clock() before the lease was asked for: it ends ttl_s later, or a little after
     spec: Callable[[], AttemptSpec] | None  # raises JobFailure for what is not built; None: it only measures
     log_end: int = 0  # characters of the job's log that the registry has
-    evaluation: EvaluationSpec | None = None  # what is to be measured, after training if there is any
+    evaluation: EvaluationSpec | HarnessSpec | None = None  # what is to be measured, after training if there is any
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class RegistryClient:
             asked=asked,
             log_end=response.log_end,
             spec=None if response.job.HasField("evaluate") else lambda: spec_of(response, self._platform),
-            evaluation=evaluation_spec(response, self._platform) if response.HasField("suite") else None,
+            evaluation=_measurement(response, self._platform) if response.HasField("suite") else None,
         )
 
     def renew(self, held: Assignment, report: Report, *, timeout_s: float) -> Wishes:
@@ -252,6 +253,44 @@ def run_spec(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> RunS
         model_config=model_config,
         base=response.base.name,
         base_files=tuple((file.path, file.digest) for file in response.base.files),
+        data_dir=str(platform.data_dir),
+        artifacts_url=platform.artifacts_url,
+    )
+
+
+def _measurement(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> EvaluationSpec | HarnessSpec:
+    is_harness = response.suite.kind == evaluation_pb2.SUITE_KIND_LM_EVAL
+    return harness_spec(response, platform) if is_harness else evaluation_spec(response, platform)
+
+
+def harness_spec(response: job_pb2.AcquireLeaseResponse, platform: Platform) -> HarnessSpec:
+    """What is to be asked of the version that an evaluation names."""
+    suite, base = response.suite, response.base
+    datasets = {
+        item.name: DatasetSpec(name=item.name, format=FORMATS[item.format], digest=item.digest)
+        for item in suite.datasets
+    }
+    return HarnessSpec(
+        job_id=response.job.id,
+        fencing_token=response.lease.fencing_token,
+        project=response.job.project,
+        suite=suite.name,
+        version=base.name,
+        tasks=tuple(
+            HarnessTask(
+                name=task.name,
+                language=task.language,
+                dataset=datasets[task.dataset] if task.dataset else None,
+                jinja=task.jinja,
+                answer_choices=task.answer_choices,
+            )
+            for task in suite.tasks
+        ),
+        metrics=tuple(metric.name for metric in suite.metrics),
+        num_fewshot=suite.num_fewshot,
+        limit=suite.limit,
+        tokenizer_digest=base.tokenizer_digest,
+        gateway_url=f"http://{platform.gateway_http_address}",
         data_dir=str(platform.data_dir),
         artifacts_url=platform.artifacts_url,
     )

@@ -8,12 +8,13 @@ from anthesis import AnthesisError, FineTuneSpec, LoraOptions, TrainOptions
 from anthesis.datasets import pinned
 from anthesis.row_files import suffix_of
 from anthesis.row_files.limits import Limits
+from anthesis.v1.evaluation_pb2 import SUITE_KIND_BITS_PER_BYTE
 from anthesis.v1.registry_pb2 import DATASET_FORMAT_MULTITASK, DATASET_FORMAT_TEXT, Dataset, DatasetFormat
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from ui.chrome import VIEWS, page, show_error
 from ui.dataset_look import look_into
-from ui.evaluations import measuring_suites
+from ui.evaluations import suites_of
 from ui.licences import ask_to_accept
 from ui.platform import connect
 
@@ -178,7 +179,7 @@ def choose_options(base: str, output: str, datasets: list[str]) -> FineTuneSpec:
                 )
                 lora.base_weights = "nf4" if in_4_bits else ""
             suite = ""
-            if suites := measuring_suites():
+            if suites := suites_of(SUITE_KIND_BITS_PER_BYTE):
                 suite = st.selectbox("Measure the new version by", ["", *suites], key="evaluate_with")
     return FineTuneSpec(
         output_model=output, base=base, datasets=datasets, options=options, lora=lora, evaluate_with=suite

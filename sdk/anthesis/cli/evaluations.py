@@ -3,19 +3,22 @@
 import json
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from google.protobuf.json_format import ParseDict, ParseError
+from google.protobuf.message import Message
 
 from anthesis import Client, EvaluateSpec
 from anthesis.cli.job_progress import follow
 from anthesis.cli.output import MAX_COUNT, Json, enum_name, print_json, print_table, show_time
 from anthesis.v1.evaluation_pb2 import (
+    SUITE_KIND_LM_EVAL,
     Evaluation,
     EvaluationDifference,
     EvaluationResult,
     EvaluationSource,
+    LmEvalTask,
     Metric,
     SignificanceTest,
     Suite,
@@ -26,6 +29,7 @@ from anthesis.v1.job_pb2 import JobState
 group = typer.Typer(help="How good versions are, language by language.", no_args_is_help=True)
 Version = Annotated[str, typer.Argument(help="A version, an alias or a model.")]
 SuiteName = Annotated[str, typer.Option("--suite", help='"<family>@<version>", or a family: its newest version.')]
+M = TypeVar("M", bound=Message)
 Description = Annotated[str, typer.Option(help="What it is, in a line.")]
 
 
@@ -70,11 +74,46 @@ def create_benchmark(
     as_json: Json = False,
 ) -> None:
     """Make the next version of a suite that a program of its own measures; `record` takes its results."""
-    metrics = [Metric(name=name, higher_is_better=True) for name in metric or []]
-    metrics += [Metric(name=name, higher_is_better=False) for name in lower_metric or []]
+    metrics = _metrics(metric, lower_metric)
     with Client() as client:
         made = client.evaluations.create_benchmark(family, task=task, metrics=metrics, description=description)
     _print_suite(made, as_json)
+
+
+@group.command()
+def create_lm_eval(
+    family: Annotated[str, typer.Argument(help="Its name without a version.")],
+    task: Annotated[
+        list[str] | None, typer.Option(help='One that lm-evaluation-harness has, "xcopa_et"; may be repeated.')
+    ] = None,
+    tasks: Annotated[
+        Path | None,
+        typer.Option(help='JSON of tasks made of rows: [{"name": "nli", "dataset": "xnli", "jinja": "… ||| …"}, …].'),
+    ] = None,
+    num_fewshot: Annotated[int, typer.Option(min=0, max=MAX_COUNT, help="Answered examples before a question.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, max=MAX_COUNT, help="Questions of each task; 0: all.")] = 0,
+    metric: Annotated[list[str] | None, typer.Option(help="Kept; higher is better; may be repeated.")] = None,
+    lower_metric: Annotated[list[str] | None, typer.Option(help="The same; lower is better.")] = None,
+    description: Description = "",
+    as_json: Json = False,
+) -> None:
+    """Make the next version of a suite of lm-evaluation-harness, which `run` puts to a version that is served."""
+    asked = [LmEvalTask(name=name) for name in task or []] + (read_tasks(tasks) if tasks else [])
+    with Client() as client:
+        made = client.evaluations.create_lm_eval(
+            family,
+            asked,
+            metrics=_metrics(metric, lower_metric),
+            num_fewshot=num_fewshot,
+            limit=limit,
+            description=description,
+        )
+    _print_suite(made, as_json)
+
+
+def _metrics(higher: list[str] | None, lower: list[str] | None) -> list[Metric]:
+    better = [Metric(name=name, higher_is_better=True) for name in higher or []]
+    return better + [Metric(name=name, higher_is_better=False) for name in lower or []]
 
 
 @group.command()
@@ -84,7 +123,7 @@ def run(
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Submit a job that measures a version's bits per byte in each language of a suite."""
+    """Submit a job that measures a version by a suite: its bits per byte, or what it answers."""
     with Client() as client:
         job = client.jobs.create(EvaluateSpec(version=version, suite=suite))
         if watch:
@@ -143,14 +182,24 @@ def compare(version: Version, base: Version, suite: SuiteName, as_json: Json = F
 
 def read_results(path: Path) -> list[EvaluationResult]:
     """Raises ValueError for a file that has none."""
+    shown = '[{"language": "fr", "metric": "acc", "value": 0.61, "n": 500, "standard_error": 0.02}]'
+    return _read(path, EvaluationResult, "results", shown)
+
+
+def read_tasks(path: Path) -> list[LmEvalTask]:
+    """Raises ValueError for a file that has none."""
+    shown = '[{"name": "nli", "dataset": "xnli", "jinja": "{{premise}} ||| {{label}}", "answer_choices": "no ||| yes"}]'
+    return _read(path, LmEvalTask, "tasks", shown)
+
+
+def _read(path: Path, kind: type[M], what: str, shown: str) -> list[M]:
     try:
         rows = json.loads(path.read_bytes())
         if not isinstance(rows, list):
             raise ValueError("it is no list")
-        return [ParseDict(row, EvaluationResult()) for row in rows]
+        return [ParseDict(row, kind()) for row in rows]
     except (ValueError, ParseError, AttributeError, TypeError, RecursionError) as error:
-        shown = '[{"language": "fr", "metric": "acc", "value": 0.61, "n": 500, "standard_error": 0.02}]'
-        raise ValueError(f"{path} has no results: {error}; write {shown}") from None
+        raise ValueError(f"{path} has no {what}: {error}; write {shown}") from None
 
 
 def _print_suite(suite: Suite, as_json: bool) -> None:
@@ -163,6 +212,8 @@ def _print_suite(suite: Suite, as_json: bool) -> None:
 def _subject(suite: Suite) -> str:
     if suite.task:
         return suite.task
+    if suite.kind == SUITE_KIND_LM_EVAL:
+        return ", ".join(f"{task.name} ({task.dataset})" if task.dataset else task.name for task in suite.tasks)
     return f"{', '.join(dataset.name for dataset in suite.datasets)} in windows of {suite.sequence_length} tokens"
 
 

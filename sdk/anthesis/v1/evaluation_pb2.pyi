@@ -32,6 +32,8 @@ class _SuiteKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SuiteKind.V
     """Of texts held out, by the languages that their rows name."""
     SUITE_KIND_BENCHMARK: _SuiteKind.ValueType  # 2
     """A named task, measured by a program of its own."""
+    SUITE_KIND_LM_EVAL: _SuiteKind.ValueType  # 3
+    """Tasks of lm-evaluation-harness, whose questions a job puts to the gateway."""
 
 class SuiteKind(_SuiteKind, metaclass=_SuiteKindEnumTypeWrapper): ...
 
@@ -40,6 +42,8 @@ SUITE_KIND_BITS_PER_BYTE: SuiteKind.ValueType  # 1
 """Of texts held out, by the languages that their rows name."""
 SUITE_KIND_BENCHMARK: SuiteKind.ValueType  # 2
 """A named task, measured by a program of its own."""
+SUITE_KIND_LM_EVAL: SuiteKind.ValueType  # 3
+"""Tasks of lm-evaluation-harness, whose questions a job puts to the gateway."""
 Global___SuiteKind: _TypeAlias = SuiteKind  # noqa: Y015
 
 class _EvaluationSource:
@@ -110,6 +114,9 @@ class Suite(_message.Message):
     PUBLISHED_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    NUM_FEWSHOT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"<family>@<version>"; what CreateSuite reads is `family`."""
     family: _builtins.str
@@ -124,16 +131,32 @@ class Suite(_message.Message):
     published: _builtins.bool
     """Came with this release, with its published evaluations."""
     created_by: _builtins.str
+    num_fewshot: _builtins.int
+    """LM_EVAL: answered examples before each question; at most 64. 0: as a task
+    of the harness has it, and none before rows. A task that fixes it to 0
+    keeps that.
+    """
+    limit: _builtins.int
+    """LM_EVAL: questions of each task, of rows in each language; 0: all."""
     @_builtins.property
     def datasets(self) -> _containers.RepeatedCompositeFieldContainer[Global___SuiteDataset]:
-        """BITS_PER_BYTE. Their texts of one language count together."""
+        """BITS_PER_BYTE: texts of one language count together. LM_EVAL: those of its
+        tasks; CreateSuite reads them there.
+        """
 
     @_builtins.property
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___Metric]:
-        """BITS_PER_BYTE has one, "bits_per_byte"."""
+        """BITS_PER_BYTE has one, "bits_per_byte". LM_EVAL: those that are kept of
+        each task that has them, as "<task>/<metric>"; default acc, acc_norm,
+        exact_match and bits_per_byte.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___LmEvalTask]:
+        """LM_EVAL; 1 to 100, each with a name of its own."""
+
     def __init__(
         self,
         *,
@@ -149,14 +172,61 @@ class Suite(_message.Message):
         published: _builtins.bool = ...,
         created_by: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        tasks: _abc.Iterable[Global___LmEvalTask] | None = ...,
+        num_fewshot: _builtins.int = ...,
+        limit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "created_by", b"created_by", "datasets", b"datasets", "description", b"description", "family", b"family", "kind", b"kind", "metrics", b"metrics", "name", b"name", "published", b"published", "sequence_length", b"sequence_length", "task", b"task", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "created_by", b"created_by", "datasets", b"datasets", "description", b"description", "family", b"family", "kind", b"kind", "limit", b"limit", "metrics", b"metrics", "name", b"name", "num_fewshot", b"num_fewshot", "published", b"published", "sequence_length", b"sequence_length", "task", b"task", "tasks", b"tasks", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Suite: _TypeAlias = Suite  # noqa: Y015
+
+@_typing.final
+class LmEvalTask(_message.Message):
+    """A task of the harness, or one made of a dataset's rows by a template."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    JINJA_FIELD_NUMBER: _builtins.int
+    ANSWER_CHOICES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Without `dataset` a task or a group that lm-evaluation-harness knows, such
+    as "xcopa_et": its data come from the Hugging Face hub.
+    """
+    language: _builtins.str
+    """Of all its questions. Empty: what a row names; of a task of the harness
+    the two letters that its name ends with, "xcopa_et".
+    """
+    dataset: _builtins.str
+    """Of FIELDS or MULTITASK rows, held out."""
+    jinja: _builtins.str
+    """As promptsource writes it, "question ||| answer"; with `dataset`."""
+    answer_choices: _builtins.str
+    """"Yes ||| No", a template too: the answer is chosen among them. Empty: the
+    answer counts where it is the likeliest text, token by token.
+    """
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        language: _builtins.str = ...,
+        dataset: _builtins.str = ...,
+        jinja: _builtins.str = ...,
+        answer_choices: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_choices", b"answer_choices", "dataset", b"dataset", "jinja", b"jinja", "language", b"language", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LmEvalTask: _TypeAlias = LmEvalTask  # noqa: Y015
 
 @_typing.final
 class SuiteDataset(_message.Message):
@@ -170,7 +240,7 @@ class SuiteDataset(_message.Message):
     LANGUAGES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     format: _registry_pb2.DatasetFormat.ValueType
-    """TEXT or MULTITASK."""
+    """TEXT or MULTITASK; of LM_EVAL FIELDS or MULTITASK."""
     digest: _builtins.str
     @_builtins.property
     def languages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -318,7 +388,9 @@ class CreateSuiteRequest(_message.Message):
     SUITE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def suite(self) -> Global___Suite:
-        """family, kind, description; datasets, sequence_length; task, metrics."""
+        """family, kind, description; datasets, sequence_length; task, metrics; tasks,
+        num_fewshot, limit.
+        """
 
     def __init__(
         self,

@@ -118,7 +118,7 @@ class EvaluationServiceServicer(object):
     def RecordEvaluation(self, request, context):
         """Results of a benchmark that somebody has measured elsewhere; they are
         marked as reported, by whom. INVALID_ARGUMENT: the suite is of bits per
-        byte, which jobs measure (EvaluateSpec).
+        byte or of LM_EVAL, which jobs measure (EvaluateSpec).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,7 @@ class EvaluationServiceStub:
     RecordEvaluation: _grpc.UnaryUnaryMultiCallable[_evaluation_pb2.RecordEvaluationRequest, _evaluation_pb2.RecordEvaluationResponse]
     """Results of a benchmark that somebody has measured elsewhere; they are
     marked as reported, by whom. INVALID_ARGUMENT: the suite is of bits per
-    byte, which jobs measure (EvaluateSpec).
+    byte or of LM_EVAL, which jobs measure (EvaluateSpec).
     """
     ListEvaluations: _grpc.UnaryUnaryMultiCallable[_evaluation_pb2.ListEvaluationsRequest, _evaluation_pb2.ListEvaluationsResponse]
     """Published ones first, then the newest."""
@@ -81,7 +81,7 @@ class EvaluationServiceAsyncStub(EvaluationServiceStub):
     RecordEvaluation: _aio.UnaryUnaryMultiCallable[_evaluation_pb2.RecordEvaluationRequest, _evaluation_pb2.RecordEvaluationResponse]  # type: ignore[assignment]
     """Results of a benchmark that somebody has measured elsewhere; they are
     marked as reported, by whom. INVALID_ARGUMENT: the suite is of bits per
-    byte, which jobs measure (EvaluateSpec).
+    byte or of LM_EVAL, which jobs measure (EvaluateSpec).
     """
     ListEvaluations: _aio.UnaryUnaryMultiCallable[_evaluation_pb2.ListEvaluationsRequest, _evaluation_pb2.ListEvaluationsResponse]  # type: ignore[assignment]
     """Published ones first, then the newest."""
@@ -137,7 +137,7 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_evaluation_pb2.RecordEvaluationResponse, _abc.Awaitable[_evaluation_pb2.RecordEvaluationResponse]]:
         """Results of a benchmark that somebody has measured elsewhere; they are
         marked as reported, by whom. INVALID_ARGUMENT: the suite is of bits per
-        byte, which jobs measure (EvaluateSpec).
+        byte or of LM_EVAL, which jobs measure (EvaluateSpec).
         """
 
     @_abc_1.abstractmethod

@@ -619,8 +619,9 @@ Global___FineTuneSpec: _TypeAlias = FineTuneSpec  # noqa: Y015
 
 @_typing.final
 class EvaluateSpec(_message.Message):
-    """Measures a version by a suite of bits per byte. Progress counts steps of the
-    measurement.
+    """Measures a version by a suite of bits per byte or of LM_EVAL. Progress counts
+    steps of the measurement; of LM_EVAL answers of the gateway, which has to
+    serve the version: else the job fails with NOT_SERVED.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -2022,15 +2023,17 @@ Global___ModelFiles: _TypeAlias = ModelFiles  # noqa: Y015
 
 @_typing.final
 class Measured(_message.Message):
-    """Bits that each text took, as an artifact: what the registry computes the
-    evaluation from, and compares with others.
+    """Bits that each text took, or what each question scored, as an artifact: what
+    the registry computes the evaluation from, and compares with others.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     documents: _builtins.str
-    """JSON: {"<language>": [[bits, bytes], …], …}, the texts in the order of the suite."""
+    """JSON: {"<language>": [[bits, bytes], …], …}, the texts in the order of the suite.
+    Of LM_EVAL {"<language>": {"<task>/<metric>": [[score, weight], …], …}, …}.
+    """
     def __init__(
         self,
         *,

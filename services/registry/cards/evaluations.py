@@ -3,9 +3,11 @@
 import math
 from dataclasses import dataclass
 
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from services.registry.tables import Job, ModelVersion
+from services.registry import tables
+from services.registry.tables import EvaluationResult, Job, ModelVersion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,8 +20,29 @@ class Evaluation:
 
 
 async def read_evaluations(session: AsyncSession, version: ModelVersion, job: Job | None) -> list[Evaluation]:
-    """Of one version, made by `job`: so far its losses on held-out rows. Further sources read from `session`."""
-    return _held_out(job) if job else []
+    """Of one version, made by `job`: its losses on held-out rows, then the newest results by each suite."""
+    return [*(_held_out(job) if job else []), *await _by_suites(session, version)]
+
+
+async def _by_suites(session: AsyncSession, version: ModelVersion) -> list[Evaluation]:
+    measured = tables.Evaluation
+    newest = select(func.max(measured.id)).where(measured.version == version.name).group_by(measured.suite)
+    query = (
+        select(measured, EvaluationResult)
+        .join(EvaluationResult, EvaluationResult.evaluation == measured.id)
+        .where(measured.id.in_(newest))
+        .order_by(measured.suite, EvaluationResult.language, EvaluationResult.metric)
+    )
+    return [
+        Evaluation(
+            dataset=evaluation.suite,
+            language=result.language,
+            metric=result.metric,
+            value=result.value,
+            source=f"by {evaluation.job_id}" if evaluation.job_id else f"reported by {evaluation.created_by}",
+        )
+        for evaluation, result in await session.execute(query)
+    ]
 
 
 def _held_out(job: Job) -> list[Evaluation]:

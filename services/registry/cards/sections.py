@@ -107,7 +107,7 @@ def _evaluation(facts: Facts) -> str:
     if not facts.evaluations:
         return NOT_RECORDED
     rows = [
-        (f"`{row.dataset}`", escape(row.language) or "–", row.metric, f"{row.value:.4f}", escape(row.source))
+        (f"`{row.dataset}`", escape(row.language) or "–", escape(row.metric), f"{row.value:.4f}", escape(row.source))
         for row in facts.evaluations
     ]
     return _table(("data set", "language", "metric", "value", "measured on"), rows)

@@ -11,9 +11,10 @@ from services.common.errors import FailedPrecondition
 from services.registry.aliases import resolve
 from services.registry.database import Database
 from services.registry.evaluations.documents import Documents, read_measurement
+from services.registry.evaluations.harness import metric_of
 from services.registry.evaluations.service import Found, newest
 from services.registry.evaluations.statistics import Estimate, Significance, holm, paired, unpaired
-from services.registry.evaluations.suites import BITS_PER_BYTE, resolve_suite
+from services.registry.evaluations.suites import BENCHMARK, resolve_suite
 from services.registry.tables import EvaluationResult, EvaluationSuite
 
 
@@ -70,7 +71,7 @@ async def _evaluated(session: AsyncSession, name: str, suite: EvaluationSuite) -
 
 def how_to_measure(version: str, suite: EvaluationSuite) -> str:
     """The remedy, where a version has no evaluation by a suite."""
-    if suite.kind == BITS_PER_BYTE:
+    if suite.kind != BENCHMARK:
         return f"make one: `anthesis evaluations run {version} --suite {suite.name}`"
     return f"record what you have measured: `anthesis evaluations record {version} --suite {suite.name} --results FILE`"
 
@@ -82,7 +83,7 @@ def _differences(found: Found, base: Found, documents: Documents, others: Docume
         Difference(
             language=other.language,
             metric=other.metric,
-            higher_is_better=better[other.metric],
+            higher_is_better=better[metric_of(found.suite, other.metric)],
             base=other,
             result=result,
             significance=_significance(result, other, documents, others),
@@ -96,7 +97,8 @@ def _significance(
     result: EvaluationResult, other: EvaluationResult, documents: Documents, others: Documents
 ) -> Significance | None:
     """Text by text where both kept what each took, else by standard errors."""
-    mine, theirs = documents.get(result.language), others.get(other.language)
+    key = (result.language, result.metric)
+    mine, theirs = documents.get(key), others.get(key)
     in_pairs = paired(mine, theirs) if mine is not None and theirs is not None else None
     return in_pairs or unpaired(_estimate(result), _estimate(other))
 

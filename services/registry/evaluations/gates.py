@@ -9,7 +9,7 @@ from services.common.errors import InvalidArgument, NotFound
 from services.registry import audit
 from services.registry.alias_changes import no_alias
 from services.registry.database import Clock, Database, utc_now
-from services.registry.evaluations.suites import measurable_suite
+from services.registry.evaluations.suites import text_suite
 from services.registry.job_specs import Range
 from services.registry.pages import Page, PageRequest, read_page
 from services.registry.projects.scope import check_refers
@@ -40,7 +40,7 @@ class Gates:
             raise InvalidArgument(f"{what}; choose a value in {REGRESSIONS.text}")
         async with self._database.write() as session:
             alias = await _lock_alias(session, new.alias)
-            suite = await measurable_suite(session, new.suite)
+            suite = await text_suite(session, new.suite)
             check_refers("gate of alias", new.alias, alias.project, suite.project)
             _check_languages(suite, new.languages)
             gate = await session.get(AliasGate, new.alias) or AliasGate(alias=new.alias)

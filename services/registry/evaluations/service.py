@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Select, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -18,9 +17,10 @@ from services.registry.aliases import resolve
 from services.registry.database import Clock, Database, utc_now
 from services.registry.dataset_names import check_datasets_exist
 from services.registry.evaluations.documents import Measurement
+from services.registry.evaluations.harness import LM_EVAL, metric_of
 from services.registry.evaluations.published import PUBLISHED
-from services.registry.evaluations.statistics import bits_per_byte
-from services.registry.evaluations.suites import BITS_PER_BYTE, resolve_suite
+from services.registry.evaluations.statistics import estimate
+from services.registry.evaluations.suites import BENCHMARK, resolve_suite
 from services.registry.licences.carried import read_ancestors
 from services.registry.names import new_id
 from services.registry.pages import Page, PageRequest, read_page
@@ -36,7 +36,6 @@ from services.registry.tables import (
 )
 
 JOB, REPORTED = "JOB", "REPORTED"
-METRIC = "bits_per_byte"
 MAX_RESULTS, MAX_LANGUAGE, MAX_REFERENCE = 10_000, 100, 1000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -86,13 +85,12 @@ async def add_measurement(
         create_time=now,
     )
     await note_artifacts(session, evaluation.project, {measured.digest: measured.size_bytes})
-    estimates = {language: bits_per_byte(found) for language, found in measured.documents.items()}
-    await _add(session, evaluation, [_result(language, asdict(found)) for language, found in estimates.items()], now)
+    results = [
+        NewResult(language=language, metric=metric, **asdict(estimate(found)))
+        for (language, metric), found in measured.documents.items()
+    ]
+    await _add(session, evaluation, results, now)
     return evaluation
-
-
-def _result(language: str, values: dict[str, Any]) -> NewResult:
-    return NewResult(language=language, metric=METRIC, **values)
 
 
 async def _add(session: AsyncSession, evaluation: Evaluation, results: Sequence[NewResult], now: datetime) -> None:
@@ -210,7 +208,12 @@ async def _with_results(session: AsyncSession, evaluations: Sequence[Evaluation]
 
 def _found(evaluation: Evaluation, suite: EvaluationSuite, results: list[EvaluationResult]) -> Found:
     order = {metric["name"]: number for number, metric in enumerate(suite.metrics)}
-    return Found(evaluation, suite, sorted(results, key=lambda result: (result.language, order[result.metric])))
+
+    def place(result: EvaluationResult) -> tuple[str, str, int]:
+        metric = metric_of(suite, result.metric)
+        return result.language, result.metric.removesuffix(metric), order[metric]
+
+    return Found(evaluation, suite, sorted(results, key=place))
 
 
 def _check_reference(reference: str) -> None:
@@ -221,8 +224,9 @@ def _check_reference(reference: str) -> None:
 
 
 def _check_results(suite: EvaluationSuite, results: Sequence[NewResult]) -> None:
-    if suite.kind == BITS_PER_BYTE:
-        what = f"suite {suite.name} is of bits per byte, which a job measures"
+    if suite.kind != BENCHMARK:
+        kind = "lm-evaluation-harness" if suite.kind == LM_EVAL else "bits per byte"
+        what = f"suite {suite.name} is of {kind}, which a job measures"
         raise InvalidArgument(f"{what}: `anthesis evaluations run VERSION --suite {suite.name}`")
     if not 1 <= len(results) <= MAX_RESULTS:
         raise InvalidArgument(f"there are {len(results)} results; give 1 to {MAX_RESULTS}")

@@ -1,4 +1,4 @@
-"""Standard errors of bits per byte, and whether two versions differ by more than chance.
+"""Standard errors of bits per byte and of mean scores, and whether two versions differ by more than chance.
 
 Bits per byte are a ratio of sums over texts, sum(bits) / sum(bytes). Its standard error is that of a ratio estimator,
 by linearisation: texts are taken to be drawn one by one, and long ones count for more. Source: Cochran 1977, Sampling
@@ -33,10 +33,10 @@ class Significance:
     n: int | None = None  # texts that were compared in pairs
 
 
-def bits_per_byte(documents: NDArray[np.float64]) -> Estimate:
-    """Of texts (n, 2): bits, bytes."""
-    bits, num_bytes = documents.T
-    value, error = _ratio(bits, num_bytes)
+def estimate(documents: NDArray[np.float64]) -> Estimate:
+    """The ratio of the sums of texts (n, 2): bits, bytes; or scores, weights."""
+    scores, weights = documents.T
+    value, error = _ratio(scores, weights)
     return Estimate(value=value, standard_error=error, n=len(documents))
 
 
@@ -51,7 +51,7 @@ def _ratio(numerators: NDArray[np.float64], denominators: NDArray[np.float64]) -
 
 
 def paired(documents: NDArray[np.float64], base: NDArray[np.float64]) -> Significance | None:
-    """Of the difference of the same texts' bits per byte; None where they are not the same texts, or one alone."""
+    """Of the difference of the same texts' ratios; None where they are not the same texts, or one alone."""
     if documents.shape != base.shape or len(base) < 2 or not np.array_equal(documents[:, 1], base[:, 1]):
         return None
     difference, error = _ratio(documents[:, 0] - base[:, 0], base[:, 1])

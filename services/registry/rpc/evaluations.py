@@ -9,6 +9,7 @@ from services.common.auth import current_principal
 from services.registry import tables
 from services.registry.evaluations.comparison import Comparisons, Difference
 from services.registry.evaluations.gates import Gates, NewGate
+from services.registry.evaluations.harness import HarnessTask, metric_of
 from services.registry.evaluations.service import Evaluations, Found, NewEvaluation, NewResult
 from services.registry.evaluations.suites import Metric, NewSuite, Suites
 from services.registry.rpc import messages
@@ -33,6 +34,9 @@ class EvaluationRpc(evaluation_pb2_grpc.EvaluationServiceServicer):
             sequence_length=asked.sequence_length,
             task=asked.task,
             metrics=[Metric(name=found.name, higher_is_better=found.higher_is_better) for found in asked.metrics],
+            tasks=[_read_task(task) for task in asked.tasks],
+            num_fewshot=asked.num_fewshot,
+            limit=asked.limit,
             created_by=current_principal().name,
         )
         return pb.CreateSuiteResponse(suite=suite(await self._suites.create(new)))
@@ -98,7 +102,18 @@ class EvaluationRpc(evaluation_pb2_grpc.EvaluationServiceServicer):
         return pb.DeleteGateResponse()
 
 
+def _read_task(message: pb.LmEvalTask) -> HarnessTask:
+    return HarnessTask(
+        name=message.name,
+        language=message.language,
+        dataset=message.dataset,
+        jinja=message.jinja,
+        answer_choices=message.answer_choices,
+    )
+
+
 def suite(row: tables.EvaluationSuite) -> pb.Suite:
+    harness = row.harness or {"tasks": [], "num_fewshot": 0, "limit": 0}
     return pb.Suite(
         name=row.name,
         family=row.family,
@@ -112,6 +127,9 @@ def suite(row: tables.EvaluationSuite) -> pb.Suite:
         published=row.published,
         created_by=row.created_by,
         create_time=messages.timestamp(row.create_time),
+        tasks=[pb.LmEvalTask(**task) for task in harness["tasks"]],
+        num_fewshot=harness["num_fewshot"],
+        limit=harness["limit"],
     )
 
 
@@ -150,7 +168,7 @@ def _evaluation(found: Found) -> pb.Evaluation:
                 value=result.value,
                 n=result.n,
                 standard_error=result.standard_error,
-                higher_is_better=better[result.metric],
+                higher_is_better=better[metric_of(found.suite, result.metric)],
             )
             for result in found.results
         ],

@@ -12,7 +12,7 @@ from anthesis.channel import open_aio_channel
 from anthesis.v1 import generation_pb2 as pb
 from anthesis.v1.generation_pb2_grpc import GenerationServiceStub
 
-from tests.support.gateway_backends import USER_KEY, VERSION, Backends, running_gateway
+from tests.support.gateway_backends import SERVICE_KEY, USER_KEY, VERSION, Backends, running_gateway
 
 WORDS = "'user-key' has first to accept what anthesis/demo@1 is under. Licence bigscience-rail-1.0 forbids, …"
 LICENCES = ["apache-2.0", "mit"]
@@ -60,6 +60,15 @@ async def test_who_has_not_accepted_computes_nothing_over_grpc_and_is_told_how_t
         assert (await stub.Tokenize(pb.TokenizeRequest(model="demo", text="Hello"))).ids
         assert (await stub.Count(pb.CountRequest(model="demo", texts=["Hello"]))).counts
     assert backends.worker.requests == backends.worker.scored == backends.worker.embedded == []
+
+
+async def test_a_service_asks_for_whoever_it_serves_and_accepts_nothing_itself(backends: Backends) -> None:
+    backends.licences.refused[SERVICE_KEY] = WORDS
+    headers = {"authorization": f"Bearer {SERVICE_KEY}"}
+    async with httpx.AsyncClient(base_url=backends.http_url, headers=headers) as http:
+        answer = await http.post("/v1/completions", json={"model": "demo", "prompt": "Hello"})
+    assert answer.status_code == 200
+    assert backends.licences.asked == []
 
 
 async def test_the_openai_client_gets_a_403_with_a_code_of_its_own(backends: Backends, client, http) -> None:

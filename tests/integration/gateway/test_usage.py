@@ -12,7 +12,7 @@ from anthesis.v1 import generation_pb2 as pb
 from anthesis.v1.generation_pb2_grpc import GenerationServiceStub
 
 from services.common.server import RETRY_PUSHBACK
-from tests.support.gateway_backends import PROJECT_KEY, USER_KEY, VERSION, Backends, running_gateway
+from tests.support.gateway_backends import PROJECT_KEY, SERVICE_KEY, USER_KEY, VERSION, Backends, running_gateway
 
 
 @pytest.fixture
@@ -93,6 +93,15 @@ async def test_who_has_used_what_it_may_is_refused_with_a_delay(backends: Backen
     assert (await http.get("/v1/models")).status_code == 200  # looking is no request of this kind
     async with httpx.AsyncClient(base_url=backends.http_url, headers={"authorization": f"Bearer {USER_KEY}"}) as other:
         assert (await other.post("/v1/completions", json={"model": "demo", "prompt": "Hello"})).status_code == 200
+
+
+async def test_a_service_is_counted_for_the_project_that_it_names_and_nobody_else_is(backends: Backends) -> None:
+    backends.script(backends.ids("Hello"))
+    for key, project in ((SERVICE_KEY, "lab"), (USER_KEY, "")):
+        headers = {"authorization": f"Bearer {key}", "x-anthesis-project": "lab"}
+        async with httpx.AsyncClient(base_url=backends.http_url, headers=headers) as caller:
+            assert (await caller.post("/v1/completions", json={"model": "demo", "prompt": "Hi"})).status_code == 200
+        assert (project, key) in {used[:2] for used in await told(backends)}
 
 
 async def test_a_language_that_is_none_is_refused(http) -> None:

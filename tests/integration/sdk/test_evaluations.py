@@ -121,6 +121,38 @@ def test_the_command_makes_suites_and_submits_a_job(garden: Garden, anthesis: Ru
     assert f"{job['id']}\tevaluate\tdahlia@1 by garden@1\tPENDING" in listed
 
 
+def test_the_command_makes_a_suite_of_the_harness_and_submits_a_job(
+    garden: Garden, anthesis: Run, anthesis_json: Any, tmp_path: Path
+) -> None:
+    rows = b"".join(b'{"question": "%d?", "answer": "yes"}\n' % number for number in range(3))
+    digest = garden.client.artifacts.upload_bytes(rows).digest
+    garden.client.datasets.create("quiz-rows", digest, registry_pb2.DATASET_FORMAT_FIELDS)
+    asked = {
+        "name": "quiz",
+        "dataset": "quiz-rows",
+        "jinja": "{{question}} ||| {{answer}}",
+        "answerChoices": "a ||| yes",
+    }
+    tasks = tmp_path / "tasks.json"
+    tasks.write_text(json.dumps([asked]))
+    options = ("--task", "xcopa_et", "--tasks", tasks, "--num-fewshot", 1, "--limit", 2, "--metric", "acc")
+    made = anthesis_json("evaluations", "create-lm-eval", "quiz", *options)
+    assert [task["name"] for task in made["tasks"]] == ["xcopa_et", "quiz"]
+    assert (made["num_fewshot"], made["limit"]) == (1, 2)
+    assert made["metrics"] == [{"name": "acc", "higher_is_better": True}]
+    assert (
+        anthesis("evaluations", "create-lm-eval", "quiz", *options).stdout == "quiz@1: xcopa_et, quiz (quiz-rows@1)\n"
+    )
+    assert "quiz@1\tlm_eval\txcopa_et, quiz (quiz-rows@1)\tacc" in anthesis("evaluations", "suites").stdout
+    job = anthesis_json("evaluations", "run", "dahlia@1", "--suite", "quiz")
+    assert job["evaluate"] == {"version": "dahlia@1", "suite": "quiz@1"}
+    tasks.write_text('[{"yaml": "task.yaml"}]')
+    refused = anthesis("evaluations", "create-lm-eval", "bad", "--tasks", tasks, code=1).stderr
+    assert "has no tasks: Message type" in refused
+    refused = anthesis("evaluations", "create-lm-eval", "bad", "--task", "../task.yaml", code=1).stderr
+    assert "task name '../task.yaml' is not allowed" in refused
+
+
 def test_a_gate_is_set_refuses_with_the_language_and_is_overridden_with_a_reason(
     garden: Garden, client: Client, anthesis: Run
 ) -> None:

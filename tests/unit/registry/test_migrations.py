@@ -17,6 +17,7 @@ from services.registry.database import Database, alembic_config, open_engine
 from services.registry.datasets import Datasets
 from services.registry.deployments import Deployments
 from services.registry.evaluations.gates import Gates, NewGate
+from services.registry.evaluations.harness import LM_EVAL, HarnessTask
 from services.registry.evaluations.published import seed_published
 from services.registry.evaluations.suites import BITS_PER_BYTE, NewSuite, Suites
 from services.registry.files import FINE_TUNE, Files, NewFile
@@ -89,6 +90,9 @@ async def fill(database, artifacts):
     await seed_published(database)
     await Suites(database, artifacts).create(
         NewSuite(family="garden", kind=BITS_PER_BYTE, datasets=["udhr"], created_by="ada")
+    )
+    await Suites(database, artifacts).create(
+        NewSuite(family="quiz", kind=LM_EVAL, tasks=[HarnessTask(name="xcopa_et")], created_by="ada")
     )
     await Gates(database).set(NewGate(alias="flower", suite="garden", max_regression_percent=1.0, created_by="ada"))
     await Deployments(database).heartbeat("w1", "a:1", "cpu", [])

@@ -11,6 +11,7 @@ from anthesis.v1.evaluation_pb2 import (
     EVALUATION_SOURCE_REPORTED,
     Evaluation,
     EvaluationResult,
+    LmEvalTask,
 )
 from anthesis.v1.registry_pb2 import DATASET_FORMAT_TEXT
 
@@ -388,7 +389,9 @@ def test_a_version_is_measured_by_a_suite_from_its_page(stage):
     held_out = stage.client.artifacts.upload_bytes(text_rows()).digest
     stage.client.datasets.create("held-out", held_out, DATASET_FORMAT_TEXT)
     stage.client.evaluations.create_suite("garden", ["held-out"])
+    stage.client.evaluations.create_lm_eval("quiz", [LmEvalTask(name="xcopa_et")])
     app = stage.open("models", model="seedling")
+    assert app.selectbox(key=f"measure-by-{version}").options == ["garden@1", "quiz@1"]
     app.button(key=f"measure-{version}").click().run()
     assert not app.exception
     [job] = stage.client.jobs.list()

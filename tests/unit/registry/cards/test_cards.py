@@ -85,7 +85,7 @@ async def test_its_sections_say_whence_how_and_on_what_terms(registry):
     procedure = section(card, "Training procedure").generated
     assert f"Job `{job.id}`, from `lab/bloom@1`, 2026-01-01 00:00 to 2026-01-01 01:00 UTC" in procedure
     assert "| learning_rate | 0.0001 |" in procedure
-    assert "| `held-out` | sw | bits_per_byte | 2.5000 |" in section(card, "Evaluation").generated
+    assert r"| `held-out` | sw | bits\_per\_byte | 2.5000 |" in section(card, "Evaluation").generated
     assert "kWh" in section(card, "Environmental impact").generated
     lineage = section(card, "Lineage").generated.splitlines()
     assert lineage == [

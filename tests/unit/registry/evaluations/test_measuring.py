@@ -162,4 +162,4 @@ async def test_what_texts_took_and_a_suites_rows_are_kept_from_collection(measur
     assert nobodys in garbage
     assert not garbage & {found.evaluation.documents, suite.datasets[0]["digest"]}
     kept = read_measurement(measuring.registry.artifacts, found.evaluation.documents)
-    assert kept.documents["sw"].tolist() == [list(pair) for pair in SWAHILI]
+    assert kept.documents["sw", "bits_per_byte"].tolist() == [list(pair) for pair in SWAHILI]

@@ -10,7 +10,7 @@ from scipy import stats
 
 from services.registry.evaluations.statistics import (
     Estimate,
-    bits_per_byte,
+    estimate,
     holm,
     paired,
     two_sided_t,
@@ -38,7 +38,7 @@ def test_students_t_is_scipys(statistic: float, freedom: float):
 
 def test_of_texts_of_one_length_the_error_is_that_of_a_mean_and_the_test_the_paired_one():
     one, base = drawn(1, equal_lengths=True), drawn(2, equal_lengths=True)
-    found = bits_per_byte(one)
+    found = estimate(one)
     assert found.value == pytest.approx(one[:, 0].mean() / 100)
     assert found.standard_error == pytest.approx(stats.sem(one[:, 0] / 100))
     significance = paired(one, base)
@@ -63,7 +63,7 @@ def test_of_texts_of_many_lengths_the_errors_are_those_that_resampling_finds():
 
     significance = paired(one, base)
     assert significance is not None
-    assert bits_per_byte(one).standard_error == pytest.approx(resampled(one[:, 0]), rel=0.1)
+    assert estimate(one).standard_error == pytest.approx(resampled(one[:, 0]), rel=0.1)
     assert significance.standard_error == pytest.approx(resampled(one[:, 0] - base[:, 0]), rel=0.1)
     mean_of_rates = stats.sem(one[:, 0] / one[:, 1])  # the mistake: every text counts alike
     assert mean_of_rates != pytest.approx(resampled(one[:, 0]), rel=0.1)
@@ -71,7 +71,7 @@ def test_of_texts_of_many_lengths_the_errors_are_those_that_resampling_finds():
 
 def test_without_texts_the_test_is_welchs():
     one, base = drawn(7, n=25, shift=0.1, equal_lengths=True), drawn(8, n=60, equal_lengths=True)
-    found = unpaired(bits_per_byte(one), bits_per_byte(base))
+    found = unpaired(estimate(one), estimate(base))
     assert found is not None
     expected = stats.ttest_ind(one[:, 0] / 100, base[:, 0] / 100, equal_var=False)
     assert found.test == "WELCH_T"
@@ -91,7 +91,7 @@ def test_pairs_see_a_difference_that_two_errors_hide():
     base = drawn(9)
     one = base.copy()
     one[:, 0] *= 1.01
-    in_pairs, apart = paired(one, base), unpaired(bits_per_byte(one), bits_per_byte(base))
+    in_pairs, apart = paired(one, base), unpaired(estimate(one), estimate(base))
     assert in_pairs is not None
     assert apart is not None
     assert in_pairs.p_value < 1e-6

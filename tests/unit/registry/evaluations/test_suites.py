@@ -10,7 +10,7 @@ from services.registry.pages import PageRequest
 
 NO_SUITES = [
     ({"family": "a/b"}, "suite name 'a/b' is not allowed"),
-    ({"kind": ""}, "set BITS_PER_BYTE or BENCHMARK"),
+    ({"kind": ""}, "set BITS_PER_BYTE, BENCHMARK or LM_EVAL"),
     ({"datasets": []}, "names 0 datasets; name 1 to 100"),
     ({"datasets": ["held-out", "held-out"]}, "name one twice"),
     ({"sequence_length": 8}, r"sequence_length=8 is out of range; choose a value in \[16, 65536\]"),
