@@ -70,7 +70,7 @@ def supported_levels() -> list[str]:
 def _may_use_tiles() -> bool:
     """Ask Linux for AMX's tile registers, which a process has only once it has asked."""
     arch_prctl, request_permission, tile_data = 158, 0x1023, 18
-    return ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0
+    return bool(ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0)
 
 
 def library(level: str) -> Path:

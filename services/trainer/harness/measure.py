@@ -4,7 +4,6 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import lm_eval
 from aiohttp import ClientError
@@ -66,7 +65,7 @@ def measure(spec: HarnessSpec, folder: JobFolder, progress: ProgressWriter, key:
     """Ask, store what each question scored, and write that artifact's digest down. Raises JobFailure."""
     headers = headers_for(spec, key)
     wait_until_served(spec.gateway_url, spec.version, headers, served_within_s())
-    store = ArtifactStore(spec.artifacts_url, Path(spec.data_dir) / "cache" / "artifacts")
+    store = spec.store()
     try:
         encoder = Encoder(store.local_path(spec.tokenizer_digest))
         asked = list(_tasks(spec, store))

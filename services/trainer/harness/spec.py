@@ -1,10 +1,9 @@
 """What is to be asked of a version, as the worker hands it to the process that it starts."""
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 from services.trainer.config import DatasetSpec
+from services.trainer.spec import Spec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,11 +16,9 @@ class HarnessTask:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HarnessSpec:
+class HarnessSpec(Spec):
     """Kept as `evaluation.json` in the job's folder."""
 
-    job_id: str
-    fencing_token: int
     project: str  # whose job it is; "": the platform's
     suite: str  # its name
     version: str  # "<model>@<number>"
@@ -31,23 +28,9 @@ class HarnessSpec:
     limit: int  # questions of a task; 0: all
     tokenizer_digest: str
     gateway_url: str
-    data_dir: str
-    artifacts_url: str
     follows_training: bool = False
 
     @property
     def needs_hub(self) -> bool:
         """Whether a task's data come from there."""
         return any(task.dataset is None for task in self.tasks)
-
-    def save(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=1))
-
-    @classmethod
-    def load(cls, path: Path) -> "HarnessSpec":
-        fields = json.loads(path.read_text())
-        for task in fields["tasks"]:
-            task["dataset"] = task["dataset"] and DatasetSpec(**task["dataset"])
-        fields["tasks"] = tuple(HarnessTask(**task) for task in fields["tasks"])
-        fields["metrics"] = tuple(fields["metrics"])
-        return cls(**fields)
