@@ -30,10 +30,12 @@ async def find_dataset(session: AsyncSession, name: str) -> Dataset:
 
 async def check_datasets_exist(session: AsyncSession, names: Sequence[str]) -> list[Dataset]:
     """The datasets called `names`, in that order. Raises NotFound, InvalidArgument for one named twice."""
-    plain = [name for name in names if "@" not in name]
-    found = {row.name: row for row in await session.scalars(select(Dataset).where(Dataset.name.in_(names)))}
-    newest = newest_datasets().where(Dataset.dataset.in_(plain))
-    found |= {row.dataset: row for row in await session.scalars(newest)}
+    found: dict[str, Dataset] = {}
+    if pinned := [name for name in names if "@" in name]:
+        found |= {row.name: row for row in await session.scalars(select(Dataset).where(Dataset.name.in_(pinned)))}
+    if plain := [name for name in names if "@" not in name]:
+        newest = newest_datasets().where(Dataset.dataset.in_(plain))
+        found |= {row.dataset: row for row in await session.scalars(newest)}
     if missing := [name for name in names if name not in found]:
         raise no_dataset(missing[0])
     rows = [found[name] for name in names]

@@ -206,7 +206,7 @@ async def test_without_the_limits_another_projects_rows_would_be_seen(registry, 
     with calling_for("lab"):
         with pytest.raises(NotFound):
             await registry.models.get("theirs")
-        monkeypatch.setattr(scoped, "limits", lambda project, changes: ())
+        monkeypatch.setattr(scoped, "limits", lambda project, names, changes: ())
         assert (await registry.models.get("theirs")).project == "other"
 
 
