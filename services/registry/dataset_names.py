@@ -1,6 +1,7 @@
 """What a dataset is called: "udhr" means its newest version, "udhr@2" that one. What refers to one for good pins it."""
 
 from collections.abc import Sequence
+from functools import cache
 
 from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -10,6 +11,7 @@ from services.common.errors import InvalidArgument, NotFound
 from services.registry.tables import Dataset
 
 
+@cache  # to make an alias and a statement with it costs more than to ask
 def newest_datasets() -> Select[Dataset]:
     """The newest version of each."""
     later = aliased(Dataset)
