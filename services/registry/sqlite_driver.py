@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import aiosqlite
+from sqlalchemy.connectors.asyncio import AsyncAdapt_dbapi_connection
 from sqlalchemy.dialects.sqlite.aiosqlite import (
     AsyncAdapt_aiosqlite_connection,
     AsyncAdapt_aiosqlite_cursor,
@@ -27,7 +28,7 @@ class _Cursor(AsyncAdapt_aiosqlite_cursor):
     __slots__ = ()
     _awaitable_cursor_close = False
 
-    def __init__(self, connection: "_Connection") -> None:
+    def __init__(self, connection: AsyncAdapt_dbapi_connection) -> None:
         self._adapt_connection = connection
         self._connection = connection._connection
         self._cursor = _NOT_EXECUTED
@@ -68,7 +69,7 @@ def _execute_many(operation: str, rows: Any, connection: sqlite3.Connection) -> 
 
 class _Connection(AsyncAdapt_aiosqlite_connection):
     __slots__ = ()
-    _cursor_cls = _Cursor
+    _cursor_cls = _Cursor  # type: ignore[assignment]  # is one, whatever the base infers
 
     def rollback(self) -> None:
         if self._connection._connection and self._connection.in_transaction:

@@ -15,7 +15,7 @@ _OPAQUE = (TextClause, TextualSelect, FromStatement)  # tables are named in a st
 
 def mentioned_tables(statement: Executable) -> frozenset[str] | None:
     """Their names; None: perhaps any, where there is text, or options, which may load what is not mentioned."""
-    if statement._with_options:  # type: ignore[attr-defined]
+    if statement._with_options:
         return None
     names: set[str] = set()
     seen: dict[int, Any] = {}  # by id; kept, so that no other one gets the same

@@ -125,7 +125,7 @@ async def check_usable(session: AsyncSession, *names: tuple[type[Any], str]) -> 
     if not project or not asked:
         return
     owners = [_owner_query(table, {"name": name}, literal(number)) for number, (table, name) in enumerate(asked)]
-    found = dict(iter(await session.execute(union_all(*owners))))
+    found: dict[int, str] = dict(iter(await session.execute(union_all(*owners))))
     for number, (table, name) in enumerate(asked):
         owner = found.get(number)
         if owner == "":
