@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 
+from anthesis.allocator import keep_freed_memory
 from anthesis.errors import AbortedError, AnthesisError, CancelledError, DataLossError, NotFoundError, UnavailableError
 from anthesis.partial_file import PartialFile
 from anthesis.presigned import FAILURES, read_url
@@ -55,6 +56,7 @@ class Artifacts:
 
         Raises ResourceExhaustedError (too many unfinished ones, or a full disk), DataLossError.
         """
+        keep_freed_memory()
         file_path = Path(path)
         digest = await asyncio.to_thread(digest_file, file_path)
         begin = pb.BeginUploadRequest(digest=digest, size_bytes=os.stat(file_path).st_size, again=again)
@@ -100,6 +102,7 @@ class Artifacts:
         What came before a break lies in `<path>.part`, and the next call goes on from there. Raises NotFoundError, or
         DataLossError when the bytes have another sha256.
         """
+        keep_freed_memory()
         target = Path(path)
         if await asyncio.to_thread(_holds, target, digest):
             return target

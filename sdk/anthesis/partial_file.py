@@ -5,10 +5,10 @@ import hashlib
 import io
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
-from anthesis.write_behind import EarlyFlush
+from anthesis.write_behind import EarlyFlush, write_hashed
 
 CHUNK_BYTES = 1 << 20
 
@@ -37,15 +37,11 @@ class PartialFile:
     def digest(self) -> str:
         return f"sha256:{self._sha256.hexdigest()}"
 
-    def append(self, chunks: Iterable[bytes]) -> None:
-        for data in chunks:
-            self._file.seek(self.size)  # a full disk may have taken a part of what it refused
-            rest = memoryview(data)
-            while rest:
-                rest = rest[self._file.write(rest) :]
-            self._sha256.update(data)
-            self.size += len(data)
-            self._flush.wrote(self.size)
+    def append(self, chunks: Sequence[bytes]) -> None:
+        self._file.seek(self.size)  # a full disk may have taken a part of what it refused
+        self._sha256, num_bytes = write_hashed(self._file, self._sha256, chunks)
+        self.size += num_bytes
+        self._flush.wrote(self.size)
 
     def clear(self) -> None:
         """Begin again."""

@@ -1,12 +1,20 @@
-"""A stream into a file: written in a thread while more comes, and on its way to the disk before the end."""
+"""A stream into a file: written in a thread while more comes, hashed in another meanwhile, and on its way to the disk
+before the end."""
 
 import asyncio
 import contextlib
+import io
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 MAX_PENDING = 8  # chunks in memory; then the sender feels a slow disk
 FLUSHED_BYTES = 8 << 20
+_HASHING = ThreadPoolExecutor(4, thread_name_prefix="hashing")
 
 
 async def write_behind(chunks: AsyncIterator[bytes], append: Callable[[Sequence[bytes]], None]) -> None:
@@ -30,6 +38,28 @@ async def write_behind(chunks: AsyncIterator[bytes], append: Callable[[Sequence[
             writing = loop.run_in_executor(None, append, pending)
             await asyncio.wait([writing])
     writing.result()
+
+
+def write_hashed(file: io.FileIO, sha256: "_Hash", chunks: Iterable[bytes]) -> tuple["_Hash", int]:
+    """Write at the file's position; return what `sha256`, which stays as it is, becomes, and the bytes.
+
+    Blocking. Raises OSError, after which the file may hold a part of them.
+    """
+    hashing = _HASHING.submit(_updated, sha256, chunks)
+    size = 0
+    for data in chunks:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
+        size += len(data)
+    return hashing.result(), size
+
+
+def _updated(sha256: "_Hash", chunks: Iterable[bytes]) -> "_Hash":
+    updated = sha256.copy()
+    for data in chunks:
+        updated.update(data)
+    return updated
 
 
 class EarlyFlush:

@@ -1,6 +1,6 @@
 """What happened to a job, numbered within the job: what WatchJob streams."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -45,9 +45,21 @@ async def read_events(session: AsyncSession, job_id: str, after: int, limit: int
 def record(session: AsyncSession, job: Job, now: datetime, kind: str, body: Mapping[str, Any]) -> None:
     """Append an event. `job` must be locked: its counter numbers the events."""
     job.last_sequence += 1
-    session.add(JobEvent(job_id=job.id, sequence=job.last_sequence, time=now, kind=kind, body=dict(body)))
+    _append(session, job, job.last_sequence, now, kind, body)
+
+
+def _append(session: AsyncSession, job: Job, sequence: int, now: datetime, kind: str, body: Mapping[str, Any]) -> None:
+    session.add(JobEvent(job_id=job.id, sequence=sequence, time=now, kind=kind, body=dict(body)))
     if kind == "state":
-        outbox.note(session, job, body["state"], now)
+        outbox.note(session, job, sequence, body["state"], now)
+
+
+def record_first(session: AsyncSession, job: Job, now: datetime, said: Sequence[str]) -> None:
+    """The first events of a job that was inserted just now, with their number as its last sequence: its state, and what
+    is said."""
+    _append(session, job, 1, now, "state", {"state": job.state})
+    for sequence, message in enumerate(said, 2):
+        _append(session, job, sequence, now, "message", {"message": message})
 
 
 def say(session: AsyncSession, job: Job, now: datetime, message: str) -> None:

@@ -4,6 +4,7 @@ A position is the number of characters before it, from the job's first attempt o
 worker says from which position on it sends; what is there already, because an answer was lost, is left out.
 """
 
+import sys
 from dataclasses import dataclass
 
 from sqlalchemy import delete, select
@@ -71,14 +72,14 @@ class JobLogs:
         async with self._database.read() as session:
             job = await read_job(session, job_id)
             newest_first = select(JobLogPart).where(JobLogPart.job_id == job.id).order_by(JobLogPart.start.desc())
-            text, end = "", 0
-            parts = await session.stream_scalars(newest_first)
-            async for part in parts:
-                end = end or part.start + len(part.text)  # not the job's: more may have come since it was read
-                text = part.text + text
-                if text.count("\n") > num_lines:
+            text, end, before = "", 0, sys.maxsize
+            while text.count("\n") <= num_lines:
+                query = newest_first.where(JobLogPart.start < before).limit(PARTS_A_PAGE)
+                if not (parts := list(await session.scalars(query))):
                     break
-            await parts.close()
+                end = end or parts[0].start + len(parts[0].text)  # not the job's: more may have come since it was read
+                text = "".join(part.text for part in reversed(parts)) + text
+                before = parts[-1].start
         lines = text.removesuffix("\n").split("\n") if text else []
         return LogPage(lines[-num_lines:], end, False, job.ended)
 

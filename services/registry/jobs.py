@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import select
@@ -15,16 +15,16 @@ from services.registry import audit
 from services.registry.aliases import resolve
 from services.registry.continuation import check_continues
 from services.registry.corpus_cleaning import resolve_cleaning
-from services.registry.database import Clock, Database, insert_if_absent, utc_now
+from services.registry.database import Clock, Database, insert_row, utc_now
 from services.registry.dataset_names import check_datasets_exist
 from services.registry.dataset_reports import resolve_validation
 from services.registry.estimates import THIS_MACHINE, Estimate, TrainingCluster, estimate
 from services.registry.evaluations.service import check_held_out, check_never_trained_on
 from services.registry.evaluations.suites import measurable_suite, text_suite
 from services.registry.fine_tunings import FineTuning, check_fine_tuning
-from services.registry.job_auto import choose
+from services.registry.job_auto import Chosen, choose
 from services.registry.job_checkpoints import check_source
-from services.registry.job_events import enter, lock_job, read_events, read_job, record, say, wake
+from services.registry.job_events import enter, lock_job, read_events, read_job, record_first, say, wake
 from services.registry.job_queue import queue_time
 from services.registry.job_specs import (
     DEFAULT_LICENCE,
@@ -71,7 +71,7 @@ from services.registry.tables import (
 from services.registry.tokenizer_training import resolve_corpus
 from services.registry.tokenizers import check_fits, vocabulary_size
 from services.registry.training_data import read_training_data
-from services.registry.version_states import hold_model
+from services.registry.version_states import hold, hold_model
 from services.registry.versions import decide_licence
 
 MAX_KEY = 200
@@ -129,17 +129,18 @@ class Jobs:
             async with self._database.read() as session:
                 base = await resolve(session, spec.base)
             await asyncio.to_thread(check_continues, self._artifacts, base, spec)
+            spec = replace(spec, base=base.name)
             shape = BloomConfig.from_hf(json.loads(base.config_json))
         assert shape is not None
         num_bytes = data.num_bytes(spec.options)
-        chosen = await asyncio.to_thread(choose, spec, shape, num_bytes, self._cluster)
-        expected = await asyncio.to_thread(estimate, chosen.spec, shape, num_bytes, self._cluster)
-        return await self._store(replace(new, spec=chosen.spec), expected, chosen.said)
+        chosen, expected = await asyncio.to_thread(_choose, spec, shape, num_bytes, self._cluster)
+        said = [chosen.said] if chosen.said else []
+        return await self._store(replace(new, spec=chosen.spec), expected, said)
 
-    async def _store(self, new: NewJob, expected: Estimate | None, said: str = "") -> Job:
-        """The job, with its first event and its wake-up; the one that its idempotency key has made already.
+    async def _store(self, new: NewJob, expected: Estimate | None, said: Sequence[str] = ()) -> Job:
+        """The job, with its first events and its wake-up; the one that its idempotency key has made already.
 
-        said: what was chosen for the job, an event.
+        said: what was chosen for the job, an event each.
         """
         async with self._database.write() as session:
             if new.idempotency_key and (job := await _find_by_key(session, new)):
@@ -148,18 +149,15 @@ class Jobs:
                 await keep(session, self._artifacts, [new.spec.tokenizer_digest])
             return await self._insert(session, new, expected, said)
 
-    async def _insert(self, session: AsyncSession, new: NewJob, expected: Estimate | None, said: str) -> Job:
+    async def _insert(self, session: AsyncSession, new: NewJob, expected: Estimate | None, said: Sequence[str]) -> Job:
         now = self._clock()
         spec = await _resolve(session, new)
-        if isinstance(spec, VersionSpec):
-            await hold_model(session, spec.output_model)  # after the base, as in whatever locks both
         await check_usable(session, *_changed_by(new, spec))
         await check_jobs(session)
-        job_id = new_id("job", now)
-        inserted = await insert_if_absent(
+        job = await insert_row(
             session,
             Job,
-            id=job_id,
+            id=new_id("job", now),
             spec=spec_to_row(spec),
             created_by=new.created_by,
             deploy_alias=new.deploy_alias,
@@ -172,17 +170,15 @@ class Jobs:
             fine_tuning=new.fine_tuning,
             output_model=spec.output_model if isinstance(spec, VersionSpec) else "",
             base=start_of(spec),
+            last_sequence=1 + len(said),
         )
-        if not inserted:  # another call with the same key was faster
+        if job is None:  # another call with the same key was faster
             job = await _find_by_key(session, new)
             assert job is not None
             return job
-        job = await lock_job(session, job_id)
         datasets = [] if isinstance(spec, EvaluateSpec) else spec.datasets
-        session.add_all(JobDataset(job_id=job_id, dataset=dataset) for dataset in datasets)
-        record(session, job, now, "state", {"state": PENDING})
-        if said:
-            say(session, job, now, said)
+        session.add_all(JobDataset(job_id=job.id, dataset=dataset) for dataset in datasets)
+        record_first(session, job, now, said)
         wake(session, job, now)
         audit.record(session, now, f"job/{job.id}", aim_of(spec))
         return job
@@ -252,6 +248,11 @@ def _changed_by(new: NewJob, spec: AnyJobSpec) -> list[tuple[type[ProjectScoped]
     return [(Model, spec.output_model), (Alias, new.deploy_alias), (Deployment, new.deploy_alias)]
 
 
+def _choose(spec: JobSpec, shape: BloomConfig, num_bytes: int, where: TrainingCluster) -> tuple[Chosen, Estimate]:
+    chosen = choose(spec, shape, num_bytes, where)
+    return chosen, estimate(chosen.spec, shape, num_bytes, where)
+
+
 async def _find_by_key(session: AsyncSession, new: NewJob) -> Job | None:
     query = select(Job).where(Job.created_by == new.created_by, Job.idempotency_key == new.idempotency_key)
     return (await session.scalars(query)).one_or_none()
@@ -318,20 +319,21 @@ async def _resolve(session: AsyncSession, new: NewJob) -> AnyJobSpec:
     if isinstance(spec, ValidateDatasetSpec | TrainTokenizerSpec | CleanCorpusSpec):
         return spec
     if isinstance(spec, ImportModelSpec):
-        return replace(spec, licence=await decide_licence(session, spec.model, spec.licence))
+        model = await hold_model(session, spec.output_model)
+        return replace(spec, licence=await decide_licence(session, spec.model, model, spec.licence))
     if isinstance(spec, EvaluateSpec):
         return await _resolve_evaluation(session, spec, new.created_by)
     spec = replace(spec, validation_datasets=await _check_held_out(session, spec))
     if isinstance(spec, PretrainSpec):
         await check_source(session, spec)
-        model = await session.get(Model, spec.output_model)
+        model = await hold_model(session, spec.output_model)
         wanted = spec.licence or ("" if model else DEFAULT_LICENCE)
-        return replace(spec, licence=await decide_licence(session, spec.output_model, wanted))
-    base = await resolve(session, spec.base, held=True)
+        return replace(spec, licence=await decide_licence(session, spec.output_model, model, wanted))
+    base = await hold(session, spec.base)
     await require_acceptance(session, new.created_by, base)
     check_layout_fits(spec, BloomConfig.from_hf(json.loads(base.config_json)))
-    await decide_licence(session, spec.output_model, "", [base])
-    spec = replace(spec, base=base.name)
+    model = await hold_model(session, spec.output_model)  # after the base, as in whatever locks both
+    await decide_licence(session, spec.output_model, model, "", [base])
     await check_source(session, spec)
     return await _with_suite(session, spec, base) if spec.evaluate_with else spec
 
@@ -353,6 +355,8 @@ async def _with_suite(session: AsyncSession, spec: FineTuneSpec, base: ModelVers
 
 async def _check_held_out(session: AsyncSession, spec: JobSpec) -> list[str]:
     """The validation datasets, fixed to versions. Raises NotFound, InvalidArgument."""
+    if not spec.validation_datasets:
+        return []
     trained_on = {dataset.digest: dataset.name for dataset in await check_datasets_exist(session, spec.datasets)}
     held_out = await check_datasets_exist(session, spec.validation_datasets)
     for dataset in held_out:

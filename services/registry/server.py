@@ -2,6 +2,7 @@
 
 import asyncio
 
+from anthesis.allocator import keep_freed_memory
 from anthesis.v1 import (
     evaluation_pb2_grpc,
     file_pb2_grpc,
@@ -133,6 +134,7 @@ async def serve(config: RegistryConfig) -> None:
 
 def main() -> None:
     set_up_logging("registry")
+    keep_freed_memory()  # uploads and downloads pass through
     asyncio.run(serve(RegistryConfig.from_env()))
 
 

@@ -2,10 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
-from anthesis.write_behind import EarlyFlush
+from anthesis.write_behind import EarlyFlush, write_hashed
 
 from services.common.artifacts import CHUNK_BYTES
 from services.common.errors import FailedPrecondition
@@ -34,15 +34,11 @@ class StagedFile:
     def digest(self) -> str:
         return f"sha256:{self._sha256.hexdigest()}"
 
-    def append(self, chunks: Iterable[bytes]) -> None:
+    def append(self, chunks: Sequence[bytes]) -> None:
         """Raises OSError on a full disk."""
-        for data in chunks:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[self._file.write(rest) :]
-            self._sha256.update(data)
-            self.size += len(data)
-            self._flush.wrote(self.size)
+        self._sha256, num_bytes = write_hashed(self._file, self._sha256, chunks)
+        self.size += num_bytes
+        self._flush.wrote(self.size)
 
     def sync(self) -> None:
         os.fsync(self._file.fileno())

@@ -4,6 +4,7 @@ Blocking (it reads the artifact store): async callers use a thread.
 """
 
 import json
+from functools import lru_cache
 from typing import Any
 
 from services.common.artifacts import ArtifactStore, check_digest
@@ -32,6 +33,11 @@ def vocabulary_size(artifacts: ArtifactStore, digest: str) -> int:
     check_digest(digest)
     if artifacts.size(digest) > MAX_BYTES:
         raise InvalidArgument(f"artifact {digest} is too large for a tokenizer.json; give the digest of one")
+    return _read_size(artifacts, digest)
+
+
+@lru_cache(maxsize=1024)  # what is under a digest never changes, and a BLOOM's takes a tenth of a second to read
+def _read_size(artifacts: ArtifactStore, digest: str) -> int:
     try:
         ids = _ids(json.loads(artifacts.read_bytes(digest)))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

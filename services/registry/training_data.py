@@ -52,8 +52,10 @@ async def read_training_data(database: Database, artifacts: ArtifactStore, spec:
     digest = next((dataset.digest for dataset in named if dataset.format == "MIXTURE"), None)
     mixture = await asyncio.to_thread(_read_mixture, artifacts, digest) if digest else Mixture(tasks={})
     there = {name for dataset in named for name in (dataset.name, dataset.dataset)}
-    async with database.read() as session:
-        more = await check_datasets_exist(session, [name for name in mixture.tasks if name not in there])
+    more = []
+    if others := [name for name in mixture.tasks if name not in there]:
+        async with database.read() as session:
+            more = await check_datasets_exist(session, others)
     data = TrainingData(datasets=[*named, *more], mixture=mixture)
     for dataset in data.datasets:
         if task := mixture.task_of(dataset.name):

@@ -38,14 +38,15 @@ async def lock_model(session: AsyncSession, name: str) -> Model:
     return model
 
 
-async def hold_model(session: AsyncSession, name: str) -> None:
-    """Where there is a model of that name, nobody deletes it until the transaction ends.
+async def hold_model(session: AsyncSession, name: str) -> Model | None:
+    """The model of that name, if there is one, which nobody deletes until the transaction ends.
 
     Raises FailedPrecondition for a deleted one. Not before `ensure_model`, which asks for more.
     """
     model = await session.get(Model, name, with_for_update={"read": True}, populate_existing=True)
     if model:
         check_can_grow(model)
+    return model
 
 
 def check_ready(version: ModelVersion) -> ModelVersion:

@@ -64,7 +64,8 @@ async def add_version(
     catalogue's, FailedPrecondition for a licence whose text is not here.
     """
     parents = await _resolve_parents(session, new)
-    licence = await decide_licence(session, new.model, new.licence, parents)
+    existing = await session.get(Model, check_model_name(new.model))
+    licence = await decide_licence(session, new.model, existing, new.licence, parents)
     datasets = [dataset.name for dataset in await check_datasets_exist(session, new.datasets)]
     base = parents[0] if parents else None
     model = await ensure_model(session, new.model, licence, base, now, created_by=new.created_by)
@@ -118,14 +119,13 @@ async def _resolve_parents(session: AsyncSession, new: NewVersion) -> list[Model
 
 
 async def decide_licence(
-    session: AsyncSession, model_name: str, licence: str, parents: Sequence[ModelVersion] = ()
+    session: AsyncSession, model_name: str, model: Model | None, licence: str, parents: Sequence[ModelVersion] = ()
 ) -> str:
     """The licence of a new version: all of the parents', none of which is ever lost, and what `licence` adds.
 
-    Without parents the model's, else `licence`. Raises InvalidArgument when `licence` or the model contradicts it,
-    FailedPrecondition for a licence whose text is not here.
+    model: the one of that name, if there is one. Without parents its licence, else `licence`. Raises InvalidArgument
+    when `licence` or the model contradicts it, FailedPrecondition for a licence whose text is not here.
     """
-    model = await session.get(Model, check_model_name(model_name))
     inherited = {known for parent in parents for known in parse(parent.licence)}
     if not parents and model:
         inherited = set(parse(model.licence))

@@ -1,21 +1,22 @@
 """Sessions in which a project's call sees and changes what it may, whatever the statement.
 
-Every ORM SELECT, UPDATE and DELETE gets a condition on each table of projects that it mentions; a flush that would
-change another's row is refused. Calls without a project, and the platform's own work, are not limited. Statements on
-`Table`s (Core) are not ORM statements: who writes one limits it by hand.
+Every ORM SELECT, UPDATE and DELETE gets a condition on each table of projects that it mentions, at whatever depth
+(mentions.py); a flush that would change another's row is refused. Calls without a project, and the platform's own work,
+are not limited. Statements on `Table`s (Core) are not ORM statements: who writes one limits it by hand.
 """
 
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, event, inspect, or_, select
+from sqlalchemy import ColumnElement, Select, event, inspect, literal, or_, select, union_all
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute, ORMExecuteState, Session, with_loader_criteria
 from sqlalchemy.orm.util import LoaderCriteriaOption
 
 from services.common.auth import current_project
 from services.common.errors import AlreadyExists, PermissionDenied
+from services.registry.projects.mentions import mentioned_tables
 from services.registry.projects.scope import ProjectPrivate, ProjectScoped
 from services.registry.projects.tables import Project
 from services.registry.tables import (
@@ -58,7 +59,13 @@ def _limit(state: ORMExecuteState) -> None:
     project = current_project()
     if project and state.is_orm_statement and not state.is_insert:
         changes = state.is_update or state.is_delete
-        state.statement = state.statement.options(*limits(project, changes=changes))
+        state.statement = state.statement.options(*limits(project, _mentioned(state), changes=changes))
+
+
+def _mentioned(state: ORMExecuteState) -> frozenset[str] | None:
+    """Names of tables; None: perhaps any, as where relationships load what no statement mentions."""
+    related = state.is_relationship_load or any(mapper.relationships for mapper in state.all_mappers)
+    return None if related else mentioned_tables(state.statement)
 
 
 @event.listens_for(ScopedSession, "before_flush")
@@ -83,12 +90,17 @@ def scoped_tables() -> list[type[Any]]:
     return [Project, *OWNED_BY, *(table for table in mapped if issubclass(table, ProjectScoped))]
 
 
-@lru_cache(maxsize=1024)
-def limits(project: str, *, changes: bool) -> tuple[LoaderCriteriaOption, ...]:
-    """What a statement of the project is limited by: rows it may see, or with `changes` those it may change."""
+@lru_cache(maxsize=4096)
+def limits(project: str, names: frozenset[str] | None, *, changes: bool) -> tuple[LoaderCriteriaOption, ...]:
+    """What a statement of the project is limited by: rows it may see, or with `changes` those it may change.
+
+    names: of the tables that it mentions; None: it might be any. A limit on a table that is not there changes nothing,
+    but each makes every statement slower.
+    """
     return tuple(
         with_loader_criteria(table, _condition(table, project, changes=changes), include_aliases=True)
         for table in scoped_tables()
+        if names is None or table.__tablename__ in names
     )
 
 
@@ -109,9 +121,13 @@ async def check_usable(session: AsyncSession, *names: tuple[type[Any], str]) -> 
 
     AlreadyExists for another project's, of which no more is told; PermissionDenied for a shared one.
     """
-    project = current_project()
-    for table, name in names if project else ():
-        owner = await _owner(session, table, {"name": name})
+    project, asked = current_project(), [(table, name) for table, name in names if name]
+    if not project or not asked:
+        return
+    owners = [_owner_query(table, {"name": name}, literal(number)) for number, (table, name) in enumerate(asked)]
+    found: dict[int, str] = dict(iter(await session.execute(union_all(*owners))))
+    for number, (table, name) in enumerate(asked):
+        owner = found.get(number)
         if owner == "":
             raise _not_own(table, name, project)
         if owner not in (None, project):
@@ -129,10 +145,13 @@ async def check_not_taken(session: AsyncSession, table: type[Any], values: Mappi
 
 async def _owner(session: AsyncSession, table: type[Any], key: Mapping[str, Any]) -> str | None:
     """Whose row it is, seen or not; None where there is none."""
-    columns = table.__table__.c
-    query = select(columns.project).where(*(columns[name] == value for name, value in key.items()))
-    owner: str | None = await session.scalar(query)
+    owner: str | None = await session.scalar(_owner_query(table, key))
     return owner
+
+
+def _owner_query(table: type[Any], key: Mapping[str, Any], *first: ColumnElement[Any]) -> Select[Any]:
+    columns = table.__table__.c
+    return select(*first, columns.project).where(*(columns[name] == value for name, value in key.items()))
 
 
 def _taken(table: type[Any], name: str) -> AlreadyExists:

@@ -30,9 +30,9 @@ EVENT_TYPES = {state: f"job.{state.lower()}" for state in (PENDING, RUNNING, PAU
 BATCH = 100
 
 
-def note(session: AsyncSession, job: Job, state: str, now: datetime) -> None:
-    """Remember the job's newest event, which says that it entered `state`."""
-    session.add(StateChange(job_id=job.id, sequence=job.last_sequence, state=state, time=now))
+def note(session: AsyncSession, job: Job, sequence: int, state: str, now: datetime) -> None:
+    """Remember the job's event of that number, which says that it entered `state`."""
+    session.add(StateChange(job_id=job.id, sequence=sequence, state=state, time=now))
 
 
 async def write_deliveries(database: Database, now: datetime) -> int:

@@ -21,8 +21,18 @@ def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-async def keys_of(platform):
-    return Keys(Database(platform.database_url), read_pepper(platform.data_dir, {}))
+@pytest.fixture
+async def keys_of():
+    """Of a platform. Their database is closed at the end."""
+    databases = []
+
+    def open_keys(platform):
+        databases.append(Database(platform.database_url))
+        return Keys(databases[-1], read_pepper(platform.data_dir, {}))
+
+    yield open_keys
+    for database in databases:
+        await database.close()
 
 
 def bootstrap_in_thread(platform, times=1):
@@ -31,9 +41,9 @@ def bootstrap_in_thread(platform, times=1):
         list(pool.map(bootstrap, [platform] * times))
 
 
-async def test_everyone_gets_a_key_that_only_its_owner_can_read(platform):
+async def test_everyone_gets_a_key_that_only_its_owner_can_read(platform, keys_of):
     bootstrap_in_thread(platform)
-    keys = await keys_of(platform)
+    keys = keys_of(platform)
     for principal, secret in read_keys(platform).items():
         found = await keys.authenticate(secret)
         assert (found.name, found.role) == (principal, PRINCIPALS[principal])
@@ -43,34 +53,34 @@ async def test_everyone_gets_a_key_that_only_its_owner_can_read(platform):
     assert not [path.name for path in (platform.data_dir / "keys").iterdir() if path.name.startswith(".")]
 
 
-async def test_running_it_again_changes_nothing(platform):
+async def test_running_it_again_changes_nothing(platform, keys_of):
     bootstrap_in_thread(platform)
     before = read_keys(platform)
     bootstrap_in_thread(platform)
     assert read_keys(platform) == before
-    keys = await keys_of(platform)
+    keys = keys_of(platform)
     assert len((await keys.list_keys(PageRequest())).rows) == len(PRINCIPALS)
 
 
-async def test_several_at_once_agree(platform):
+async def test_several_at_once_agree(platform, keys_of):
     bootstrap_in_thread(platform, times=4)
-    keys = await keys_of(platform)
+    keys = keys_of(platform)
     assert len((await keys.list_keys(PageRequest())).rows) == len(PRINCIPALS)
 
 
-async def test_a_key_whose_file_was_removed_is_made_anew(platform):
+async def test_a_key_whose_file_was_removed_is_made_anew(platform, keys_of):
     bootstrap_in_thread(platform)
     lost = read_keys(platform)["admin"]
     platform.key_path("admin").unlink()
     bootstrap_in_thread(platform)
-    keys = await keys_of(platform)
+    keys = keys_of(platform)
     assert (await keys.authenticate(read_keys(platform)["admin"])).role == "admin"
     assert (await keys.authenticate(lost)).role == "admin"  # until someone revokes it
 
 
-async def test_a_revoked_key_is_not_brought_back(platform):
+async def test_a_revoked_key_is_not_brought_back(platform, keys_of):
     bootstrap_in_thread(platform)
-    keys = await keys_of(platform)
+    keys = keys_of(platform)
     secret = read_keys(platform)["gateway"]
     await keys.revoke((await keys.verify(secret)).key_id)
     bootstrap_in_thread(platform)

@@ -275,3 +275,15 @@ async def test_many_watchers_cost_one_query_and_each_ends_with_its_job(registry)
         await registry.jobs.cancel(job.id)
     seen = await asyncio.wait_for(asyncio.gather(*watching), 10)
     assert seen == [[1, 2], [2], []] * 3
+
+
+async def test_a_submission_is_eleven_statements(registry):
+    """With the transaction's begin on SQLite and the collector's lock on PostgreSQL. Each costs every submission."""
+    spec = await registry.pretrain_spec()
+    queries = []
+    listen(registry.database.engine.sync_engine, "before_cursor_execute", lambda *call: queries.append(call[2]))
+    await registry.submit(spec=spec, idempotency_key="once")
+    assert len(queries) == 11, queries
+    queries.clear()
+    await registry.submit(spec=spec, idempotency_key="once")
+    assert len(queries) <= 3, queries

@@ -128,7 +128,9 @@ async def test_in_any_family_no_version_loses_a_licence_of_an_ancestor(registry)
 async def test_the_check_of_it_notices_a_merge_that_inherits_from_its_first_parent_alone(registry, monkeypatch):
     right = versions.decide_licence
     monkeypatch.setattr(
-        versions, "decide_licence", lambda session, model, licence, parents: right(session, model, licence, parents[:1])
+        versions,
+        "decide_licence",
+        lambda *arguments: right(*arguments[:-1], arguments[-1][:1]),  # the parents come last
     )
     with pytest.raises(AssertionError):
         await check_a_family(registry)
