@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from anthesis import Client, Settings
 
+from bloom.tensors import expected_tensors
 from services.common.settings import ROOT
+from tests.support.registry_data import TINY, safetensors_bytes, tokenizer_bytes
 from tests.support.registry_server import RegistryProcess, platform_env, read_keys, test_platform
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -59,3 +61,20 @@ def anthesis(environment: dict[str, str]) -> Run:
 def anthesis_json(anthesis: Run) -> Callable[..., Any]:
     """The command with --json: its document."""
     return lambda *args, **env: json.loads(anthesis(*args, "--json", **env).stdout)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A folder as transformers writes it: two shards, an index, a tokenizer."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(TINY.to_hf()))
+    (folder / "tokenizer.json").write_bytes(tokenizer_bytes())
+    tensors = [(f"transformer.{name}", shape) for name, shape in expected_tensors(TINY).items()]
+    weight_map = {}
+    for number, part in enumerate((tensors[:7], tensors[7:]), start=1):
+        name = f"model-{number:05}-of-00002.safetensors"
+        (folder / name).write_bytes(safetensors_bytes(dict(part)))
+        weight_map |= dict.fromkeys(dict(part), name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return folder
