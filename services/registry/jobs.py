@@ -75,6 +75,7 @@ from services.registry.version_states import hold, hold_model
 from services.registry.versions import decide_licence
 
 MAX_KEY = 200
+SUBMISSIONS = 8  # worked on at once; the others of a burst wait, so that who reads does not wait for them all
 MAX_SEQUENCE = 2**31 - 1
 VOCABULARY_MULTIPLE = 128
 
@@ -103,6 +104,7 @@ class Jobs:
         self._clock = clock
         self._watchers = JobWatchers(database, watch_poll_s)
         self._cluster = cluster
+        self._submissions = asyncio.Semaphore(SUBMISSIONS)
 
     async def create(self, new: NewJob) -> Job:
         """Check what is cheap to check; store the job, its first event and its wake-up in one transaction.
@@ -110,6 +112,10 @@ class Jobs:
         Raises InvalidArgument naming the parameter and its range, NotFound for what the job refers to.
         """
         _check_plain(new)
+        async with self._submissions:
+            return await self._create(new)
+
+    async def _create(self, new: NewJob) -> Job:
         spec = new.spec
         shape = None
         if isinstance(spec, ValidateDatasetSpec):
