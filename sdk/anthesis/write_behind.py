@@ -7,14 +7,24 @@ import io
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
 MAX_PENDING = 8  # chunks in memory; then the sender feels a slow disk
 FLUSHED_BYTES = 8 << 20
-_HASHING = ThreadPoolExecutor(4, thread_name_prefix="hashing")
+_hashing: ThreadPoolExecutor
+
+
+def _start_hashing() -> None:
+    global _hashing
+    _hashing = ThreadPoolExecutor(4, thread_name_prefix="hashing")
+
+
+_start_hashing()
+if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
+    os.register_at_fork(after_in_child=_start_hashing)
 
 
 async def write_behind(chunks: AsyncIterator[bytes], append: Callable[[Sequence[bytes]], None]) -> None:
@@ -33,11 +43,23 @@ async def write_behind(chunks: AsyncIterator[bytes], append: Callable[[Sequence[
                 await asyncio.shield(writing)
                 writing, pending = loop.run_in_executor(None, append, pending), []
     finally:
-        await asyncio.wait([writing])
+        await at_rest(writing)
         if pending and not writing.exception():
             writing = loop.run_in_executor(None, append, pending)
-            await asyncio.wait([writing])
+            await at_rest(writing)
     writing.result()
+
+
+async def at_rest(work: asyncio.Future[Any]) -> None:
+    """Wait until it is done, however often the caller is cancelled meanwhile; then raise that."""
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled:
+        raise cancelled
 
 
 def write_hashed(file: io.FileIO, sha256: "_Hash", chunks: Iterable[bytes]) -> tuple["_Hash", int]:
@@ -45,7 +67,7 @@ def write_hashed(file: io.FileIO, sha256: "_Hash", chunks: Iterable[bytes]) -> t
 
     Blocking. Raises OSError, after which the file may hold a part of them.
     """
-    hashing = _HASHING.submit(_updated, sha256, chunks)
+    hashing = _hashing.submit(_updated, sha256, chunks)
     size = 0
     for data in chunks:
         rest = memoryview(data)

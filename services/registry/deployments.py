@@ -10,6 +10,7 @@ unloaded. Where a worker cannot load the new one the old one stays.
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -85,7 +86,11 @@ class Deployments:
         async with self._database.read() as session:
             found = await read_page(session, select(Deployment), Deployment.name, page, scope="deployments")
             workers = await _live_workers(session, self._clock())
-            return Page([await _status(session, row, workers) for row in found.rows], found.next_token)
+            statuses = []
+            for row in found.rows:
+                with suppress(NotFound):  # deleted since, with what it led to
+                    statuses.append(await _status(session, row, workers))
+            return Page(statuses, found.next_token)
 
     async def delete(self, name: str) -> None:
         """Raises NotFound."""
@@ -105,14 +110,14 @@ class Deployments:
                 raise InvalidArgument(f"{name} is empty; a heartbeat says who is alive and where it is called")
         if unknown := [model["state"] for model in models if model["state"] not in WORKER_STATES]:
             raise InvalidArgument(f"state {unknown[0]!r} of a model is not known; use {', '.join(WORKER_STATES)}")
-        now = self._clock()
-        values = {
-            "address": address,
-            "device": device,
-            "models": models,
-            "lease_expires": now + timedelta(seconds=self.worker_lease_s),
-        }
         async with self._database.write() as session:
+            now = self._clock()
+            values = {
+                "address": address,
+                "device": device,
+                "models": models,
+                "lease_expires": now + timedelta(seconds=self.worker_lease_s),
+            }
             if not await insert_if_absent(session, Worker, id=worker_id, **values):
                 worker = await session.get_one(Worker, worker_id, with_for_update=True)
                 for column, new in values.items():
@@ -156,7 +161,10 @@ async def _served(session: AsyncSession, name: str, version: ModelVersion) -> Mo
     serving = [served for served in await session.scalars(query) if served]
     if not serving or version.name in serving:
         return version
-    return await resolve(session, serving[0])
+    try:
+        return await resolve(session, serving[0])
+    except NotFound:  # since deleted, as it could be once another is served
+        return version
 
 
 async def _assign(session: AsyncSession, worker_id: str, now: datetime) -> list[ModelVersion]:

@@ -75,7 +75,7 @@ from services.registry.version_states import hold, hold_model
 from services.registry.versions import decide_licence
 
 MAX_KEY = 200
-SUBMISSIONS = 8  # worked on at once; the others of a burst wait, so that who reads does not wait for them all
+SUBMISSIONS = 4  # worked on at once, of six that write: readers and leases do not wait for a whole burst
 MAX_SEQUENCE = 2**31 - 1
 VOCABULARY_MULTIPLE = 128
 

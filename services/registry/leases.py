@@ -139,8 +139,8 @@ class Leases:
         kinds: of the PENDING job of these whose turn it is before `job_id`'s, where there is one; none of `but`.
         Raises Aborted when another worker holds it, FailedPrecondition when it has ended or is paused, NotFound.
         """
-        now = self._clock()
         async with self._database.write() as session:
+            now = self._clock()  # not before: to write may have taken its turn, and a lease its time
             job = await lock_job(session, job_id)
             if job.state == RUNNING and _expired(job, now):
                 lapse(session, job, now, self._max_lost_leases)
@@ -185,8 +185,8 @@ class Leases:
         """
         if energy:
             check_energy(energy)
-        now = self._clock()
         async with self._database.write() as session:
+            now = self._clock()  # not before: to write may have taken its turn, and a lease its time
             job = await lock_job(session, job_id)
             _check_token(job, token)
             if job.state != RUNNING:
@@ -202,8 +202,8 @@ class Leases:
 
     async def release(self, job_id: str, token: int, reason: str) -> None:
         """Give the job back unfinished. Raises Aborted, changing nothing, for a stale token."""
-        now = self._clock()
         async with self._database.write() as session:
+            now = self._clock()  # not before: to write may have taken its turn, and a lease its time
             job = await lock_job(session, job_id)
             _check_token(job, token)
             if job.state != RUNNING:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
+from anthesis.write_behind import at_rest
+
 from services.common.errors import Aborted, DomainError
 
 # Reading a long staged file again, or writing it to a bucket, takes minutes: nothing else waits behind these.
@@ -63,5 +65,5 @@ async def finish_in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
-        await asyncio.wait([running])
+        await at_rest(running)
         raise

@@ -110,8 +110,10 @@ class Uploads:
                 raise _no_upload(principal, upload_id)
             audit.record(session, self._clock(), f"artifact/{digest}", f"upload {upload_id} abandoned")
         # The row is gone, so no other stream begins; and none comes between this and the next line.
-        await self._streams.end(upload_id, FailedPrecondition(f"upload {upload_id} was abandoned; begin another"))
-        self._path(upload_id).unlink(missing_ok=True)
+        try:
+            await self._streams.end(upload_id, FailedPrecondition(f"upload {upload_id} was abandoned; begin another"))
+        finally:  # also where the caller does not wait: nobody else would look for the file
+            self._path(upload_id).unlink(missing_ok=True)
 
     async def start(self, principal: str, digest: str, size_bytes: int) -> Upload:
         """A new upload, whatever there is. Raises InvalidArgument, ResourceExhausted."""

@@ -45,10 +45,14 @@ class GpuCounter:
         self._nvml = nvml
         by_index = nvml.nvmlDeviceGetHandleByIndex
         self._handle = by_index(int(device)) if device.isdecimal() else nvml.nvmlDeviceGetHandleByUUID(device)
-        self._first = self._millijoules()
+        self._last = self._millijoules()
+        self._counted = 0
 
     def joules(self) -> float:
-        return (self._millijoules() - self._first) / 1e3
+        now = self._millijoules()
+        self._counted += max(0, now - self._last)  # it begins anew with the driver
+        self._last = now
+        return self._counted / 1e3
 
     def _millijoules(self) -> int:
         return int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))

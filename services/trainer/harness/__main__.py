@@ -6,6 +6,7 @@ import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 
+from services.common.logs import RedactingFormatter
 from services.common.settings import Platform
 from services.trainer.failure import JobFailure, recorded
 from services.trainer.folder import JobFolder
@@ -36,7 +37,9 @@ def main(job_folder: str) -> None:
     folder = JobFolder(Path(job_folder))
     spec = HarnessSpec.load(folder.evaluation)
     end_with_lease(folder.lease, spec.fencing_token)
-    logging.basicConfig(level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(RedactingFormatter())  # a request that fails is logged with its headers
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     limit_hub(spec, os.environ)
     with recorded(folder.failure(spec.fencing_token)):
         try:

@@ -16,6 +16,7 @@ from services.trainer.harness.spec import HarnessSpec
 PROMPTS = 16  # of a request
 REQUESTS = 4  # at a time
 MAX_LENGTH = 2048  # tokens of a question with its answer, as BLOOM was trained; what is longer loses its beginning
+MAX_ANSWER = MAX_LENGTH // 2  # tokens of a text that answers
 MAX_STOPS = 4  # that the gateway takes; of an answer the rest is cut off here
 PRIORITY = 10  # behind whoever waits for an answer
 ATTEMPTS = 8  # of a request: about 40 s
@@ -94,6 +95,9 @@ class Gateway(LocalCompletionsAPI):  # type: ignore[misc]  # untyped
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
         self.num_requests += len(requests)
+        for request in requests:  # the harness leaves the question what an answer leaves, which may be nothing
+            if request.args[1].get("max_gen_toks", 0) > MAX_ANSWER:
+                request.args[1]["max_gen_toks"] = MAX_ANSWER
         texts = super().generate_until(requests, disable_tqdm)
         untils = [request.args[1].get("until") for request in requests]
         return [postprocess_generated_text(text, until, None) for text, until in zip(texts, untils, strict=True)]

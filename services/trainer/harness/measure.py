@@ -3,13 +3,13 @@
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import lm_eval
 from aiohttp import ClientError
 from lm_eval.api.task import Task
 from lm_eval.evaluator import evaluate
-from lm_eval.tasks import TaskManager
 
 from services.common.artifacts import ArtifactStore
 from services.common.errors import DataLoss, InvalidArgument, NotFound
@@ -18,7 +18,7 @@ from services.trainer.failure import JobFailure
 from services.trainer.files import write_whole
 from services.trainer.folder import JobFolder
 from services.trainer.harness.gateway import Gateway, headers_for, wait_until_served
-from services.trainer.harness.known import known_tasks, language_of, seeded
+from services.trainer.harness.known import find_tasks, known_tasks, language_of, seeded
 from services.trainer.harness.rows import tasks_of_rows
 from services.trainer.harness.scores import Pairs, scores_of
 from services.trainer.harness.spec import HarnessSpec
@@ -87,7 +87,7 @@ def served_within_s() -> float:
 
 
 def _tasks(spec: HarnessSpec, store: ArtifactStore) -> Iterator[Asked]:
-    manager = TaskManager() if spec.needs_hub else None
+    manager = find_tasks() if spec.needs_hub else None
     for task in spec.tasks:
         if task.dataset:
             for language, one in tasks_of_rows(spec, task, store).items():
@@ -101,6 +101,9 @@ def _tasks(spec: HarnessSpec, store: ArtifactStore) -> Iterator[Asked]:
 def ask(spec: HarnessSpec, asked: list[Asked], gateway: Gateway) -> Documents:
     """What each question scored. Raises JobFailure where the gateway does not answer."""
     tasks = {task.task_name: task for _, _, task in asked}
+    if len(tasks) < len(asked):  # results are by these names
+        names = sorted(name for name, count in Counter(task.task_name for _, _, task in asked).items() if count > 1)
+        raise JobFailure("BAD_TASK", f"task {names[0]!r} comes twice in {spec.suite}; give each another name", "suite")
     seeded(tasks.values(), SEED)
     try:
         results = evaluate(gateway, {"tasks": tasks, "groups": {}}, limit=spec.limit or None, bootstrap_iters=0)

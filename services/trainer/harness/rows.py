@@ -26,7 +26,7 @@ def tasks_of_rows(spec: HarnessSpec, task: HarnessTask, store: ArtifactStore) ->
     """By language. Raises JobFailure for a row that makes no question, and where there are too few for examples."""
     assert task.dataset is not None
     rows = Rows(store.local_path(task.dataset.digest), task.dataset)
-    by_language = read_questions(rows, task)
+    by_language = read_questions(rows, task, spec.limit and spec.limit + spec.num_fewshot)
     if not by_language:
         raise JobFailure("BAD_DATA", f"task {task.name!r}: dataset {task.dataset.name!r} makes no question", "suite")
     for language, questions in by_language.items():
@@ -37,18 +37,26 @@ def tasks_of_rows(spec: HarnessSpec, task: HarnessTask, store: ArtifactStore) ->
     return {language: _task(spec, task, language, questions) for language, questions in by_language.items()}
 
 
-def read_questions(rows: Rows, task: HarnessTask) -> dict[str, list[Question]]:
-    """Language -> its questions, in the order of the rows. Rows that the template leaves out are none."""
+def read_questions(rows: Rows, task: HarnessTask, most: int = 0) -> dict[str, list[Question]]:
+    """Language -> its questions, in the order of the rows. Rows that the template leaves out are none.
+
+    most: of a language, the first of them; 0: all.
+    """
     template = PromptTemplate(name=task.name, jinja=task.jinja, answer_choices=task.answer_choices)
     found: dict[str, list[Question]] = {}
     for number in range(len(rows)):
         row = rows[number]
+        if not row:
+            continue
+        language = task.language or str(row.get("language") or "")
+        if most and len(found.get(language, ())) == most:
+            continue
         try:
-            question = row and _question(template, row)
+            question = _question(template, row)
         except ValueError as error:
             raise rows.bad(number, str(error)) from error
-        if row and question:
-            found.setdefault(task.language or str(row.get("language") or ""), []).append(question)
+        if question:
+            found.setdefault(language, []).append(question)
     return found
 
 
@@ -80,7 +88,7 @@ def _task(spec: HarnessSpec, task: HarnessTask, language: str, questions: Sequen
     metrics = METRICS if task.answer_choices else METRICS[:1]
     return ConfigurableTask(
         config={
-            "task": f"{task.name} {language}".strip(),
+            "task": f"{task.name} {language}" if language else task.name,
             "custom_dataset": lambda **_: {"test": datasets.Dataset.from_list(list(questions))},
             "test_split": "test",
             "fewshot_config": {"split": "test"},  # without the question itself

@@ -4,6 +4,8 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from services.registry import deployments
+from services.registry.alias_changes import NewChange
 from services.registry.deployments import chosen
 from services.registry.pages import PageRequest
 from services.registry.tables import Worker
@@ -221,3 +223,17 @@ def test_a_worker_that_leaves_moves_only_what_it_had(workers, replicas, data):
     after = chosen("garden", replicas, [worker for worker in workers if worker != gone])
     assert before - {gone} <= after
     assert len(after - before) <= 1
+
+
+async def test_a_list_leaves_out_what_is_deleted_while_it_is_read(registry, monkeypatch):
+    await follow(registry, "w1")
+    await registry.deployments.create("border", "seedling@1", 0)
+    live_workers = deployments._live_workers
+
+    async def delete_meanwhile(*args):
+        await registry.deployments.delete("garden")
+        await registry.aliases.delete("flower", NewChange(principal="ada"))
+        return await live_workers(*args)
+
+    monkeypatch.setattr(deployments, "_live_workers", delete_meanwhile)
+    assert [status.name for status in await statuses(registry)] == ["border"]

@@ -1,4 +1,5 @@
 import asyncio
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import delete, select
@@ -61,6 +62,17 @@ async def test_of_many_workers_that_ask_at_once_one_gets_the_lease(registry):
     answers = await asyncio.gather(*asked, return_exceptions=True)
     assert sum(isinstance(answer, Aborted) for answer in answers) == 7
     assert (await registry.jobs.get(job.id)).fencing_token == 1
+
+
+async def test_a_lease_begins_when_its_turn_to_write_has_come(registry):
+    job = await registry.submit()
+    async with registry.database.write():  # of SQLite's one
+        asked = asyncio.create_task(registry.leases.acquire(job.id, "worker-1"))
+        await asyncio.sleep(0)  # it is in the line
+        registry.clock.advance(20)
+    acquired = await asked
+    assert acquired.job.lease_expires == registry.clock() + timedelta(seconds=15)
+    assert await reconcile(registry.database, wake_again_s=60, clock=registry.clock) == []
 
 
 async def test_an_expired_lease_is_taken_over_with_a_greater_token(registry):

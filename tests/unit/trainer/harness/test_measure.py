@@ -10,7 +10,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 
 from services.trainer.failure import JobFailure
-from services.trainer.harness.known import known_tasks, language_of
+from services.trainer.harness.known import find_tasks, known_tasks, language_of
 from services.trainer.harness.measure import ask
 from services.trainer.harness.rows import tasks_of_rows
 from tests.support.harness import known_task, spec_of, task_of_rows
@@ -34,7 +34,7 @@ XCOPA = [
 def manager():
     """Of one folder of the harness's: it takes ten seconds to look through all."""
     folder = Path(lm_eval.__file__).parent / "tasks" / "xcopa"
-    return TaskManager(include_path=str(folder), include_defaults=False)
+    return find_tasks(include_path=str(folder), include_defaults=False)
 
 
 @pytest.fixture
@@ -90,6 +90,23 @@ def test_a_task_that_runs_what_a_model_writes_is_refused(tmp_path, manager, monk
     monkeypatch.setattr(ConfigurableTask, "UNSAFE_CODE", True, raising=False)
     with pytest.raises(JobFailure, match="'xcopa_et' runs code that a model writes; leave it out"):
         known_tasks(spec_of(tmp_path), known_task("xcopa_et"), manager)
+
+
+def test_tasks_that_are_code_of_their_own_are_not_there(tmp_path):
+    """scrolls_quality fetches its metric from a pull request on the hub, and runs it."""
+    folder = Path(lm_eval.__file__).parent / "tasks" / "scrolls"
+    assert "scrolls_quality" in TaskManager(include_path=str(folder), include_defaults=False).task_index
+    manager = find_tasks(include_path=str(folder), include_defaults=False)
+    for name in ("scrolls_quality", "scrolls"):
+        with pytest.raises(JobFailure) as caught:
+            known_tasks(spec_of(tmp_path), known_task(name), manager)
+        assert caught.value.code == "BAD_TASK"
+
+
+def test_a_task_that_comes_twice_is_refused_before_it_is_asked(tmp_path, manager, hub):
+    task = next(iter(known_tasks(spec_of(tmp_path), known_task("xcopa_et"), manager).values()))
+    with pytest.raises(JobFailure, match="'xcopa_et' comes twice"):
+        ask(spec_of(tmp_path), [("et", "xcopa", task), ("et", "xcopa_et", task)], Scripted())
 
 
 def test_a_task_without_its_data_says_that_they_come_from_the_hub(tmp_path, manager, monkeypatch):
