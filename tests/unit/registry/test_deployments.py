@@ -236,4 +236,4 @@ async def test_a_list_leaves_out_what_is_deleted_while_it_is_read(registry, monk
         return await live_workers(*args)
 
     monkeypatch.setattr(deployments, "_live_workers", delete_meanwhile)
-    assert [status.name for status in await statuses(registry)] == ["border"]
+    assert [status.deployment.name for status in await statuses(registry)] == ["border"]
