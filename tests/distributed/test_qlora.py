@@ -53,6 +53,7 @@ def test_adapters_train_beside_4_bits_as_in_peft_and_are_merged_into_these(tmp_p
 
     ids = torch.arange(5, 37)[None]
     with torch.no_grad():
-        trained = model.eval()(ids).logits
+        # Where there is AVX512_BF16, bitsandbytes computes in bf16 outside of training. Nothing is dropped out here.
+        trained = model.train()(ids).logits
         exported = BloomForCausalLM.from_pretrained(folder.export).eval()(ids).logits
     torch.testing.assert_close(exported, trained, rtol=0, atol=1e-3)
