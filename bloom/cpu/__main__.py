@@ -15,13 +15,17 @@ def main() -> None:
     levels = arguments.levels or supported_levels()[:1]
     if arguments.all:
         levels = list(LEVELS) if platform.machine() == "x86_64" else ["generic"]
+    failed = []
     for level in levels:
         if level not in LEVELS:
             parser.error(f"no level {level!r}; choose of {', '.join(LEVELS)}")
         try:
             print(library(level))
         except CannotBuild as error:
-            sys.exit(str(error))
+            print(error, file=sys.stderr)
+            failed.append(level)
+    if failed:
+        sys.exit(f"not compiled: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ torch needs no new build. Its name holds a hash of sources and flags; a file tha
 import ctypes
 import fcntl
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent / "src"
 LIBRARIES = Path(__file__).parent / "build"
+log = logging.getLogger(__name__)
 CPU_INFO = Path("/proc/cpuinfo")
 _FLAGS = [
     *("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread"),
@@ -63,6 +65,7 @@ def supported_levels() -> list[str]:
     if platform.machine() != "x86_64":
         flags = set()
     if flags.issuperset(_AMX) and not _may_use_tiles():
+        log.warning("Linux does not let this process use AMX; the operators compute without it, several times slower")
         flags.difference_update(_AMX)
     return [level for level, (_, needed) in LEVELS.items() if flags.issuperset(needed)]
 

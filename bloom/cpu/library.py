@@ -1,8 +1,10 @@
 """The C interface of src/step.cpp, by ctypes. Calls let go of Python's lock while they run."""
 
 import ctypes
+import logging
 from ctypes import POINTER, Structure, c_bool, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 from .compile import CannotBuild, library, supported_levels
@@ -84,6 +86,7 @@ class Step(Structure):
     ]
 
 
+log = logging.getLogger(__name__)
 BLOCK_SIZE = 16  # tokens of a cache block, fixed by src/attention.h
 
 
@@ -118,11 +121,19 @@ _SIGNATURES: list[tuple[Any, ...]] = [
 
 @cache
 def load_library(level: str = "") -> Library:
-    """The operators for this processor, or of a lower level that it runs too.
+    """The operators for this processor, the best that can be had, or of a lower level that it runs too.
 
-    Raises CannotBuild where there is no compiler, or ValueError for a level that this processor does not run.
+    Raises CannotBuild where there are none, such as without a compiler, or ValueError for a level that this processor
+    does not run.
     """
     supported = supported_levels()
     if level and level not in supported:
         raise ValueError(f"level={level!r} does not run here; choose of {', '.join(supported)}")
-    return Library(level or supported[0])
+    if level:
+        return Library(level)
+    for best, lower in pairwise(supported):
+        try:
+            return Library(best)
+        except CannotBuild as error:  # such as a level that this compiler or assembler is too old for
+            log.warning("no operators for %s, trying those for %s: %s", best, lower, error)
+    return Library(supported[-1])

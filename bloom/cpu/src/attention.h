@@ -163,7 +163,7 @@ class Fetch {
 };
 
 const f32v LANE = [] {
-  f32v lane;
+  f32v lane{};
   for (int i = 0; i < LANES; i++) lane[i] = i;
   return lane;
 }();

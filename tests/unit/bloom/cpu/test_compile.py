@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bloom.cpu import compile as building
+from bloom.cpu import library as loading
 from bloom.cpu.compile import CannotBuild, library
 
 
@@ -71,3 +72,20 @@ def test_tile_registers_are_used_where_the_processor_has_them_and_linux_grants_t
     monkeypatch.setattr(building, "_may_use_tiles", lambda: granted)
     monkeypatch.setattr(building.platform, "machine", lambda: "x86_64")
     assert building.supported_levels.__wrapped__()[0] == ("amx" if granted else "avx512_bf16")
+
+
+def test_where_the_best_level_cannot_be_built_the_next_one_is_taken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    best, *lower = building.supported_levels()
+    if not lower:
+        pytest.skip("one level runs here")
+
+    def too_old(level: str) -> Path:
+        if level == best:
+            raise CannotBuild("no such instruction")
+        return library(level)
+
+    monkeypatch.setattr(loading, "library", too_old)
+    assert loading.load_library.__wrapped__().level == lower[0]
+    assert f"no operators for {best}, trying those for {lower[0]}: no such instruction" in caplog.text
