@@ -34,6 +34,8 @@ PRINCIPALS = {
     "trainer": "service",
     "relay": "service",
 }
+# Less than the role may: of the services only the trainer asks versions, those that its jobs measure.
+SCOPES = dict.fromkeys(("gateway", "tokenizer", "inference", "relay"), ("internal", "read"))
 log = logging.getLogger(__name__)
 
 
@@ -58,7 +60,7 @@ async def _fill(platform: Platform, pepper: bytes) -> None:
     for principal, role in PRINCIPALS.items():
         # The file first: whatever dies in between, the next run registers the key that lies there.
         secret = keep_secret(platform.key_path(principal), new_secret())
-        await keys.register(principal, role, secret)
+        await keys.register(principal, role, secret, scopes=SCOPES.get(principal, ()))
         try:
             await keys.verify(secret)
         except Unauthenticated:

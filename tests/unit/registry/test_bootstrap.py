@@ -3,6 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from services.common.access import Permission
 from services.common.errors import Unauthenticated
 from services.registry.bootstrap import PRINCIPALS, bootstrap, keep_secret
 from services.registry.config import read_pepper
@@ -51,6 +52,16 @@ async def test_everyone_gets_a_key_that_only_its_owner_can_read(platform, keys_o
     assert mode(platform.data_dir) == mode(platform.data_dir / "keys") == 0o700
     assert mode(platform.data_dir / "keys" / "pepper") == 0o600
     assert not [path.name for path in (platform.data_dir / "keys").iterdir() if path.name.startswith(".")]
+
+
+async def test_of_the_services_the_trainer_alone_may_generate(platform, keys_of):
+    bootstrap_in_thread(platform)
+    keys = keys_of(platform)
+    found = {name: await keys.authenticate(secret) for name, secret in read_keys(platform).items()}
+    assert {name for name, principal in found.items() if Permission.GENERATE in principal.rights} == {
+        "admin",
+        "trainer",
+    }
 
 
 async def test_running_it_again_changes_nothing(platform, keys_of):
