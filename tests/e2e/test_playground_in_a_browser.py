@@ -8,9 +8,10 @@ import pytest
 
 pytest.importorskip("playwright", reason="left out: the playground in a browser needs playwright")
 
+from anthesis.v1.registry_pb2 import Model
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.e2e.conftest import LocalPlatform
+from tests.e2e.conftest import LocalPlatform, add_version
 from tests.support.chromium import NoChromium, launch
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
@@ -65,8 +66,18 @@ def choose(page: Page, label: str, choice: str) -> None:
     page.get_by_role("option").filter(has_text=choice).first.click()
 
 
-def test_a_completion_streams_and_stops(platform: LocalPlatform, page: Page) -> None:
-    page.goto(f"{platform.url}/?model=seedling")
+@pytest.fixture(scope="module")
+def oak(platform: LocalPlatform) -> str:
+    """A model that takes milliseconds for a token on any machine: 2,048 are seen, however late the page is drawn."""
+    platform.client.models.create(Model(name="oak", licence="apache-2.0"))
+    add_version(platform.client, "oak", hidden=480, n_layer=12)
+    platform.client.deployments.create("oak")
+    platform.client.deployments.wait("oak", timeout_s=120)
+    return "oak"
+
+
+def test_a_completion_streams_and_stops(platform: LocalPlatform, page: Page, oak: str) -> None:
+    page.goto(f"{platform.url}/?model={oak}")
     page.get_by_role("textbox", name="Prompt").fill("Tous les êtres humains")
     set_slider(page, "Longest answer", "End", 1)
     start = main_button(page, "Generate")

@@ -362,7 +362,7 @@ def test_text_is_cleaned_into_a_dataset(platform):
     kept = sum(found["kept"]["documents"] for found in languages)
     assert (job.dataset, dataset.num_rows) == ("fit@1", kept)
     assert 0 < kept <= len(rows)
-    assert not platform.folder(job.id).cleaning.exists()
+    wait_for(lambda: not platform.folder(job.id).cleaning.exists(), 60, "the worker to clear up")
     assert not processes_of(job.id)
 
 

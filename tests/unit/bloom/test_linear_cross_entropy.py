@@ -51,8 +51,9 @@ def test_loss_and_gradients_equal_plain_cross_entropy_whatever_the_chunk(rows, v
     row_weights = random_row_weights(rows) if weighted else None
     expected = loss_and_gradients(plain(x, weight, targets, row_weights), x, weight)
     chunked = linear_cross_entropy(x, weight, targets, row_weights=row_weights, chunk_bytes=chunk * 4 * vocab)
+    greatest = F.linear(x, weight).abs().max().item() if rows else 0.0  # as a logit is rounded, so is its probability
     for got, want in zip(loss_and_gradients(chunked, x, weight), expected, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6 * max(10.0, greatest))
 
 
 def test_in_bf16_the_loss_is_summed_in_fp32():
