@@ -45,10 +45,10 @@ def test_adapters_train_beside_4_bits_as_in_peft_and_are_merged_into_these(tmp_p
     got = [(step.loss, step.grad_norm) for step in progress(folder)]
     allowed = 1e-5 if precision == "fp32" else 0.02
     assert max(abs(a[0] - b[0]) for a, b in zip(got, want, strict=True)) < allowed
-    whole, _ = peft_run(folder, config, peft_model(BloomForCausalLM.from_pretrained(base)))
-    assert abs(whole[0][0] - want[0][0]) > 2 * allowed  # 4 bits can be told from 32
     if precision == "bf16":
         return
+    whole, _ = peft_run(folder, config, peft_model(BloomForCausalLM.from_pretrained(base)))
+    assert abs(whole[0][0] - want[0][0]) > 2 * allowed  # 4 bits can be told from 32
     assert max(abs(a[1] / b[1] - 1) for a, b in zip(got, want, strict=True)) < 1e-4
 
     ids = torch.arange(5, 37)[None]

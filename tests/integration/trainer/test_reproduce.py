@@ -77,7 +77,9 @@ def test_another_seed_is_not_equal_by_so_much_and_is_said_to_be_what_was_otherwi
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("options", [{"precision": "fp32", "layout": "2x1x1"}, {"layout": "1x2x2"}])
+@pytest.mark.parametrize(
+    "options", [{"precision": "fp32", "layout": "2x1x1"}, {"layout": "1x2x1"}, {"layout": "1x1x2"}]
+)
 def test_other_layouts_are_reproduced_to_the_last_bit(platform, options):
     merged = job_pb2.TrainOptions()
     merged.CopyFrom(OPTIONS)
@@ -89,8 +91,9 @@ def test_other_layouts_are_reproduced_to_the_last_bit(platform, options):
         config=json.dumps(MODEL),
         options=merged,
     )
-    version = platform.wait_until_ended(platform.submit(spec), timeout_s=600).model_version
-    done = anthesis(platform, "reproduce", version)
+    job = platform.wait_until_ended(platform.submit(spec), timeout_s=600)
+    assert job.state == job_pb2.JOB_STATE_SUCCEEDED, job.error
+    done = anthesis(platform, "reproduce", job.model_version)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
