@@ -133,6 +133,7 @@ class Rows:
                 "created_by": self.principal(draw),
                 "create_time": now,
                 "wake_time": now,
+                "queue_time": now,
                 "progress": _PROGRESS,
                 "estimate": expected,
                 "output_model": spec.output_model,
